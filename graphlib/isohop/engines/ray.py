@@ -1,0 +1,58 @@
+"""The Ray session: in this process on one machine, or the cluster that `RAY_ADDRESS` names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from isohop.errors import IsohopError
+
+_ATTEMPTS = 2
+"""A saturated machine can miss Ray's start-up deadline once; a second failure is real."""
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Have Ray running inside the block.
+
+    A session that is already there is used and left alone, so stages of one run share one. A local
+    one binds to loopback, has no dashboard and is shut down at the end. Raises `IsohopError` when
+    Ray does not start.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            if address:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                ray.init(
+                    num_cpus=os.cpu_count(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                )
+            break
+        except (RuntimeError, TimeoutError, ConnectionError) as error:
+            ray.shutdown()
+            if attempt == _ATTEMPTS:
+                where = f"at {address}" if address else "on this machine"
+                raise IsohopError(
+                    f"Ray did not start {where}: {error}. Look at the machine's load and memory, "
+                    "then run the same command again: what is done is not done twice."
+                ) from error
+            os.environ["RAY_raylet_start_wait_time_s"] = "120"
+    try:
+        yield
+    finally:
+        ray.shutdown()

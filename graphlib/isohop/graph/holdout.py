@@ -1,0 +1,106 @@
+"""What training may see, and what is kept for evaluation: decided here, once, for every stage.
+
+GIANT's targets and Cold Brew's teacher both learn from edges. If each drew its own held-out edges,
+the features of the second stage would already have seen what it is tested on. So both ask
+`hold_out`, which depends on the graph and the seed alone.
+
+Two things are held out (Zheng et al., Cold Brew, ICLR 2022, section 4, made typed):
+
+- *edges*: a random share of the visible edges of each type, to test link prediction;
+- *isolated nodes*: of each entity, the nodes of lowest degree (ties broken by seed) have all their
+  edges removed, to test how nodes without edges fare.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from isohop.graph.dataset import Graph
+
+VISIBLE, VALIDATION, TEST, ISOLATED = 0, 1, 2, 3
+"""State of an edge. ISOLATED: an end of it is a node whose edges are all removed."""
+
+HEAD, MIDDLE, TAIL, ISOLATION, NO_EDGES = 0, 1, 2, 3, 4
+"""Group of a node by its degree in the whole graph; NO_EDGES had none to begin with."""
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """The state of every edge and the group of every node.
+
+    ``edges[name]``: int8 (edges,), in the order of `Graph.edges`. ``groups[name]``: int8 (nodes,).
+    ``degree[name]``: int64 (nodes,), over all edge types and both directions, in the whole graph.
+    """
+
+    edges: dict[str, np.ndarray]
+    groups: dict[str, np.ndarray]
+    degree: dict[str, np.ndarray]
+
+    def visible(self, edge_type: str) -> np.ndarray:
+        """Boolean (edges,): the edges that training may see."""
+        return self.edges[edge_type] == VISIBLE
+
+    def visible_degree(self, graph: Graph) -> dict[str, np.ndarray]:
+        """int64 (nodes,) per node type: degree over the visible edges alone."""
+        return _degrees(graph, {name: state == VISIBLE for name, state in self.edges.items()})
+
+
+def hold_out(
+    graph: Graph,
+    seed: int,
+    *,
+    validation: float = 0.05,
+    test: float = 0.05,
+    isolated: float = 0.1,
+) -> Holdout:
+    """Divide the graph's edges and nodes; see the module.
+
+    ``validation`` and ``test`` are shares of each edge type's edges; ``isolated`` is the share of
+    an entity's connected nodes that are isolated, and the size of head and tail as well. Values of
+    shared attributes are never isolated themselves: they are only seen through their holders.
+    """
+    degree = _degrees(graph, {})
+    groups: dict[str, np.ndarray] = {}
+    for node in graph.node_types:
+        group = np.full(node.count, MIDDLE, np.int8)
+        connected = np.flatnonzero(degree[node.name] > 0)
+        group[degree[node.name] == 0] = NO_EDGES
+        if not node.shared and len(connected) >= 10:
+            size = max(1, round(isolated * len(connected)))
+            ties = _generator(seed, "nodes", node.name).random(len(connected))
+            order = connected[np.lexsort((ties, degree[node.name][connected]))]
+            group[order[-size:]] = HEAD
+            group[order[size : 2 * size]] = TAIL
+            group[order[:size]] = ISOLATION
+        groups[node.name] = group
+    edges: dict[str, np.ndarray] = {}
+    for edge in graph.edge_types:
+        source, target = graph.edge_index(edge.name)
+        draw = _generator(seed, "edges", edge.name).random(len(source))
+        state = np.full(len(source), VISIBLE, np.int8)
+        state[draw < validation + test] = TEST
+        state[draw < validation] = VALIDATION
+        hidden = (groups[edge.source][source] == ISOLATION) | (
+            groups[edge.target][target] == ISOLATION
+        )
+        state[hidden] = ISOLATED
+        edges[edge.name] = state
+    return Holdout(edges, groups, degree)
+
+
+def _degrees(graph: Graph, masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    degree = {node.name: np.zeros(node.count, np.int64) for node in graph.node_types}
+    for edge in graph.edge_types:
+        index = graph.edge_index(edge.name)
+        if edge.name in masks:
+            index = index[:, masks[edge.name]]
+        for name, ends in ((edge.source, index[0]), (edge.target, index[1])):
+            degree[name] += np.bincount(ends, minlength=len(degree[name]))
+    return degree
+
+
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
