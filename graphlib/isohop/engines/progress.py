@@ -18,7 +18,9 @@ class Task(Protocol):
 class Progress(Protocol):
     """Opens bars. ``total=None`` is a bar of unknown length."""
 
-    def task(self, description: str, total: float | None = None) -> AbstractContextManager[Task]: ...
+    def task(
+        self, description: str, total: float | None = None
+    ) -> AbstractContextManager[Task]: ...
 
 
 class _SilentTask:

@@ -29,8 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.errors import IsohopError, did_you_mean
-
-Kind = Literal["number", "category", "text", "time", "identifier"]
+from isohop.hops.kinds import Kind
 
 
 class _Model(BaseModel):

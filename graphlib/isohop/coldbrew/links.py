@@ -1,0 +1,140 @@
+"""Link prediction as a training objective: typed edges, typed negatives, one score per edge type.
+
+For each edge type and each end that is an entity, the end is a *query* and the other end must be
+told from negatives of its own type (typed corruption). One sample of negatives is shared by a batch
+of edges, so scoring is a matrix product, and the loss is the cross entropy of the true end among
+them (sampled softmax, Jean et al., ACL 2015). Negatives that are true neighbours over edges which
+training may see are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isohop.coldbrew.tables import Table, module_key
+
+
+@dataclass(frozen=True)
+class Query:
+    """One edge type seen from one of its ends: given a ``source``, which ``target``?"""
+
+    edge_type: str
+    source: str
+    target: str
+    inverse: bool
+    """True where ``source`` is the edge type's target."""
+
+    def ends(self, edges: Tensor | np.ndarray) -> tuple[Tensor | np.ndarray, Tensor | np.ndarray]:
+        """Sources and targets of ``edges`` (2, n), as this query sees them."""
+        return (edges[1], edges[0]) if self.inverse else (edges[0], edges[1])
+
+
+def queries_of(
+    edge_types: Mapping[str, tuple[str, str]], entities: frozenset[str]
+) -> tuple[Query, ...]:
+    """A query per edge type (name -> (source, target)) and end that is an entity."""
+    return tuple(
+        Query(name, *(pair[::-1] if inverse else pair), inverse)
+        for name, pair in edge_types.items()
+        for inverse in (False, True)
+        if pair[1 if inverse else 0] in entities
+    )
+
+
+def adjacency(query: Query, edges: np.ndarray, counts: Mapping[str, int]) -> sparse.csr_matrix:
+    """Sparse bool (sources, targets) of a query's edges."""
+    source, target = query.ends(edges)
+    shape = (counts[query.source], counts[query.target])
+    return sparse.csr_matrix((np.ones(len(source), bool), (source, target)), shape=shape)
+
+
+class LinkScore(nn.Module):
+    """How likely an edge is, from the vectors of its ends.
+
+    ``dot``: s·⟨u, v⟩ with a learned scale s per edge type. ``distmult``: ⟨u, r, v⟩ with a learned
+    vector r per edge type (Yang et al., ICLR 2015).
+    """
+
+    def __init__(self, edge_types: tuple[str, ...], dimensions: int, kind: str, scale: float):
+        super().__init__()
+        size = dimensions if kind == "distmult" else 1
+        self.relation = nn.ParameterDict(
+            {module_key(name): nn.Parameter(torch.full((size,), scale)) for name in edge_types}
+        )
+
+    def query(self, edge_type: str, source: Tensor) -> Tensor:
+        """(n, d) -> (n, d): what is multiplied with the vectors of candidates."""
+        return source * self.relation[module_key(edge_type)]
+
+
+class LinkTask:
+    """Batches of visible edges with their negatives.
+
+    ``edges``: edge type -> int64 (2, edges) that training may see. ``batch``: edges a step and query.
+    """
+
+    def __init__(
+        self,
+        queries: tuple[Query, ...],
+        edges: Mapping[str, Tensor],
+        counts: Mapping[str, int],
+        *,
+        batch: int,
+        negatives: int,
+        power: float,
+        seed: int,
+    ):
+        self._queries = tuple(query for query in queries if edges[query.edge_type].shape[1])
+        self._edges = edges
+        self._batch = batch
+        self._negatives = negatives
+        self._random = torch.Generator().manual_seed(seed)
+        self._known = {}
+        self._cumulative = {}
+        for query in self._queries:
+            index = edges[query.edge_type].numpy()
+            self._known[query] = adjacency(query, index, counts)
+            degree = np.bincount(query.ends(index)[1], minlength=counts[query.target])
+            mass = torch.from_numpy(degree.astype(np.float64)) ** power
+            self._cumulative[query] = torch.cumsum(mass / mass.sum(), 0)
+
+    def draw(self) -> dict[str, Tensor]:
+        """Positions of a batch of edges per edge type: at most a fifth of the type's edges."""
+        drawn = {}
+        for name in dict.fromkeys(query.edge_type for query in self._queries):
+            count = self._edges[name].shape[1]
+            size = min(self._batch, max(1, count // 5))
+            drawn[name] = torch.randperm(count, generator=self._random)[:size]
+        return drawn
+
+    def loss(
+        self, score: LinkScore, drawn: Mapping[str, Tensor], sources: Table, targets: Table
+    ) -> Tensor:
+        """Mean cross entropy over queries. ``sources`` and ``targets`` are often the same table."""
+        losses = []
+        for query in self._queries:
+            source, target = query.ends(self._edges[query.edge_type][:, drawn[query.edge_type]])
+            draw = torch.rand(self._negatives, generator=self._random, dtype=torch.float64)
+            negative = torch.searchsorted(self._cumulative[query], draw)
+            negative.clamp_(max=len(self._cumulative[query]) - 1)
+            asked = score.query(query.edge_type, sources[query.source].index_select(0, source))
+            table = targets[query.target]
+            true = (asked * table.index_select(0, target)).sum(1, keepdim=True)
+            false = asked @ table.index_select(0, negative).T
+            row, column = self._known[query][source.numpy()][:, negative.numpy()].nonzero()
+            false = false.index_put(
+                (torch.from_numpy(row).long(), torch.from_numpy(column).long()),
+                torch.tensor(-torch.inf),
+            )
+            logits = torch.cat([true, false], 1)
+            losses.append(
+                functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
+            )
+        return torch.stack(losses).mean()

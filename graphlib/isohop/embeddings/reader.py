@@ -1,0 +1,252 @@
+"""Reading embeddings: a published version, or those of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from isohop.embeddings.contract import (
+    LATEST,
+    EmbeddingsManifest,
+    entity_folders,
+    latest_version,
+    parquet_files,
+    version_folder,
+    version_number,
+    versions,
+)
+from isohop.engines.storage import fingerprint
+from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A folder of entities, and its manifest where it was published."""
+
+    folder: Path
+    manifest: EmbeddingsManifest | None
+
+
+@overload
+def read_embeddings(
+    path: str | Path,
+    entity: str | None = ...,
+    *,
+    version: str | int = ...,
+    columns: Sequence[str] | None = ...,
+    as_: Literal["arrow"] = ...,
+    verify: bool = ...,
+) -> pa.Table: ...
+
+
+@overload
+def read_embeddings(
+    path: str | Path,
+    entity: str | None = ...,
+    *,
+    version: str | int = ...,
+    columns: Sequence[str] | None = ...,
+    as_: Literal["pandas"],
+    verify: bool = ...,
+) -> pd.DataFrame: ...
+
+
+def read_embeddings(
+    path: str | Path,
+    entity: str | None = None,
+    *,
+    version: str | int = "latest",
+    columns: Sequence[str] | None = None,
+    as_: Literal["arrow", "pandas"] = "arrow",
+    verify: bool = False,
+) -> pa.Table | pd.DataFrame:
+    """The embeddings of one entity, a row a node, in the order of ``node_id``.
+
+    ``path`` is a folder of versions (``published/<name>``), one version of it, the folder above
+    where it holds exactly one name, a run, or a run's embeddings. ``entity`` may be left out where
+    there is only one. ``version`` is ``"latest"``, a number, or a folder's name (``"v=000003"``);
+    a run has no versions.
+
+    ``columns`` picks columns and their order; all are the key's columns under their logical names
+    and types, ``node_id`` int64, ``embedding`` fixed_size_list<float32>[dimensions], ``source``
+    (``"teacher"`` or ``"student"``) and ``degree`` int64. ``verify`` compares the entity's files
+    with the manifest's checksums first.
+
+    Returns an Arrow table, or with ``as_="pandas"`` a DataFrame whose ``embedding`` holds float32
+    arrays. Raises `IsohopError` when there is nothing of the kind at ``path``.
+    """
+    if as_ not in ("arrow", "pandas"):
+        raise IsohopError(
+            f"The 'as_' parameter of read_embeddings must be 'arrow' or 'pandas'. "
+            f"Got {as_!r} instead."
+        )
+    path = Path(path)
+    previous: FileNotFoundError | None = None
+    for _ in range(_ATTEMPTS):
+        source = _locate(path, version)
+        try:
+            table = _read(source, entity, columns, verify)
+        except FileNotFoundError as error:
+            # Retention may remove the version that was the latest a moment ago.
+            if version != "latest" or source.folder.exists():
+                raise _vanished(source.folder) from error
+            previous = error
+            continue
+        return table.to_pandas() if as_ == "pandas" else table
+    raise _vanished(path) from previous
+
+
+def read_manifest(path: str | Path, *, version: str | int = "latest") -> EmbeddingsManifest:
+    """The manifest of a published version; ``path`` and ``version`` as in `read_embeddings`."""
+    for _ in range(_ATTEMPTS):
+        source = _locate(Path(path), version)
+        if source.manifest is not None:
+            return source.manifest
+        if source.folder.exists():
+            raise IsohopError(f"{path} was not published, so it has no manifest.")
+    raise _vanished(Path(path))
+
+
+def _vanished(folder: Path) -> IsohopError:
+    return IsohopError(
+        f"{folder}: files went away while they were being read. Read again; if they stay away, "
+        "publish again."
+    )
+
+
+def _locate(path: Path, version: str | int) -> _Source:
+    """Find the folder of entities that ``path`` and ``version`` mean."""
+    if not path.is_dir():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, (name for name in siblings if not name.startswith(".")))
+        raise IsohopError(f"{path}: there is no such folder. {hint}".rstrip())
+    if (path / "manifest.json").is_file():
+        return _only_latest(path, version, EmbeddingsManifest.read(path))
+    if (path / LATEST).is_file() or versions(path):
+        return _version(path, version)
+    folders = entity_folders(path)
+    if any(parquet_files(folder) for folder in folders.values()):
+        return _only_latest(path, version, None)
+    names = [name for name, folder in folders.items() if (folder / LATEST).is_file()]
+    if len(names) == 1:
+        return _version(folders[names[0]], version)
+    if names:
+        shown = ", ".join(f"'{path / name}'" for name in names)
+        raise IsohopError(f"{path} holds more than one name. Give one of {shown}.")
+    if "embeddings" in folders:
+        return _locate(folders["embeddings"], version)
+    raise IsohopError(
+        f"{path} holds no embeddings: there is neither a LATEST nor a folder of Parquet files in "
+        "it. Give the folder that 'isohop publish' printed."
+    )
+
+
+def _only_latest(path: Path, version: str | int, manifest: EmbeddingsManifest | None) -> _Source:
+    if version != "latest" and (manifest is None or _number(version) != manifest.version):
+        raise IsohopError(
+            f"{path} is a single set of embeddings, so version {version!r} cannot be asked of it. "
+            "Give the folder above that holds the versions."
+        )
+    return _Source(path, manifest)
+
+
+def _version(home: Path, version: str | int) -> _Source:
+    for attempt in range(1, _ATTEMPTS + 1):
+        number = latest_version(home) if version == "latest" else _number(version)
+        if number is None:
+            raise IsohopError(
+                f"{home}: nothing is published yet ({LATEST} is missing). Run 'isohop publish'."
+            )
+        folder = home / version_folder(number)
+        try:
+            return _Source(folder, EmbeddingsManifest.read(folder))
+        except FileNotFoundError as error:
+            # The latest may have been replaced, and removed, between the two reads.
+            if version != "latest" or attempt == _ATTEMPTS:
+                known = ", ".join(str(number) for number in versions(home)) or "none"
+                raise IsohopError(
+                    f"{home}: there is no version {number}, or it has no manifest. "
+                    f"Versions there: {known}."
+                ) from error
+    raise _vanished(home)
+
+
+def _number(version: str | int) -> int:
+    text = str(version)
+    number = version_number(text)
+    if number is None and text.isdecimal():
+        number = int(text)
+    if number is None:
+        raise IsohopError(
+            f"The 'version' parameter must be 'latest', a number or a name like 'v=000001'. "
+            f"Got {version!r} instead."
+        )
+    return number
+
+
+def _read(
+    source: _Source, entity: str | None, columns: Sequence[str] | None, verify: bool
+) -> pa.Table:
+    folders = entity_folders(source.folder)
+    if entity is None:
+        if len(folders) != 1:
+            shown = ", ".join(f"'{name}'" for name in folders)
+            raise IsohopError(f"{source.folder}: which entity? There are {shown}.")
+        entity = next(iter(folders))
+    if entity not in folders:
+        raise IsohopError(
+            f"{source.folder}: there is no entity '{entity}'. {did_you_mean(entity, folders)}"
+        )
+    if verify:
+        _verify(source, entity)
+    files = parquet_files(folders[entity])
+    if not files:
+        raise FileNotFoundError(folders[entity])
+    schema = pq.read_schema(files[0]).remove_metadata()
+    if columns is not None:
+        problems = [
+            Problem(str(folders[entity]), f"no column '{name}'.", did_you_mean(name, schema.names))
+            for name in columns
+            if name not in schema.names
+        ]
+        if problems:
+            raise InvalidInput("Columns cannot be read", problems)
+    # Given as files and without partitioning, so that no column is made of 'v=000001'.
+    dataset = ds.dataset([str(file) for file in files], schema=schema, format="parquet")
+    return dataset.to_table(columns=None if columns is None else list(columns))
+
+
+def _verify(source: _Source, entity: str) -> None:
+    if source.manifest is None:
+        raise IsohopError(
+            f"{source.folder} was not published, so there are no checksums to verify it by."
+        )
+    expected = {
+        path: file for path, file in source.manifest.files.items() if path.startswith(f"{entity}/")
+    }
+    problems = []
+    for path, file in expected.items():
+        here = source.folder / path
+        if not here.is_file():
+            problems.append(Problem(str(here), "it is missing."))
+        elif here.stat().st_size != file.size or fingerprint(here) != file.sha256:
+            problems.append(Problem(str(here), "its content is not what was published."))
+    present = {f"{entity}/{file.name}" for file in parquet_files(source.folder / entity)}
+    for path in sorted(present - expected.keys()):
+        problems.append(Problem(str(source.folder / path), "it was not published."))
+    if problems and source.folder.exists():
+        title = f"{source.folder} is damaged; publish the run again or read another version"
+        raise InvalidInput(title, problems)
+    if problems:
+        raise FileNotFoundError(source.folder)

@@ -1,0 +1,37 @@
+"""Where and how a run's embeddings are published: the ``publish`` part of a pipeline file."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def is_publication_name(name: str) -> bool:
+    """Whether ``name`` can be a folder on every file system and in every object store."""
+    return _NAME.fullmatch(name) is not None and not name.startswith("v=") and name != "LATEST"
+
+
+class PublishSettings(BaseModel):
+    """The ``publish`` part of a pipeline file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = "published"
+    """Folder that holds everything published, relative to the pipeline file."""
+    name: str | None = None
+    """Folder under ``path`` that holds the versions; the pipeline's name unless given."""
+    keep: int = Field(default=5, ge=1)
+    """Versions that stay; older ones are removed, though never the one that LATEST names."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str | None) -> str | None:
+        if name is not None and not is_publication_name(name):
+            raise ValueError(
+                f"'{name}' cannot name a folder of versions: use letters, digits, '.', '-' and "
+                "'_', and begin with a letter, a digit or '_'"
+            )
+        return name

@@ -1,0 +1,222 @@
+"""Build: schema file in, graph dataset out, through the engine, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isohop.engines.progress import SILENT, Progress
+from isohop.engines.spark import Engine, spark_session
+from isohop.engines.storage import folder_atomically, write_text_atomically
+from isohop.errors import InvalidInput, IsohopError
+from isohop.graph.dataset import Attribute, EdgeType, Graph, GraphManifest, NodeType
+from isohop.hops import certificate
+from isohop.hops.explain import explain
+from isohop.hops.plan import Plan, make_plan
+from isohop.hops.schema_file import SchemaFile, check_columns, check_types, read_schema_file
+from isohop.relational.integrity import Integrity
+from isohop.relational.ledger import Ledger
+from isohop.relational.source import LandedTable, Source, open_source
+from isohop.yaml_file import YamlFile
+
+if TYPE_CHECKING:
+    from isohop.hops.construct import Built, Construction
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A schema file that was read, checked against its source, and planned: no engine yet."""
+
+    file: YamlFile[SchemaFile]
+    schema: SchemaFile
+    source: Source
+    plan: Plan
+
+
+def plan_schema(path: str | Path) -> Planned:
+    """Read and check a schema file and plan its graph.
+
+    Raises `InvalidInput` with every mistake in the file and every disagreement with the source.
+    """
+    file = read_schema_file(path)
+    if file.model is None:
+        file.raise_problems()
+        raise IsohopError(f"{path} could not be read.")
+    try:
+        source = open_source(file.model.source, file.path.parent)
+    except InvalidInput as error:
+        file.problems.extend(error.problems)
+        file.raise_problems()
+        raise
+    tables = source.tables()
+    schema = check_columns(file, tables)
+    file.raise_problems()
+    columns = {name: tuple(c.name for c in tables[name].columns) for name in schema.tables}
+    return Planned(file, schema, source, make_plan(schema, columns, f"schema file {path}"))
+
+
+def build(
+    schema_file: str | Path,
+    out: str | Path,
+    engine: Engine = "sail",
+    progress: Progress = SILENT,
+) -> Graph:
+    """Build the graph dataset ``out`` from ``schema_file``; see `isohop.graph.dataset`."""
+    planned = plan_schema(schema_file)
+    out = Path(out)
+    with folder_atomically(out) as folder:
+        _construct(planned, folder, engine, progress)
+    return Graph.open(out)
+
+
+def check(
+    schema_file: str | Path, engine: Engine = "sail", progress: Progress = SILENT
+) -> tuple[Plan, Ledger]:
+    """The plan and the integrity ledger of a database, with nothing left behind."""
+    planned = plan_schema(schema_file)
+    with tempfile.TemporaryDirectory(prefix="isohop-check-") as folder:
+        ledger = _construct(planned, Path(folder), engine, progress)
+    return planned.plan, ledger
+
+
+def _construct(planned: Planned, folder: Path, engine: Engine, progress: Progress) -> Ledger:
+    from isohop.hops.construct import Construction
+
+    schema, plan, ledger = planned.schema, planned.plan, Ledger()
+    stage = folder / ".stage"
+    landed = _land(planned, stage / "landed", folder / "quarantine", progress)
+    types = {name: {f.name: f.type for f in table.schema} for name, table in landed.items()}
+    empty = {
+        name: {c.name for c in planned.source.tables()[name].columns if c.all_null}
+        for name in landed
+    }
+    known = {
+        name: {c: t for c, t in columns.items() if c not in empty[name]}
+        for name, columns in types.items()
+    }
+    check_types(planned.file, schema, known)
+    with spark_session(engine) as session:
+        integrity = Integrity(
+            session,
+            schema.tables,
+            schema.policies,
+            landed,
+            stage / "clean",
+            folder / "quarantine",
+            ledger,
+        )
+        with progress.task("integrity", 2 * len(schema.tables)) as bar:
+            for check_table in (integrity.check, integrity.check_references):
+                for name in schema.tables:
+                    bar.note(name)
+                    check_table(name)
+                    bar.advance()
+        construction = Construction(
+            session,
+            plan,
+            integrity.clean,
+            stage,
+            folder,
+            ledger,
+            folder / "quarantine",
+            progress,
+        )
+        construction.run()
+    ledger.close()
+    _write_manifest(planned, construction, landed, folder)
+    write_text_atomically(folder / "ledger.json", ledger.model_dump_json(indent=1))
+    shutil.rmtree(stage)
+    _drop_engine_files(folder)
+    if not ledger.closes:
+        wrong = ", ".join(table.table for table in ledger.tables if not table.closes)
+        raise IsohopError(
+            f"The ledger does not close for {wrong}: rows in are not rows used, quarantined and "
+            "unused. This is a fault of Isohop; please report it with the schema file."
+        )
+    return ledger
+
+
+def _land(
+    planned: Planned, folder: Path, quarantine: Path, progress: Progress
+) -> dict[str, LandedTable]:
+    landed: dict[str, LandedTable] = {}
+    with progress.task("read tables", len(planned.schema.tables)) as bar:
+        for name, table in planned.schema.tables.items():
+            bar.note(name)
+            landed[name] = planned.source.land(name, folder / name, types=table.types)
+            unreadable = landed[name].quarantine
+            if unreadable is not None:
+                (quarantine / name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(unreadable, quarantine / name / "unreadable.parquet")
+            bar.advance()
+    return landed
+
+
+def _write_manifest(
+    planned: Planned,
+    construction: Construction,
+    landed: Mapping[str, LandedTable],
+    folder: Path,
+) -> None:
+    plan = planned.plan
+    nodes = tuple(
+        NodeType(
+            name=node.name,
+            key=node.key,
+            attributes=_attributes(folder / "nodes" / node.name, construction.nodes[node.name]),
+            count=construction.nodes[node.name].count,
+            shared=node.shared,
+        )
+        for node in plan.nodes.values()
+    )
+    edges = tuple(
+        EdgeType(
+            source=edge.triple[0],
+            role=edge.triple[1],
+            target=edge.triple[2],
+            attributes=_attributes(folder / "edges" / name, edge),
+            count=edge.count,
+            functional=edge.functional,
+        )
+        for name, edge in construction.edges.items()
+    )
+    parts = {f"nodes/{n}": built.digest for n, built in construction.nodes.items() if built.count}
+    parts |= {f"edges/{n}": built.digest for n, built in construction.edges.items() if built.count}
+    manifest = GraphManifest(
+        name=plan.schema.database,
+        certificate=certificate.combine(parts.values()),
+        certificate_parts=parts,
+        node_types=nodes,
+        edge_types=edges,
+        inputs={name: table.fingerprint for name, table in landed.items()},
+        plan=explain(plan).as_json(),
+    )
+    write_text_atomically(folder / "graph.json", manifest.model_dump_json(indent=1))
+
+
+def _attributes(folder: Path, built: Built) -> tuple[Attribute, ...]:
+    files = sorted(folder.glob("*.parquet"))
+    schema = pq.read_schema(files[0]) if files else pa.schema([])
+    return tuple(
+        Attribute(
+            name=name,
+            kind=kind,
+            type=str(schema.field(name).type) if name in schema.names else "",
+            aggregate=how,
+        )
+        for name, kind, how in built.attributes
+    )
+
+
+def _drop_engine_files(folder: Path) -> None:
+    """Remove what engines leave beside the data: checksums and success markers."""
+    leftovers: Iterable[Path] = [*folder.rglob("*.crc"), *folder.rglob("_SUCCESS")]
+    for file in leftovers:
+        file.unlink()

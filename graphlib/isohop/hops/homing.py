@@ -1,0 +1,225 @@
+"""Homing: which entity each value of a universal row belongs to.
+
+A value belongs to the *minimal* entities in U(T) whose key determines it; if none does, to the
+event T. An entity's key is homed like any value, so a foreign key that a smaller entity already
+determines moves there too. Whether one entity is smaller than another follows from keys, unique
+constraints and `owner.attribute` names alone, so it does not depend on how tables are cut.
+
+Source: `docs/hop-normal-form.md`, construction step 4. Minimal determinants, and not a minimal
+cover, because those are unique (transitive reduction of a finite preorder).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from isohop.errors import Problem, did_you_mean
+from isohop.hops.schema_file import SchemaFile
+from isohop.hops.universal_row import UniversalRow
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """An entity, or a value of a shared attribute, somewhere in a universal row.
+
+    ``key``: values, in the order of the entity's key. ``role``: how it is named there.
+    ``determines`` is False for a shared value: it is a value that became a node, and what it
+    determines stays with its holder.
+    """
+
+    entity: str
+    key: tuple[int, ...]
+    role: str
+    prefix: str = ""
+    determines: bool = True
+    shared: bool = False
+
+
+@dataclass
+class Homes:
+    """Where everything in one universal row went.
+
+    ``attributes``: value -> [(occurrence, name)], at the minimal entities. ``parents``: for each
+    occurrence, the minimal other occurrences that determine its key. ``event_values``: values that
+    no entity determines, by name. ``participants``: occurrences that no other determines.
+    """
+
+    occurrences: list[Occurrence]
+    attributes: dict[int, list[tuple[Occurrence, str]]] = field(default_factory=dict)
+    parents: dict[Occurrence, list[Occurrence]] = field(default_factory=dict)
+    participants: list[Occurrence] = field(default_factory=list)
+    event_values: dict[int, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def home_values(schema: SchemaFile, row: UniversalRow) -> Homes:
+    """Home every named value and every entity key of U(T)."""
+    occurrences = [*_occurrences_at_homes(schema, row), *_occurrences_by_name(schema, row)]
+    homes = Homes(occurrences)
+    _depend_on_owners(schema, row, homes)
+    determined = {o: row.closure(frozenset(o.key)) for o in occurrences}
+    in_keys = {value for occurrence in occurrences for value in occurrence.key}
+    for value, name in row.names.items():
+        if value in in_keys:
+            continue
+        minimal = _minimal(frozenset([value]), occurrences, determined)
+        if minimal:
+            homes.attributes[value] = [(o, name.removeprefix(o.prefix)) for o in minimal]
+        else:
+            homes.event_values[value] = name
+    _share(schema, row, homes)
+    for occurrence in homes.occurrences:
+        others = [o for o in occurrences if o != occurrence]
+        if not occurrence.shared:
+            homes.parents[occurrence] = _minimal(frozenset(occurrence.key), others, determined)
+    homes.participants = _participants(homes, determined)
+    _check_collisions(row, homes)
+    return homes
+
+
+def _occurrences_at_homes(schema: SchemaFile, row: UniversalRow) -> list[Occurrence]:
+    found: dict[tuple[str, tuple[int, ...]], Occurrence] = {}
+    for index, key in row.keys.items():
+        visit = row.visits[index]
+        entity = visit.entity if index else schema.home(visit.table)
+        if entity is not None and key:
+            role = visit.prefix.strip("_ ") or entity
+            found.setdefault((entity, key), Occurrence(entity, key, role, visit.prefix))
+    return list(found.values())
+
+
+def _occurrences_by_name(schema: SchemaFile, row: UniversalRow) -> Iterator[Occurrence]:
+    """Entities without a home occur wherever all their key's names do, under one prefix.
+
+    A prefix ends in ``_``: the same column is ``ship_city`` whether it stands in the table itself
+    or is reached through a reference with ``prefix: ship_``, so both must mean the same.
+    """
+    by_name = {name: value for value, name in row.names.items()}
+    for name, entity in schema.entities.items():
+        if entity.table is not None or entity.key is None:
+            continue
+        first = entity.key[0]
+        prefixes = sorted(
+            n.removesuffix(first) for n in by_name if n == first or n.endswith(f"_{first}")
+        )
+        for prefix in prefixes:
+            if all(prefix + key in by_name for key in entity.key):
+                values = tuple(by_name[prefix + key] for key in entity.key)
+                yield Occurrence(name, values, prefix.strip("_ ") or name, prefix)
+
+
+def _depend_on_owners(schema: SchemaFile, row: UniversalRow, homes: Homes) -> None:
+    """`owner.attribute` says that the owner's key determines the value, wherever both occur."""
+    for value, owner in row.owners.items():
+        visit, _ = row.source[value]
+        named = [o for o in homes.occurrences if owner in (o.entity, o.role)]
+        here = [o for o in named if row.keys.get(visit) == o.key]
+        by_role = [o for o in named if o.role == owner]
+        chosen = here or by_role or named
+        if len(chosen) > 1:
+            homes.problems.append(
+                Problem(
+                    f"tables.{row.visits[visit].table}.columns",
+                    f"'{owner}.{row.names[value]}': '{owner}' occurs in {row.root} in "
+                    f"{len(chosen)} roles.",
+                    f"Write one of {', '.join(repr(o.role) for o in chosen)} in its place.",
+                )
+            )
+        elif chosen:
+            row.dependencies.append((frozenset(chosen[0].key), frozenset([value])))
+        elif owner not in schema.entities and owner not in schema.tables:
+            known = [*schema.entities, *schema.tables, *(o.role for o in homes.occurrences)]
+            homes.problems.append(
+                Problem(
+                    f"tables.{row.visits[visit].table}.columns",
+                    f"'{owner}' in '{owner}.{row.names[value]}' is no entity, event or role.",
+                    did_you_mean(owner, known),
+                )
+            )
+
+
+def _minimal(
+    values: frozenset[int],
+    occurrences: list[Occurrence],
+    determined: dict[Occurrence, frozenset[int]],
+) -> list[Occurrence]:
+    """Occurrences that determine ``values`` and determine no smaller one that does as well."""
+    able = [
+        o
+        for o in occurrences
+        if o.determines and values <= determined[o] and frozenset(o.key) != values
+    ]
+    return [
+        o
+        for o in able
+        if not any(
+            frozenset(smaller.key) <= determined[o] and not frozenset(o.key) <= determined[smaller]
+            for smaller in able
+        )
+    ]
+
+
+def _share(schema: SchemaFile, row: UniversalRow, homes: Homes) -> None:
+    """Shared attributes become nodes: of their holder, or taking part in the event."""
+    for value, held in list(homes.attributes.items()):
+        kept: list[tuple[Occurrence, str]] = []
+        for holder, name in held:
+            spec = schema.attributes.get(f"{holder.entity}.{name}")
+            if spec is None or not spec.share:
+                kept.append((holder, name))
+                continue
+            node = Occurrence(
+                f"{holder.entity}.{name}", (value,), name, determines=False, shared=True
+            )
+            homes.occurrences.append(node)
+            homes.parents[node] = [holder]
+        homes.attributes[value] = kept
+    for value, name in list(homes.event_values.items()):
+        spec = schema.attributes.get(f"{row.root}.{name}")
+        if spec is not None and spec.share:
+            node = Occurrence(f"{row.root}.{name}", (value,), name, determines=False, shared=True)
+            homes.occurrences.append(node)
+            homes.parents[node] = []
+            del homes.event_values[value]
+
+
+def _participants(homes: Homes, determined: dict[Occurrence, frozenset[int]]) -> list[Occurrence]:
+    """Occurrences that none but an equivalent one determines; of equivalent ones, the first."""
+    ordered = sorted(homes.occurrences, key=lambda o: (o.entity, o.role, o.key))
+    chosen: list[Occurrence] = []
+    for occurrence in ordered:
+        key = frozenset(occurrence.key)
+        above = [
+            o
+            for o in homes.parents[occurrence]
+            if occurrence.shared or not frozenset(o.key) <= determined[occurrence]
+        ]
+        equal = any(
+            not c.shared and not occurrence.shared and key <= determined[c]
+            for c in chosen
+            if frozenset(c.key) <= determined.get(occurrence, frozenset())
+        )
+        if not above and not equal:
+            chosen.append(occurrence)
+    return chosen
+
+
+def _check_collisions(row: UniversalRow, homes: Homes) -> None:
+    taken: dict[tuple[str, tuple[int, ...], str], int] = {}
+    placed = [
+        (occurrence.entity, occurrence.key, name, value)
+        for value, held in homes.attributes.items()
+        for occurrence, name in held
+    ] + [(row.root, (), name, value) for value, name in homes.event_values.items()]
+    for owner, key, name, value in placed:
+        first = taken.setdefault((owner, key, name), value)
+        if first != value:
+            homes.problems.append(
+                Problem(
+                    f"tables.{row.visits[row.source[value][0]].table}",
+                    f"{row.place(value)} and {row.place(first)} would both be '{owner}.{name}'.",
+                    "Give the reference between them a 'prefix', map one under 'columns' "
+                    "(null: not used), or mark a counter's table 'surrogate: true'.",
+                )
+            )

@@ -1,0 +1,358 @@
+"""The plan: what each table and column becomes, found without an engine.
+
+`make_plan` turns a schema file and the tables' column names into a `Plan`: one `Root` per table
+that contributes facts, and from them the node types with their gathered attributes, the functional
+edges, the events. Acting on it is the business of `construct.py`.
+
+Source: `docs/hop-normal-form.md`, construction steps 4 to 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from isohop.errors import InvalidInput, Problem, did_you_mean
+from isohop.hops.homing import Homes, Occurrence, home_values
+from isohop.hops.schema_file import AttributeSpec, SchemaFile
+from isohop.hops.universal_row import (
+    UniversalRow,
+    base_name,
+    folded_cycles,
+    references,
+    universal_row,
+)
+
+
+@dataclass
+class Root:
+    """A table from which universal rows are made: all of its rows, or those that no row refers to
+    (``unreferenced``: the others reach the graph through the rows that refer to them)."""
+
+    table: str
+    unreferenced: bool
+    row: UniversalRow
+    homes: Homes
+
+    @property
+    def is_event(self) -> bool:
+        """Whether something is left that no entity determines: participants beyond one, or
+        values."""
+        return len(self.homes.participants) > 1 or bool(self.homes.participants and self.leftovers)
+
+    @property
+    def leftovers(self) -> bool:
+        """Whether a row is more than its participant: the event is not determined by it."""
+        alone = self.homes.participants[0] if self.homes.participants else None
+        if alone is None or alone.shared:
+            return True
+        everything = frozenset(value for (visit, _), value in self.row.values.items() if visit == 0)
+        return not everything <= self.row.closure(frozenset(alone.key))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where values of one attribute or target come from: ``keyed`` when every row of the root has
+    its own key there, so that no two rows can disagree."""
+
+    root: str
+    holder: tuple[int, ...]
+    values: tuple[int, ...]
+    keyed: bool
+
+
+@dataclass
+class Gathered:
+    """One attribute of a node type, or the target of a functional edge, with all its sources."""
+
+    name: str
+    sources: list[Source] = field(default_factory=list)
+
+
+@dataclass
+class NodePlan:
+    """One node type. ``occurrences``: (root, key values) wherever its keys stand."""
+
+    name: str
+    key: tuple[str, ...]
+    shared: bool = False
+    occurrences: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    attributes: dict[str, Gathered] = field(default_factory=dict)
+    multi_valued: list[EventPlan] = field(default_factory=list)
+
+
+@dataclass
+class FunctionalPlan:
+    """One functional edge type: the source determines the target."""
+
+    source: str
+    role: str
+    target: str
+    gathered: Gathered
+
+
+@dataclass
+class EventPlan:
+    """One event type: its participants, its attributes, and the pair edges it makes."""
+
+    name: str
+    root: str
+    participants: tuple[Occurrence, ...]
+    attributes: dict[str, int]
+    time: int | None
+    pairs: list[tuple[str, Occurrence, Occurrence]] = field(default_factory=list)
+    """(role, source, target) of each pair edge type."""
+
+
+@dataclass
+class Plan:
+    """Everything that the construction needs to know."""
+
+    schema: SchemaFile
+    columns: Mapping[str, tuple[str, ...]]
+    roots: dict[str, Root]
+    nodes: dict[str, NodePlan]
+    functional: list[FunctionalPlan]
+    events: list[EventPlan]
+    warnings: list[str]
+
+    def spec(self, owner: str, attribute: str) -> AttributeSpec:
+        return self.schema.attributes.get(f"{owner}.{attribute}", AttributeSpec())
+
+
+def make_plan(
+    schema: SchemaFile, columns: Mapping[str, tuple[str, ...]], file_name: str = "schema file"
+) -> Plan:
+    """Plan the hop normal form. Raises `InvalidInput` with every problem found.
+
+    ``columns``: the names of each table's columns, in any order; the plan does not depend on it.
+    """
+    columns = {name: tuple(sorted(columns[name])) for name in sorted(schema.tables)}
+    cycles = folded_cycles(schema)
+    if cycles:
+        raise InvalidInput(file_name, [_cycle_problem(cycle) for cycle in cycles])
+    problems: list[Problem] = []
+    plan = Plan(schema, columns, {}, _declared_nodes(schema), [], [], [])
+    referenced = {
+        reference.table
+        for table in schema.tables
+        for reference, _ in references(schema, table)
+        if reference.table != table
+    }
+    for table in sorted(schema.tables):
+        row, wrong = universal_row(schema, columns, table)
+        homes = home_values(schema, row)
+        problems += wrong + homes.problems
+        unreferenced = schema.home(table) is None and table in referenced
+        if homes.occurrences:
+            plan.roots[table] = Root(table, unreferenced, row, homes)
+    for root in plan.roots.values():
+        _gather(plan, root)
+    for root in plan.roots.values():
+        if root.is_event:
+            _add_event(plan, root, problems)
+    _check_attributes(plan, problems)
+    _check_names(plan, problems)
+    _warn(plan)
+    if problems:
+        raise InvalidInput(file_name, list(dict.fromkeys(problems)))
+    return plan
+
+
+def _cycle_problem(cycle: list[str]) -> Problem:
+    path = " → ".join(cycle)
+    what = (
+        f"'{cycle[0]}' refers to itself and is no entity: {path}."
+        if len(cycle) == 2
+        else f"these tables refer to each other in a cycle, and none is an entity: {path}."
+    )
+    return Problem(f"tables.{cycle[0]}.references", what, f"Declare '{cycle[0]}' an entity.")
+
+
+def _declared_nodes(schema: SchemaFile) -> dict[str, NodePlan]:
+    nodes = {}
+    for name, entity in schema.entities.items():
+        if entity.table is None:
+            key = entity.key or ()
+        else:
+            home = schema.tables[entity.table]
+            key = tuple(
+                base_name(home, k)[1] or k if k in home.columns else k
+                for k in entity.key or home.key or ()
+            )
+        nodes[name] = NodePlan(name, tuple(key))
+    return nodes
+
+
+def _gather(plan: Plan, root: Root) -> None:
+    """Add what a root's rows say of each entity: keys, attributes, functional targets."""
+    row, homes = root.row, root.homes
+    everything = frozenset(value for (visit, _), value in row.values.items() if visit == 0)
+
+    def source(holder: Occurrence, values: tuple[int, ...]) -> Source:
+        keyed = everything <= row.closure(frozenset(holder.key))
+        return Source(root.table, holder.key, values, keyed)
+
+    for occurrence in homes.occurrences:
+        node = plan.nodes.setdefault(
+            occurrence.entity, NodePlan(occurrence.entity, ("value",), shared=occurrence.shared)
+        )
+        node.occurrences.append((root.table, occurrence.key))
+        for holder in homes.parents[occurrence]:
+            if occurrence in homes.parents.get(holder, []) and (
+                (holder.entity, holder.role) > (occurrence.entity, occurrence.role)
+            ):
+                continue  # they determine each other: written once, in one direction
+            role = occurrence.role.removeprefix(holder.prefix) or occurrence.role
+            edge = _functional(plan, holder.entity, role, occurrence.entity)
+            edge.gathered.sources.append(source(holder, occurrence.key))
+    for value, held in homes.attributes.items():
+        for holder, name in held:
+            gathered = plan.nodes[holder.entity].attributes.setdefault(name, Gathered(name))
+            gathered.sources.append(source(holder, (value,)))
+
+
+def _functional(plan: Plan, source: str, role: str, target: str) -> FunctionalPlan:
+    for edge in plan.functional:
+        if (edge.source, edge.role, edge.target) == (source, role, target):
+            return edge
+    edge = FunctionalPlan(source, role, target, Gathered(role))
+    plan.functional.append(edge)
+    return edge
+
+
+def _add_event(plan: Plan, root: Root, problems: list[Problem]) -> None:
+    schema, row, homes = plan.schema, root.row, root.homes
+    time = schema.tables[root.table].time
+    event = EventPlan(
+        name=root.table,
+        root=root.table,
+        participants=tuple(homes.participants),
+        attributes={name: value for value, name in sorted(homes.event_values.items())},
+        time=row.values[0, time] if time is not None else None,
+    )
+    plan.events.append(event)
+    if len(event.participants) == 1:
+        plan.nodes[event.participants[0].entity].multi_valued.append(event)
+        return
+    plain = all(o.role in (o.entity, o.entity.rpartition(".")[2]) for o in event.participants)
+    ends = [tuple(sorted((a.entity, b.entity))) for a, b in combinations(event.participants, 2)]
+    for first, second in combinations(event.participants, 2):
+        alone = ends.count(tuple(sorted((first.entity, second.entity)))) == 1
+        role = event.name if plain and alone else f"{event.name}.{first.role}.{second.role}"
+        if (first.entity, first.role) == (second.entity, second.role):
+            problems.append(
+                Problem(
+                    f"tables.{root.table}.references",
+                    f"'{first.entity}' takes part twice in the role '{first.role}'.",
+                    "Tell the two references apart by a 'prefix'.",
+                )
+            )
+        event.pairs.append((role, first, second))
+
+
+def attribute_owners(plan: Plan) -> dict[str, set[str]]:
+    """Every attribute that can be named ``owner.attribute``, by owner."""
+    known: dict[str, set[str]] = {}
+    for node in plan.nodes.values():
+        if node.shared:
+            owner, _, name = node.name.rpartition(".")
+            known.setdefault(owner, set()).add(name)
+        else:
+            known.setdefault(node.name, set()).update(node.key, node.attributes)
+    for event in plan.events:
+        known.setdefault(event.name, set()).update(event.attributes)
+    return known
+
+
+def _check_attributes(plan: Plan, problems: list[Problem]) -> None:
+    known = attribute_owners(plan)
+    everything = [f"{owner}.{name}" for owner, names in known.items() for name in names]
+    for name in plan.schema.attributes:
+        owner, _, attribute = name.rpartition(".")
+        if name not in everything and owner:
+            where = [o for o, names in known.items() if attribute in names]
+            hint = (
+                f"'{attribute}' belongs to '{where[0]}': write '{where[0]}.{attribute}'."
+                if where and owner not in where
+                else did_you_mean(name, everything)
+            )
+            problems.append(Problem(f"attributes.{name}", "there is no such attribute.", hint))
+
+
+RESERVED = {"node_id", "src", "dst", "count"}
+
+
+def _check_names(plan: Plan, problems: list[Problem]) -> None:
+    seen: set[str] = set()
+    for edge in [
+        *((e.source, e.role, e.target) for e in plan.functional),
+        *((a.entity, role, b.entity) for e in plan.events for role, a, b in e.pairs),
+    ]:
+        name = "--".join(edge)
+        if name in seen:
+            problems.append(
+                Problem(
+                    "tables",
+                    f"two edge types would be named {name}.",
+                    "Give one of the references a 'prefix', or rename the table in the file.",
+                )
+            )
+        seen.add(name)
+    for node in plan.nodes.values():
+        for name in (*node.key, *node.attributes):
+            if name in RESERVED:
+                problems.append(
+                    Problem(
+                        f"entities.{node.name}",
+                        f"'{name}' is a column that the graph dataset needs for itself.",
+                        "Map it to another name under 'columns'.",
+                    )
+                )
+        twice = set(node.key) & set(node.attributes)
+        for name in sorted(twice):
+            problems.append(
+                Problem(
+                    f"entities.{node.name}",
+                    f"'{name}' is both its key and an attribute of it.",
+                    "Map one of the two columns to another name under 'columns'.",
+                )
+            )
+
+
+def _warn(plan: Plan) -> None:
+    schema = plan.schema
+    for table in sorted(schema.tables):
+        if schema.home(table) is not None:
+            continue
+        children = sorted(
+            {
+                other
+                for other in schema.tables
+                for reference, partner in references(schema, other)
+                if reference.table == table and not partner and other != table
+            }
+        )
+        root = plan.roots.get(table)
+        if len(children) > 1 and root is not None and root.homes.participants:
+            plan.warnings.append(
+                f"{' and '.join(children)} refer to '{table}', which is no entity: which of their "
+                f"rows share one row of it is not in the graph. To keep that, declare '{table}' "
+                "an entity."
+            )
+    for table in sorted(set(schema.tables) - set(plan.roots)):
+        reached = any(
+            visit.table == table for root in plan.roots.values() for visit in root.row.visits
+        )
+        if not reached:
+            plan.warnings.append(
+                f"'{table}' leads to no entity, so nothing of it is in the graph. Declare an "
+                "entity in it, or a reference to one."
+            )
+    for name, node in plan.nodes.items():
+        if not node.occurrences:
+            plan.warnings.append(
+                f"entity '{name}' occurs in no table: no column is named "
+                f"{' or '.join(repr(k) for k in node.key)}."
+            )

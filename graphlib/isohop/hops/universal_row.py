@@ -1,0 +1,341 @@
+"""Universal rows: a table joined along its N:1 references through all that is not an entity.
+
+U(T) is T left-joined along its references, transitively, through every table that is not the home
+of an entity; of a referenced entity only its key is taken. Columns that a join makes equal are one
+*value* of the universal row. Pure Python: what the joins are, not the joining.
+
+Source: `docs/hop-normal-form.md`, construction steps 1 to 3; the universal relation is due to
+Maier, Ullman and Vardi (1984).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from isohop.errors import Problem
+from isohop.hops.schema_file import SchemaFile
+from isohop.relational.database import Reference, Table
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One table reached from the root, by one path of references. The root is visit 0."""
+
+    index: int
+    table: str
+    parent: int | None
+    columns: tuple[str, ...]
+    """The parent's columns that hold the key of this table."""
+    key: tuple[str, ...]
+    """This table's columns that they are joined to."""
+    prefix: str
+    """What goes before the names of this visit's columns: the prefixes along the path."""
+    entity: str | None
+    """The entity whose home this is, when the path stops here; None for the root."""
+    optional: bool = False
+    """A 1:1 partner of its parent that may be missing: no orphan."""
+    orphans: str = "keep"
+
+
+@dataclass
+class UniversalRow:
+    """The visits of U(root), the values they hold, and what determines what.
+
+    A *value* is a set of (visit, column) that joins make equal, named by an integer;
+    ``source[value]`` is its member nearest the root. ``dependencies`` are pairs (determinant
+    values, determined values).
+    """
+
+    root: str
+    visits: list[Visit]
+    values: dict[tuple[int, str], int] = field(default_factory=dict)
+    source: dict[int, tuple[int, str]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+    """Logical name of each value that has one; surrogate keys and unused columns have none."""
+    owners: dict[int, str] = field(default_factory=dict)
+    """Where the schema file says `owner.attribute`: the owner, an entity, an event or a role."""
+    keys: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Values of the entity key at each visit where the path stops, and at a root that is a home."""
+    dependencies: list[tuple[frozenset[int], frozenset[int]]] = field(default_factory=list)
+
+    def closure(self, values: frozenset[int]) -> frozenset[int]:
+        """All values that ``values`` determine (Armstrong's axioms, to the fixed point)."""
+        known = set(values)
+        grown = True
+        while grown:
+            grown = False
+            for determinant, determined in self.dependencies:
+                if determinant <= known and not determined <= known:
+                    known |= determined
+                    grown = True
+        return frozenset(known)
+
+    def place(self, value: int) -> str:
+        """``table.column`` of a value, for messages."""
+        visit, column = self.source[value]
+        return f"{self.visits[visit].table}.{column}"
+
+
+def references(schema: SchemaFile, table: str) -> Iterator[tuple[Reference, bool]]:
+    """The references of a table, then its 1:1 partners: tables whose key refers to its key.
+
+    A partner is a vertical part of the same table, so it is joined to it (True). The home of
+    another entity is no part, whatever its key refers to.
+    """
+    ours = schema.tables[table]
+    yield from ((reference, False) for reference in ours.references or ())
+    if ours.key is None:
+        return
+    mutual = {r.table for r in ours.references or () if r.columns == ours.key}
+    for name, other in schema.tables.items():
+        if name == table or name in mutual or schema.home(name) is not None:
+            continue
+        for reference in other.references or ():
+            if reference.table == table and _same_key(reference, other):
+                in_their_order = dict(zip(reference.columns, ours.key, strict=True))
+                columns = tuple(in_their_order[column] for column in other.key or ())
+                yield Reference(columns=columns, table=name, prefix=""), True
+
+
+def _same_key(reference: Reference, table: Table) -> bool:
+    return table.key is not None and sorted(reference.columns) == sorted(table.key)
+
+
+def folded_cycles(schema: SchemaFile) -> list[list[str]]:
+    """Cycles of references among tables that are no entity's home. Each is an error.
+
+    A 1:1 pair that refers to each other is one table, not a cycle.
+    """
+    found: list[list[str]] = []
+    state: dict[str, int] = {}
+
+    def follow(table: str, path: list[str]) -> None:
+        state[table] = 1
+        for reference, partner in references(schema, table):
+            target = reference.table
+            ours, theirs = schema.tables[table], schema.tables[target]
+            if partner or schema.home(target) is not None:
+                continue
+            if _same_key(reference, ours) and any(
+                back.table == table and _same_key(back, theirs) for back in theirs.references or ()
+            ):
+                continue
+            if state.get(target) == 1:
+                found.append([*path[path.index(target) :], target])
+            elif target not in state:
+                follow(target, [*path, target])
+        state[table] = 2
+
+    for table in schema.tables:
+        if table not in state and schema.home(table) is None:
+            follow(table, [table])
+    return found
+
+
+def universal_row(
+    schema: SchemaFile, columns: Mapping[str, tuple[str, ...]], root: str
+) -> tuple[UniversalRow, list[Problem]]:
+    """U(root). ``columns`` has every table's column names; problems name what cannot be placed."""
+    walk = _Walk(schema, columns, UniversalRow(root, _visits(schema, root)))
+    walk.expose_entity_keys()
+    walk.unite()
+    walk.name()
+    walk.depend()
+    return walk.row, walk.problems
+
+
+def base_name(table: Table, column: str) -> tuple[str | None, str | None]:
+    """(owner, name) of a column by the schema file; the name is None where it is not used."""
+    if column not in table.columns:
+        return None, column
+    mapped = table.columns[column]
+    if mapped is None:
+        return None, None
+    owner, dot, name = mapped.rpartition(".")
+    return (owner, name) if dot else (None, mapped)
+
+
+def _visits(schema: SchemaFile, root: str) -> list[Visit]:
+    visits = [Visit(0, root, None, (), (), "", None)]
+    queue = deque([0])
+    while queue:
+        here = visits[queue.popleft()]
+        for reference, partner in references(schema, here.table):
+            if _leads_back(schema, visits, here, reference):
+                continue
+            visit = _visit(schema, len(visits), here, reference, partner)
+            visits.append(visit)
+            if visit.entity is None:
+                queue.append(visit.index)
+    return visits
+
+
+def _visit(
+    schema: SchemaFile, index: int, parent: Visit, reference: Reference, partner: bool
+) -> Visit:
+    return Visit(
+        index=index,
+        table=reference.table,
+        parent=parent.index,
+        columns=reference.columns,
+        key=schema.tables[reference.table].key or (),
+        prefix=parent.prefix + reference.prefix,
+        entity=schema.home(reference.table),
+        optional=partner,
+        orphans=reference.orphans or schema.policies.orphans,
+    )
+
+
+def _leads_back(schema: SchemaFile, visits: list[Visit], here: Visit, reference: Reference) -> bool:
+    """Whether a reference leads back along the 1:1 ties by which this visit was reached."""
+    if not _same_key(reference, schema.tables[here.table]):
+        return False
+    while here.parent is not None:
+        parent = visits[here.parent]
+        if sorted(here.columns) != sorted(schema.tables[parent.table].key or ()):
+            return False
+        if parent.table == reference.table:
+            return True
+        here = parent
+    return False
+
+
+class _Walk:
+    """The making of one universal row."""
+
+    def __init__(
+        self, schema: SchemaFile, columns: Mapping[str, tuple[str, ...]], row: UniversalRow
+    ):
+        self.schema = schema
+        self.columns = columns
+        self.row = row
+        self.problems: list[Problem] = []
+        self.key_places: dict[int, list[tuple[int, str]]] = {}
+        self.open = [visit.index for visit in row.visits if visit.entity is None]
+        """Visits all of whose columns are in the universal row; of others only keys are."""
+        self.exposed: dict[int, list[str]] = {
+            visit.index: list(visit.key if visit.entity else columns[visit.table])
+            for visit in row.visits
+        }
+
+    def expose_entity_keys(self) -> None:
+        """Find each entity's key where the entity occurs, going on from its home where the key is
+        not a column of it: a natural key behind a surrogate is reached by the home's references."""
+        for visit in list(self.row.visits):
+            entity = visit.entity if visit.index else self.schema.home(visit.table)
+            if entity is None:
+                continue
+            home = self.schema.tables[visit.table]
+            names = self.schema.entities[entity].key or home.key or ()
+            places = [self._key_place(visit, name) for name in names]
+            for name, place in zip(names, places, strict=True):
+                if place is None:
+                    self.problems.append(
+                        Problem(
+                            f"entities.{entity}.key",
+                            f"'{name}' is neither a column of its home '{visit.table}' nor "
+                            "reached from it.",
+                            f"Columns: {', '.join(self.columns[visit.table])}.",
+                        )
+                    )
+            self.key_places[visit.index] = [place for place in places if place is not None]
+
+    def _key_place(self, visit: Visit, name: str) -> tuple[int, str] | None:
+        found = self._search(visit.table, name)
+        if found is None:
+            return None
+        path, column = found
+        here = visit
+        for reference in path:
+            here = self._follow(here, reference)
+        if column not in self.exposed[here.index]:
+            self.exposed[here.index].append(column)
+        return here.index, column
+
+    def _follow(self, here: Visit, reference: Reference) -> Visit:
+        """The visit that a reference leads to: at a root it is there, at a stop it is made."""
+        for visit in self.row.visits:
+            if (visit.parent, visit.table, visit.columns) == (
+                here.index,
+                reference.table,
+                reference.columns,
+            ):
+                return visit
+        visit = _visit(self.schema, len(self.row.visits), here, reference, False)
+        self.row.visits.append(visit)
+        self.exposed[visit.index] = list(visit.key)
+        held = self.exposed[here.index]
+        held.extend(column for column in visit.columns if column not in held)
+        return visit
+
+    def _search(self, home: str, name: str) -> tuple[list[Reference], str] | None:
+        queue: deque[tuple[str, str, list[Reference]]] = deque([(home, "", [])])
+        while queue:
+            table, prefix, path = queue.popleft()
+            for column in self.columns[table]:
+                _, base = base_name(self.schema.tables[table], column)
+                if (base is not None and prefix + base == name) or (not path and column == name):
+                    return path, column
+            for reference in self.schema.tables[table].references or ():
+                inside = reference.table != home and len(path) < len(self.schema.tables)
+                if inside and self.schema.home(reference.table) is None:
+                    queue.append((reference.table, prefix + reference.prefix, [*path, reference]))
+        return None
+
+    def unite(self) -> None:
+        """Give one number to all that joins make equal; numbers follow the visits from the root."""
+        for visit in self.row.visits:
+            joined: dict[str, int] = {}
+            if visit.parent is not None:
+                joined = {
+                    key: self.row.values[visit.parent, column]
+                    for column, key in zip(visit.columns, visit.key, strict=True)
+                }
+            for column in self.exposed[visit.index]:
+                value = joined.get(column)
+                if value is None:
+                    value = len(self.row.source)
+                    self.row.source[value] = (visit.index, column)
+                self.row.values[visit.index, column] = value
+        self.row.keys = {
+            visit: tuple(self.row.values[place] for place in places)
+            for visit, places in self.key_places.items()
+        }
+
+    def name(self) -> None:
+        """Logical names, the one nearest the root first. A referencing column has none of its own
+        (its target's key names it) unless the file maps it; a surrogate key has none at all."""
+        for index in self.open:
+            visit = self.row.visits[index]
+            table = self.schema.tables[visit.table]
+            referring = {c for r in table.references or () for c in r.columns}
+            for column in self.exposed[index]:
+                owner, base = base_name(table, column)
+                surrogate = table.surrogate and column in (table.key or ())
+                silent = column in referring and column not in table.columns
+                if base is None or surrogate or silent:
+                    continue
+                value = self.row.values[index, column]
+                if value not in self.row.names:
+                    self.row.names[value] = visit.prefix + base
+                    if owner is not None:
+                        self.row.owners[value] = owner
+
+    def depend(self) -> None:
+        """Dependencies: keys and unique constraints, and entity keys both ways."""
+        for visit in self.row.visits:
+            table = self.schema.tables[visit.table]
+            everything = self._values(visit.index, self.exposed[visit.index])
+            determinants = [table.key or (), *table.unique]
+            for determinant in determinants:
+                if determinant and all((visit.index, c) in self.row.values for c in determinant):
+                    self.row.dependencies.append(
+                        (self._values(visit.index, determinant), everything)
+                    )
+            if visit.index in self.row.keys:
+                self.row.dependencies.append((frozenset(self.row.keys[visit.index]), everything))
+
+    def _values(self, visit: int, columns: Iterable[str]) -> frozenset[int]:
+        return frozenset(self.row.values[visit, column] for column in columns)

@@ -1,0 +1,1 @@
+"""The pipeline file, its stages, and runs of them."""

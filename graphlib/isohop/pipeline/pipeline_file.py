@@ -1,0 +1,127 @@
+"""The pipeline file: from a schema file to published embeddings.
+
+::
+
+    name: nycflights13
+    schema: ../schemas/nycflights13.yaml   # relative to this file, like every path here
+    seed: 7                                # the one seed: all randomness comes from it
+    engine: sail                           # or spark
+    runs: output/runs                      # where runs keep what the stages make
+    label: work.class                      # optional: an attribute to learn, and to hide
+    features: {dimensions: 128}            # giant/settings.py
+    distill: {}                            # coldbrew/settings.py
+    publish: {path: output/published}      # embeddings/settings.py
+    report: {}                             # report/settings.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from isohop.coldbrew.settings import DistillSettings
+from isohop.embeddings.settings import PublishSettings
+from isohop.engines.spark import Engine
+from isohop.errors import InvalidInput, did_you_mean
+from isohop.giant.settings import FeatureSettings
+from isohop.graph.build import Planned, plan_schema
+from isohop.hops.plan import attribute_owners
+from isohop.report.settings import ReportSettings
+from isohop.yaml_file import StrictModel, YamlFile, read_yaml
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+class PipelineFile(StrictModel):
+    """The whole file."""
+
+    name: str = Field(pattern=_NAME)
+    schema_file: str = Field(alias="schema")
+    seed: int = Field(0, ge=0, lt=2**31)
+    engine: Engine = "sail"
+    runs: str = "runs"
+    label: str | None = None
+    features: FeatureSettings = FeatureSettings()
+    distill: DistillSettings = DistillSettings()
+    publish: PublishSettings
+    report: ReportSettings = ReportSettings()
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline file that was read, with the schema file it names read and planned."""
+
+    file: YamlFile[PipelineFile]
+    settings: PipelineFile
+    planned: Planned
+
+    def path(self, written: str) -> Path:
+        """A path of the file, from where the file is."""
+        return (self.file.path.parent / written).resolve()
+
+    @property
+    def schema_path(self) -> Path:
+        return self.path(self.settings.schema_file)
+
+    @property
+    def published_name(self) -> str:
+        return self.settings.publish.name or self.settings.name
+
+
+def read_pipeline(path: str | Path) -> Pipeline:
+    """Read a pipeline file and the schema file it names.
+
+    Raises `InvalidInput` with every mistake in both, before any engine starts.
+    """
+    file = read_yaml(path, PipelineFile, "pipeline file")
+    settings = file.model
+    planned = None
+    if settings is not None:
+        schema_path = (file.path.parent / settings.schema_file).resolve()
+        try:
+            planned = plan_schema(schema_path)
+        except InvalidInput as error:
+            if not schema_path.exists():
+                file.add(("schema",), *_missing(error))
+            else:
+                file.problems.extend(error.problems)
+        if planned is not None:
+            _check_attributes(file, settings, planned)
+    file.raise_problems()
+    if settings is None or planned is None:
+        raise InvalidInput(file.title, file.problems)
+    return Pipeline(file, settings, planned)
+
+
+def _missing(error: InvalidInput) -> tuple[str, str]:
+    problem = error.problems[0]
+    return f"{problem.where}: {problem.what}", problem.hint
+
+
+def _check_attributes(
+    file: YamlFile[PipelineFile], settings: PipelineFile, planned: Planned
+) -> None:
+    known = attribute_owners(planned.plan)
+    entities = planned.schema.entities
+    names = [f"{owner}.{a}" for owner, all_ in known.items() if owner in entities for a in all_]
+    if settings.label is not None and settings.label not in names:
+        file.add(
+            ("label",),
+            f"no entity has an attribute '{settings.label}'.",
+            did_you_mean(settings.label, names),
+        )
+    for entity, attribute in settings.report.colour.items():
+        if entity not in entities:
+            file.add(
+                ("report", "colour", entity),
+                f"there is no entity '{entity}'.",
+                did_you_mean(entity, entities),
+            )
+        elif attribute.rpartition(".")[2] not in known[entity]:
+            file.add(
+                ("report", "colour", entity),
+                f"'{entity}' has no attribute '{attribute}'.",
+                did_you_mean(attribute, known[entity]),
+            )

@@ -1,0 +1,256 @@
+"""The stages of a pipeline, in order, and what runs them.
+
+Each stage is a function of the run before it; what it depends on is its fingerprint. The heavy
+packages are imported when their stage runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import isohop
+from isohop.engines.progress import SILENT, Progress
+from isohop.errors import IsohopError, did_you_mean
+from isohop.pipeline.pipeline_file import Pipeline
+from isohop.pipeline.runs import Made, Run, StageRecord, fingerprint_of, size_of
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is given."""
+
+    pipeline: Pipeline
+    run: Run
+    progress: Progress
+
+
+def _build(context: Context) -> list[Made]:
+    from isohop.graph.build import build
+
+    pipeline, run = context.pipeline, context.run
+    graph = build(pipeline.schema_path, run.graph, pipeline.settings.engine, context.progress)
+    nodes = sum(node.count for node in graph.node_types)
+    edges = sum(edge.count for edge in graph.edge_types)
+    return [
+        Made(what=f"graph of {nodes:,} nodes and {edges:,} edges", where=str(run.graph)),
+        Made(what=f"certificate {graph.manifest.certificate}", where="graph.json"),
+    ]
+
+
+def _features(context: Context) -> list[Made]:
+    from isohop.giant.features import extract_features
+
+    settings, run = context.pipeline.settings, context.run
+    manifest = extract_features(
+        run.graph,
+        run.features,
+        settings.features,
+        settings.seed,
+        label=settings.label,
+        progress=context.progress,
+    )
+    made = [Made(what=f"features in {manifest.dimensions} dimensions", where=str(run.features))]
+    hits = manifest.hits_at_10.get("all")
+    if hits is not None:
+        made.append(
+            Made(
+                what=f"Hits@10 on {hits.count:,} held-out edges: trained {hits.trained:.3f}, "
+                f"untrained {hits.untrained:.3f}, TF-IDF {hits.tfidf:.3f}",
+                where="features.json",
+            )
+        )
+    return made
+
+
+def _distill(context: Context) -> list[Made]:
+    from isohop.coldbrew.distill import distill
+
+    settings, run = context.pipeline.settings, context.run
+    manifest = distill(
+        run.graph,
+        run.features,
+        run.model,
+        settings.distill,
+        settings.seed,
+        label=settings.label,
+        progress=context.progress,
+    )
+    made = [Made(what="teacher and student", where=str(run.model))]
+    for group in ("overall", "isolated"):
+        figures = {
+            (row.metric, row.model): row.value
+            for row in manifest.evaluation
+            if row.entity == "all" and row.group == group and row.metric in ("mrr", "accuracy")
+        }
+        for metric in sorted({metric for metric, _ in figures}):
+            values = ", ".join(
+                f"{model} {value:.3f}" for (m, model), value in figures.items() if m == metric
+            )
+            made.append(Made(what=f"{group} {metric}: {values}", where="distill.json"))
+    return made
+
+
+def _embed(context: Context) -> list[Made]:
+    from isohop.coldbrew.embed import embed
+
+    run = context.run
+    embed(run.graph, run.features, run.model, run.embeddings, progress=context.progress)
+    return [Made(what="embeddings of every entity", where=str(run.embeddings))]
+
+
+def _publish(context: Context) -> list[Made]:
+    from isohop.embeddings.publisher import publish
+    from isohop.graph import Graph
+
+    pipeline, run = context.pipeline, context.run
+    done = {stage: run.record(stage) for stage in ("build", "distill")}
+    version = publish(
+        run.embeddings,
+        pipeline.path(pipeline.settings.publish.path),
+        pipeline.published_name,
+        run=run.id,
+        certificate=Graph.open(run.graph).manifest.certificate,
+        fingerprints={stage: record.fingerprint for stage, record in done.items() if record},
+        keep=pipeline.settings.publish.keep,
+        progress=context.progress,
+    )
+    return [Made(what=f"version {version.version}", where=str(version.path))]
+
+
+def _report(context: Context) -> list[Made]:
+    from isohop.report.report import write_report
+
+    pipeline, run = context.pipeline, context.run
+    published = pipeline.path(pipeline.settings.publish.path) / pipeline.published_name
+    path = write_report(
+        run.folder,
+        run.report,
+        pipeline.settings.report,
+        title=pipeline.settings.name,
+        published=published if published.exists() else None,
+        progress=context.progress,
+    )
+    return [Made(what="report", where=str(path))]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``needs``: stages that must be done before; ``settings``: the parts of the pipeline file it
+    depends on; ``output``: where it writes, from the run's folder (None: outside of it)."""
+
+    name: str
+    act: Callable[[Context], list[Made]]
+    needs: tuple[str, ...]
+    settings: tuple[str, ...]
+    output: str | None
+
+
+STAGES: Mapping[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("build", _build, (), ("engine",), "graph"),
+        Stage("features", _features, ("build",), ("features", "seed", "label"), "features"),
+        Stage("distill", _distill, ("features",), ("distill", "seed", "label"), "model"),
+        Stage("embed", _embed, ("distill",), (), "embeddings"),
+        Stage("publish", _publish, ("embed",), ("publish", "name"), None),
+        Stage("report", _report, ("embed",), ("report", "name"), "report.html"),
+    )
+}
+"""The stages of `isohop run`, in order. A DAG has one task for each."""
+
+_RAY = ("features", "distill", "embed")
+
+
+def open_run(pipeline: Pipeline, run_id: str) -> Run:
+    """The run's folder; it need not exist yet."""
+    if not run_id or "/" in run_id or "\\" in run_id or run_id.startswith("."):
+        raise IsohopError(f"'{run_id}' cannot be the name of a run: leave out '/' and a leading '.'")
+    return Run(pipeline.path(pipeline.settings.runs) / pipeline.settings.name / run_id)
+
+
+def fingerprint(pipeline: Pipeline, run: Run, stage: Stage) -> str:
+    """What the stage's result depends on. Raises `IsohopError` when a stage before it is not done."""
+    parts: dict[str, Any] = {"stage": stage.name, "version": isohop.__version__}
+    chosen = pipeline.settings.model_dump(mode="json", include=set(stage.settings))
+    parts["settings"] = chosen
+    if not stage.needs:
+        planned = pipeline.planned
+        parts["schema"] = pipeline.planned.file.path.read_text("utf-8")
+        parts["inputs"] = {name: planned.source.fingerprint(name) for name in planned.schema.tables}
+    for name in stage.needs:
+        record = run.record(name)
+        if record is None:
+            raise IsohopError(
+                f"The stage '{stage.name}' needs the stage '{name}' of run '{run.id}', which is "
+                f"not done. Run 'isohop {name} {pipeline.file.path}' first, or 'isohop run' for "
+                "all of them."
+            )
+        parts[name] = record.fingerprint
+    return fingerprint_of(parts)
+
+
+def run_stage(
+    pipeline: Pipeline, run: Run, name: str, progress: Progress = SILENT
+) -> tuple[StageRecord, bool]:
+    """Run one stage if it is not done; (its record, whether it was run now)."""
+    if name not in STAGES:
+        raise IsohopError(f"There is no stage '{name}'. {did_you_mean(name, STAGES)}")
+    stage = STAGES[name]
+    wanted = fingerprint(pipeline, run, stage)
+    record = run.record(name)
+    there = stage.output is None or (run.folder / stage.output).exists()
+    if record is not None and record.fingerprint == wanted and there:
+        return record, False
+    run.forget(_and_after(name))
+    started, clock = datetime.now(UTC), time.monotonic()
+    made = stage.act(Context(pipeline, run, progress))
+    size = size_of(_output(pipeline, run, stage, made))
+    record = StageRecord(
+        stage=name,
+        fingerprint=wanted,
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - clock, 3),
+        size=size,
+        made=tuple(made),
+    )
+    run.remember(record)
+    return record, True
+
+
+def run_all(
+    pipeline: Pipeline, run: Run, progress: Progress = SILENT
+) -> list[tuple[StageRecord, bool]]:
+    """Run every stage that is not done. The Ray stages share one session."""
+    results = []
+    with ExitStack() as stack:
+        ray_is_up = False
+        for name in STAGES:
+            if name in _RAY and not ray_is_up and _is_due(pipeline, run, name):
+                from isohop.engines.ray import ray_session
+
+                stack.enter_context(ray_session())
+                ray_is_up = True
+            results.append(run_stage(pipeline, run, name, progress))
+    return results
+
+
+def _is_due(pipeline: Pipeline, run: Run, name: str) -> bool:
+    record = run.record(name)
+    return record is None or record.fingerprint != fingerprint(pipeline, run, STAGES[name])
+
+
+def _and_after(name: str) -> list[str]:
+    names = list(STAGES)
+    return names[names.index(name) :]
+
+
+def _output(pipeline: Pipeline, run: Run, stage: Stage, made: list[Made]) -> Path:
+    if stage.output is not None:
+        return run.folder / stage.output
+    return Path(made[0].where)

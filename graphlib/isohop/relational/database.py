@@ -1,0 +1,71 @@
+"""The physical side: tables, keys and references, as the schema file states them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from isohop.yaml_file import StrictModel
+
+OrphanPolicy = Literal["keep", "null", "quarantine"]
+ViolationPolicy = Literal["majority", "null", "fail"]
+ColumnType = Literal["string", "integer", "number", "boolean", "date", "timestamp"]
+
+
+class Policies(StrictModel):
+    """What happens to bad data. Whatever happens is counted in the ledger.
+
+    ``orphans``: a reference to a key that its table lacks. *keep*: the key is a fact and stays (an
+    entity is then known by its key alone; a folded table with a surrogate key yields NULL);
+    *null*: the reference is read as NULL; *quarantine*: the row is taken out.
+
+    ``violations``: an entity with two values for one attribute. *majority*: the value that most
+    rows give, the smallest of equals; *null*: none; *fail*: the build stops.
+    """
+
+    orphans: OrphanPolicy = "keep"
+    violations: ViolationPolicy = "majority"
+
+
+class Reference(StrictModel):
+    """``columns`` hold the key of ``table``, column for column.
+
+    ``prefix`` goes before the names of all that is reached through this reference, and names its
+    role: with ``prefix: origin_`` the role is ``origin``.
+    """
+
+    columns: tuple[str, ...] = Field(min_length=1)
+    table: str
+    prefix: str = ""
+    orphans: OrphanPolicy | None = None
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class Table(StrictModel):
+    """One physical table. ``columns`` maps a column to its logical attribute; null: not used."""
+
+    key: tuple[str, ...] | None = None
+    unique: tuple[tuple[str, ...], ...] = ()
+    surrogate: bool = False
+    time: str | None = None
+    columns: Mapping[str, str | None] = {}
+    types: Mapping[str, ColumnType] = {}
+    references: tuple[Reference, ...] | None = None
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("unique", mode="before")
+    @classmethod
+    def _many_of_many(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [[item] if isinstance(item, str) else item for item in value]
+        return value

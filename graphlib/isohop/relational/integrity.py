@@ -1,0 +1,243 @@
+"""Integrity: which rows of the landed tables can be used, by keys and references.
+
+Acts through the engine, one pass over each table for the counts and one more only where something
+is wrong. Columns get safe internal names (``c0``, ``c1``, … in the order of their names) here, and
+keep them until the graph dataset is written, so that no name from outside reaches an expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from isohop.engines.frames import all_given, equal
+from isohop.relational.database import Policies, Table
+from isohop.relational.ledger import Finding, Ledger, TableLedger
+from isohop.relational.source import LandedTable
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+EXAMPLES = 5
+
+
+@dataclass
+class CleanTable:
+    """A table's usable rows. ``names``: column -> internal name; ``rows``: how many."""
+
+    name: str
+    frame: DataFrame
+    names: Mapping[str, str]
+    types: Mapping[str, pa.DataType]
+    rows: int
+
+    def select(self, columns: Mapping[str, str]) -> DataFrame:
+        """These columns (own name -> name wanted)."""
+        from pyspark.sql import functions as F
+
+        return self.frame.select(
+            *(F.col(self.names[column]).alias(wanted) for column, wanted in columns.items())
+        )
+
+
+def read_landed(session: SparkSession, landed: LandedTable) -> CleanTable:
+    """The landed files as a frame with internal names."""
+    columns = sorted(landed.schema.names)
+    names = {column: f"c{index}" for index, column in enumerate(columns)}
+    frame = session.read.parquet(*(str(path) for path in landed.paths))
+    in_file = {column: names[column] for column in frame.columns}
+    frame = frame.toDF(*(in_file[column] for column in frame.columns))
+    types = {field.name: field.type for field in landed.schema}
+    return CleanTable(landed.name, frame, names, types, landed.rows)
+
+
+class Integrity:
+    """Checks every table by its keys and references, and takes out what the policies say."""
+
+    def __init__(
+        self,
+        session: SparkSession,
+        tables: Mapping[str, Table],
+        policies: Policies,
+        landed: Mapping[str, LandedTable],
+        stage: Path,
+        quarantine: Path,
+        ledger: Ledger,
+    ):
+        self.session = session
+        self.tables = tables
+        self.policies = policies
+        self.stage = stage
+        self.quarantine = quarantine
+        self.ledger = ledger
+        self.clean = {name: read_landed(session, landed[name]) for name in tables}
+        for name, table in landed.items():
+            counted = ledger.table(name)
+            counted.rows = table.rows_read
+            counted.quarantine("unreadable", table.rows_read - table.rows)
+            for note in table.notes:
+                ledger.notes.append(f"{name}: {note}")
+
+    def check(self, name: str) -> None:
+        """Keys first: null ones, then duplicates. `check_references` follows for all tables."""
+        table, clean, counted = self.tables[name], self.clean[name], self.ledger.table(name)
+        self._count_nulls(name)
+        key = [clean.names[column] for column in table.key or ()]
+        if key:
+            self._take_out_null_keys(clean, key, table, counted)
+            self._take_out_duplicates(clean, key, table, counted)
+        for unique in table.unique:
+            self._report_duplicates(clean, unique, counted)
+
+    def check_references(self, name: str) -> None:
+        """References whose key the target lacks, by the policy of each."""
+        from pyspark.sql import functions as F
+
+        table, clean, counted = self.tables[name], self.clean[name], self.ledger.table(name)
+        for reference in table.references or ():
+            target = self.clean[reference.table]
+            target_key = self.tables[reference.table].key or ()
+            ours = [clean.names[column] for column in reference.columns]
+            keys = target.select({column: f"k{index}" for index, column in enumerate(target_key)})
+            given = clean.frame.where(all_given(ours))
+            orphans = given.join(keys, equal(ours, keys.columns), "left_anti")
+            examples = (
+                orphans.groupBy(*ours).count().orderBy(F.desc("count"), *ours).limit(EXAMPLES)
+            )
+            shown = [_example(row) for row in examples.collect()]
+            if not shown:
+                continue
+            policy = reference.orphans or self.policies.orphans
+            count = orphans.count()
+            where = f"{name}.{', '.join(reference.columns)} → {reference.table}"
+            counted.find("orphaned reference", where, count, shown, policy)
+            if policy == "quarantine":
+                reason = f"orphaned reference to {reference.table}"
+                self._set_aside(clean, orphans, reason, counted, count)
+                kept = clean.frame.where(~all_given(ours)).unionByName(
+                    given.join(keys, equal(ours, keys.columns), "left_semi")
+                )
+                self._replace(clean, kept, clean.rows - count)
+            elif policy == "null":
+                needed = set(table.key or ()).union(
+                    *(set(r.columns) for r in table.references or () if r is not reference)
+                )
+                free = [clean.names[c] for c in reference.columns if c not in needed]
+                known = keys.withColumn("known", F.lit(True))
+                joined = clean.frame.join(known, equal(ours, keys.columns), "left")
+                kept = joined.select(
+                    *(
+                        F.when(F.col("known"), F.col(c)).alias(c) if c in free else F.col(c)
+                        for c in clean.frame.columns
+                    )
+                )
+                self._replace(clean, kept, clean.rows)
+
+    def _count_nulls(self, name: str) -> None:
+        from pyspark.sql import functions as F
+
+        clean, counted = self.clean[name], self.ledger.table(name)
+        references = self.tables[name].references or ()
+        columns = list(clean.names)
+        measures = [F.count(F.lit(1)).alias("rows")]
+        measures += [F.count(clean.names[column]).alias(clean.names[column]) for column in columns]
+        measures += [
+            F.sum((~all_given([clean.names[c] for c in r.columns])).cast("long")).alias(f"r{i}")
+            for i, r in enumerate(references)
+        ]
+        row = clean.frame.agg(*measures).collect()[0].asDict()
+        if row["rows"] == 0:
+            counted.findings.append(Finding(kind="table without rows", where=name, count=0))
+            return
+        for column in columns:
+            if row[clean.names[column]] == 0:
+                counted.find("column without values", f"{name}.{column}", row["rows"])
+        for index, reference in enumerate(references):
+            counted.find(
+                "null reference",
+                f"{name}.{', '.join(reference.columns)} → {reference.table}",
+                row[f"r{index}"] or 0,
+                policy="no reference",
+            )
+
+    def _take_out_null_keys(
+        self, clean: CleanTable, key: list[str], table: Table, counted: TableLedger
+    ) -> None:
+        without = clean.frame.where(~all_given(key))
+        count = without.count()
+        if count:
+            where = f"{clean.name}.{', '.join(table.key or ())}"
+            counted.find("null key", where, count, policy="quarantine")
+            self._set_aside(clean, without, "null key", counted, count)
+            self._replace(clean, clean.frame.where(all_given(key)), clean.rows - count)
+
+    def _take_out_duplicates(
+        self, clean: CleanTable, key: list[str], table: Table, counted: TableLedger
+    ) -> None:
+        """Of the rows of one key the first stays, in the order of all their values."""
+        from pyspark.sql import Window
+        from pyspark.sql import functions as F
+
+        groups = clean.frame.groupBy(*key).count().where(F.col("count") > 1)
+        shown = [_example(row) for row in groups.orderBy(*key).limit(EXAMPLES).collect()]
+        if not shown:
+            return
+        order = Window.partitionBy(*key).orderBy(
+            *(F.col(c).asc_nulls_last() for c in sorted(clean.frame.columns))
+        )
+        ranked = clean.frame.withColumn("rank", F.row_number().over(order))
+        extra = ranked.where(F.col("rank") > 1).drop("rank")
+        count = extra.count()
+        where = f"{clean.name}.{', '.join(table.key or ())}"
+        counted.find("duplicate key", where, count, shown, "first of each key kept")
+        self._set_aside(clean, extra, "duplicate key", counted, count)
+        kept = ranked.where(F.col("rank") == 1).drop("rank")
+        self._replace(clean, kept, clean.rows - count)
+
+    def _report_duplicates(
+        self, clean: CleanTable, unique: Sequence[str], counted: TableLedger
+    ) -> None:
+        from pyspark.sql import functions as F
+
+        columns = [clean.names[column] for column in unique]
+        groups = clean.frame.where(all_given(columns)).groupBy(*columns).count().where("count > 1")
+        shown = [_example(r) for r in groups.orderBy(*columns).limit(EXAMPLES).collect()]
+        if shown:
+            extra = groups.agg(F.sum("count").alias("n"), F.count(F.lit(1)).alias("g")).collect()[0]
+            where = f"{clean.name}.{', '.join(unique)}"
+            counted.find("not unique", where, extra["n"] - extra["g"], shown, "by 'violations'")
+
+    def _set_aside(
+        self, clean: CleanTable, rows: DataFrame, reason: str, counted: TableLedger, count: int
+    ) -> None:
+        """Write rows to the quarantine under their own column names, with the reason."""
+        from pyspark.sql import functions as F
+
+        counted.quarantine(reason, count)
+        folder = self.quarantine / clean.name
+        part = len(list(folder.glob("*"))) if folder.exists() else 0
+        own = {internal: column for column, internal in clean.names.items()}
+        named = rows.select(
+            F.lit(reason).alias("quarantine_reason"),
+            *(F.col(c).alias(own[c]) for c in rows.columns),
+        )
+        named.write.mode("overwrite").parquet(str(folder / f"reason-{part}"))
+
+    def _replace(self, clean: CleanTable, frame: DataFrame, rows: int) -> None:
+        """Write the rows that stay, so that what follows does not do the work again."""
+        number = len(list(self.stage.glob(f"{clean.name}-*"))) if self.stage.exists() else 0
+        folder = self.stage / f"{clean.name}-{number}"
+        frame.write.mode("overwrite").parquet(str(folder))
+        clean.frame = self.session.read.parquet(str(folder))
+        clean.rows = rows
+
+
+def _example(row: Any) -> str:
+    """``(JFK, 2013-01-01) × 3`` from key values and a count."""
+    *values, count = row
+    text = ", ".join("NULL" if value is None else str(value)[:80] for value in values)
+    return f"({text}) × {count}"

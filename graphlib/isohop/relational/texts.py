@@ -1,0 +1,265 @@
+"""Tables whose values are all texts: which types they have, and how they are read.
+
+CSV has only texts, and JSON is put as texts: a type holds for a column when every one of its values
+has it, and that is known at the end. So rows are spilled as texts while each column's candidates
+narrow, and then read with the first that is left: boolean, integer, number, date, timestamp, else
+string. The rows' order and where batches end make no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from isohop.relational.landing import Landing, Misfits, Notes, refused
+
+TEXT_TYPES: Mapping[str, pa.DataType] = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+}
+"""The types that texts can have, and what they land as."""
+
+CANDIDATES = ("boolean", "integer", "number", "date", "timestamp")
+"""What is recognised, first come first."""
+
+_LINE = "line"
+_HEAD = 64
+"""So many values are looked at first: most candidates are refuted by them."""
+
+# What a column of unstated type has to look like. '02134' is a postal code, '+49' a dialling code;
+# whole numbers of more than 15 digits are identifiers, which a double would not hold exactly.
+_INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"
+_EXACT = 10**15
+_NUMBER = (
+    r"^-?((0|[1-9][0-9]{0,14})|(0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?[eE][+-]?[0-9]+)$"
+    r"|^[+-]?(?i:nan|inf|infinity)$"
+)
+_BOOLEANS = ("true", "false", "True", "False", "TRUE", "FALSE")
+
+# What a value of stated type may look like besides.
+_LOOSE_INTEGER = r"^[+-]?[0-9]+(\.0*)?$"
+_LOOSE_NUMBER = (
+    r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(?i:nan|inf|infinity)$"
+)
+_TRUE = ("true", "t", "yes", "y", "1")
+_FALSE = ("false", "f", "no", "n", "0")
+_MIDNIGHT = r"[T ]00:00(:00(\.0+)?)?$"
+
+_ZONE = r"[T ].*(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
+_BEYOND_MICROSECONDS = r"(\.[0-9]{6})[0-9]+"
+
+
+def read_texts(texts: pa.Array, type: str, column: str, notes: Notes) -> pa.Array:
+    """Texts of a stated type as its Arrow type.
+
+    Loose where no meaning is in doubt: spaces around, leading zeros, '5.0' for an integer, yes and
+    no for a boolean, midnight in a date. NaN and infinity are read as NULL, with a note. Raises
+    `pa.ArrowInvalid` when one of the texts is not of that type.
+    """
+    if type == "string":
+        return texts
+    texts = pc.utf8_trim_whitespace(texts)
+    if type == "integer":
+        _require(pc.match_substring_regex(texts, _LOOSE_INTEGER))
+        texts = pc.replace_substring_regex(texts, r"^\+|\.0*$", "")
+    elif type == "number":
+        _require(pc.match_substring_regex(texts, _LOOSE_NUMBER))
+    elif type == "boolean":
+        texts = pc.utf8_lower(texts)
+        _require(pc.is_in(texts, pa.array([*_TRUE, *_FALSE, None])))
+        return pc.if_else(texts.is_null(), None, pc.is_in(texts, pa.array(_TRUE)))
+    elif type == "date":
+        texts = pc.replace_substring_regex(texts, _MIDNIGHT, "")
+    return _cast(texts, type, column, notes)
+
+
+def misfits(texts: pa.Array, type: str, column: str) -> tuple[np.ndarray, list[str]]:
+    """Rows whose text is not of the stated type, int64 ascending, and why."""
+    rows = refused(texts, lambda part: read_texts(part, type, column, Notes()))
+    article = "an" if type == "integer" else "a"
+    shown = texts.take(pa.array(rows)).to_pylist()
+    return rows, [f"column {column}: {_short(text)} is not {article} {type}" for text in shown]
+
+
+class TextTable:
+    """Rows of texts on their way to a `Landing`.
+
+    ``stated`` has the types that the schema file states; the other columns' are found, among
+    ``CANDIDATES``, as the rows pass.
+    """
+
+    def __init__(self, columns: Sequence[str], stated: Mapping[str, str], scratch: Path):
+        self.columns = tuple(columns)
+        self._stated = dict(stated)
+        self._candidates = {name: CANDIDATES for name in columns if name not in stated}
+        self._has_values: set[str] = set()
+        self._has_numbers: set[str] = set()
+        self._scratch = scratch
+        # By position, as a column may be named like the one for lines.
+        names = [f"c{index}" for index in range(len(columns))]
+        self._schema = pa.schema([*((name, pa.string()) for name in names), (_LINE, pa.int64())])
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        self._spill = pa.ipc.new_file(str(scratch), self._schema, options=options)
+
+    def restrict(self, column: str, candidates: Sequence[str]) -> None:
+        """Leave only these candidates to a column of unstated type."""
+        if column in self._candidates:
+            left = tuple(name for name in self._candidates[column] if name in candidates)
+            self._candidates[column] = left
+
+    def add(self, texts: Sequence[pa.Array], lines: np.ndarray) -> None:
+        """Rows: one string array a column, valid UTF-8; ``lines`` int64 (rows,)."""
+        for name, column in zip(self.columns, texts, strict=True):
+            if name in self._candidates:
+                self._narrow(name, column.drop_null())
+        arrays = [*texts, pa.array(lines, pa.int64())]
+        self._spill.write_batch(pa.record_batch(arrays, schema=self._schema))
+
+    def types(self) -> dict[str, str]:
+        """The type of each column, as far as rows have been added."""
+        found = {}
+        for name in self.columns:
+            candidates = self._candidates.get(name, ())
+            if name not in self._has_values:
+                candidates = ()
+            elif name not in self._has_numbers:  # 'Nan' and 'Inf' alone are names
+                candidates = tuple(type for type in candidates if type != "number")
+            found[name] = self._stated.get(name, candidates[0] if candidates else "string")
+        return found
+
+    def schema(self) -> pa.Schema:
+        return pa.schema([(name, TEXT_TYPES[type]) for name, type in self.types().items()])
+
+    def finish(self) -> None:
+        """Add no more rows. Calling it twice is fine."""
+        self._spill.close()
+
+    def land(self, landing: Landing) -> None:
+        """Cast what was added, batch by batch; the rows that do not fit are rejected."""
+        types = self.types()
+        for texts, lines in self._batches():
+            wrong = Misfits()
+            columns = []
+            for name, column in zip(self.columns, texts.columns, strict=True):
+                type = types[name]
+                if name not in self._stated:
+                    columns.append(_cast(column, type, name, landing.notes))
+                    continue
+                try:
+                    columns.append(read_texts(column, type, name, landing.notes))
+                except pa.ArrowInvalid:
+                    rows, reasons = misfits(column, type, name)
+                    wrong.add(rows, reasons)
+                    column = _blank(column, rows)
+                    columns.append(read_texts(column, type, name, landing.notes))
+            batch = pa.record_batch(columns, schema=landing.schema)
+            landing.sift(batch, wrong, lines, texts)
+
+    def _batches(self) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+        with pa.memory_map(str(self._scratch)) as stream:
+            reader = pa.ipc.open_file(stream)
+            for index in range(reader.num_record_batches):
+                batch = reader.get_batch(index)
+                texts = pa.record_batch(batch.columns[:-1], names=list(self.columns))
+                yield texts, batch.column(_LINE).to_numpy()
+
+    def _narrow(self, name: str, values: pa.Array) -> None:
+        candidates = self._candidates[name]
+        if not len(values):
+            return
+        self._has_values.add(name)
+        for part in (values.slice(0, _HEAD), values):
+            if candidates:
+                candidates = tuple(type for type in candidates if type in _fitting(part, candidates))
+        self._candidates[name] = candidates
+        if "number" in candidates and name not in self._has_numbers:
+            numbers = values.cast(pa.float64())
+            if pc.any(pc.is_finite(numbers)).as_py():
+                self._has_numbers.add(name)
+
+
+def _fitting(texts: pa.Array, candidates: Sequence[str]) -> set[str]:
+    """Those of ``candidates`` that every text has; ``texts`` has no NULL."""
+    fitting = set()
+    if "boolean" in candidates and _all(pc.is_in(texts, pa.array(_BOOLEANS))):
+        fitting.add("boolean")
+    integers = None
+    if "integer" in candidates and _all(pc.match_substring_regex(texts, _INTEGER)):
+        integers = _cast_or_none(texts, pa.int64())
+        if integers is not None:
+            fitting.add("integer")
+    if "number" in candidates:
+        if integers is not None:
+            extremes = pc.min_max(integers)
+            if -_EXACT < extremes["min"].as_py() and extremes["max"].as_py() < _EXACT:
+                fitting.add("number")
+        elif _all(pc.match_substring_regex(texts, _NUMBER)):
+            fitting.add("number")
+    if "date" in candidates and _cast_or_none(texts, pa.date32()) is not None:
+        fitting.add("date")
+    if "timestamp" in candidates:
+        try:
+            _timestamps(texts)
+            fitting.add("timestamp")
+        except pa.ArrowInvalid:
+            pass  # it is no timestamp, which is what was asked
+    return fitting
+
+
+def _cast(texts: pa.Array, type: str, column: str, notes: Notes) -> pa.Array:
+    if type == "timestamp":
+        stamps, lost = _timestamps(texts)
+        notes.count(column, "cut to microseconds, with digits lost", lost)
+        return stamps
+    values = texts.cast(TEXT_TYPES[type])
+    return notes.non_finite(column, values) if type == "number" else values
+
+
+def _timestamps(texts: pa.Array) -> tuple[pa.Array, int]:
+    """ISO 8601 texts in UTC, where they name a time zone, and how many lost digits."""
+    zoned = pc.fill_null(pc.match_substring_regex(texts, _ZONE), False)
+    lost = 0
+    if pc.any(pc.match_substring_regex(texts, _BEYOND_MICROSECONDS)).as_py():
+        digits = pc.match_substring_regex(texts, _BEYOND_MICROSECONDS.replace("+", "*[1-9]"))
+        lost = pc.sum(digits).as_py() or 0
+        texts = pc.replace_substring_regex(texts, _BEYOND_MICROSECONDS, r"\1")
+    naive = pc.if_else(zoned, None, texts).cast(pa.timestamp("us"))
+    if not pc.any(zoned).as_py():
+        return naive, lost
+    utc = pc.if_else(zoned, texts, None).cast(pa.timestamp("us", "UTC"))
+    return pc.coalesce(utc.cast(pa.timestamp("us")), naive), lost
+
+
+def _cast_or_none(texts: pa.Array, type: pa.DataType) -> pa.Array | None:
+    try:
+        return texts.cast(type)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _require(fits: pa.BooleanArray) -> None:
+    if not _all(fits):
+        raise pa.ArrowInvalid("a text is not of the stated type")
+
+
+def _all(fits: pa.BooleanArray) -> bool:
+    return bool(pc.all(fits).as_py() is not False)
+
+
+def _blank(texts: pa.Array, rows: np.ndarray) -> pa.Array:
+    """``texts`` with NULL in these rows."""
+    mask = np.zeros(len(texts), bool)
+    mask[rows] = True
+    return pc.if_else(pa.array(mask), None, texts)
+
+
+def _short(text: str | None) -> str:
+    return f"'{text}'" if text is None or len(text) <= 60 else f"'{text[:60]}…'"

@@ -1,0 +1,157 @@
+"""By what a map is coloured: an attribute of the entity, asked for or chosen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from isohop.errors import IsohopError, did_you_mean
+from isohop.graph.dataset import Attribute, EdgeType, Graph
+from isohop.report.naming import as_text, first_values, shorten
+from isohop.report.palette import CATEGORIES, OTHER, QUANTITIES
+
+_FREQUENT = 0.01
+"""Share of the nodes from which on a value counts as frequent."""
+_FEWEST, _MOST = 2, 12
+_NO_VALUE, _OTHERS = "no value", "other values"
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """A group for each node: ``groups`` int64 (nodes,) indexes ``labels`` and ``colours``."""
+
+    attribute: str
+    chosen: bool
+    """True where nobody asked for this attribute."""
+    groups: np.ndarray
+    labels: tuple[str, ...]
+    colours: tuple[str, ...]
+
+
+def colour_nodes(
+    graph: Graph | None, entity: str, degree: np.ndarray, wanted: str | None
+) -> Colouring:
+    """Colour an entity's nodes by ``wanted``, or by the attribute that suits best.
+
+    Chosen is, of the attributes with 2 to 12 frequent values that cover half of the nodes, be they
+    columns or shared values one functional edge away, the one of highest entropy: how the vectors
+    lie has no say in it. Where there is none, the degree it is. Raises `IsohopError` for an
+    attribute that the entity does not have.
+    """
+    candidates = _candidates(graph, entity, len(degree))
+    if wanted is not None:
+        name = wanted.removeprefix(f"{entity}.")
+        if name not in candidates:
+            raise IsohopError(
+                f"report.colour.{entity}: '{entity}' has no attribute '{name}'. "
+                f"{did_you_mean(name, candidates)}"
+            )
+        return _colouring(f"{entity}.{name}", _values(graph, entity, candidates[name]), False)
+    best: tuple[float, str, pa.Array] | None = None
+    for name, candidate in sorted(candidates.items()):
+        if isinstance(candidate, Attribute) and candidate.kind in ("number", "time", "text"):
+            continue
+        values = _values(graph, entity, candidate)
+        entropy = _suitability(values)
+        if entropy is not None and (best is None or entropy > best[0]):
+            best = entropy, name, values
+    if best is None:
+        return _quantities("degree", degree.astype(float), True)
+    return _colouring(f"{entity}.{best[1]}", best[2], True)
+
+
+def _candidates(graph: Graph | None, entity: str, rows: int) -> dict[str, Attribute | EdgeType]:
+    """The entity's attributes by name, those shared as nodes among them."""
+    if graph is None or entity not in {node.name for node in graph.node_types}:
+        return {}
+    node_type = graph.node_type(entity)
+    if node_type.count != rows:
+        return {}
+    found: dict[str, Attribute | EdgeType] = {a.name: a for a in node_type.attributes}
+    for edge in graph.edge_types:
+        if edge.source == entity and edge.functional and graph.node_type(edge.target).shared:
+            found[edge.role] = edge
+    return found
+
+
+def _values(graph: Graph | None, entity: str, candidate: Attribute | EdgeType) -> pa.Array:
+    """One value a node, in its native type; NULL where there is none."""
+    assert graph is not None  # noqa: S101  # a candidate comes from a graph
+    if isinstance(candidate, Attribute):
+        return first_values(graph.nodes(entity, [candidate.name]).column(candidate.name))
+    target = graph.node_type(candidate.target)
+    values = as_text(graph.nodes(target.name, target.key).column(target.key[0]))
+    source, value = graph.edge_index(candidate.name)
+    rows = np.full(graph.node_type(entity).count, -1)
+    rows[source] = value
+    return values.take(pa.array(rows, mask=rows < 0))
+
+
+def _suitability(values: pa.Array) -> float | None:
+    """Entropy of the frequent values, in bits; None where there are too few, too many, or rare."""
+    if pa.types.is_floating(values.type) or pa.types.is_nested(values.type) or len(values) == 0:
+        return None
+    counts = pc.value_counts(values.drop_null()).field("counts").to_numpy()
+    frequent = counts[counts >= max(2.0, _FREQUENT * len(values))]
+    if not _FEWEST <= len(frequent) <= _MOST or frequent.sum() < 0.5 * len(values):
+        return None
+    share = frequent / frequent.sum()
+    return float(-(share * np.log2(share)).sum())
+
+
+def _colouring(attribute: str, values: pa.Array, chosen: bool) -> Colouring:
+    kind = values.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        numbers = pc.cast(values, pa.float64(), safe=False)
+        if len(numbers.drop_null().unique()) > len(CATEGORIES):
+            return _quantities(attribute, numbers.to_numpy(zero_copy_only=False), chosen)
+    elif pa.types.is_temporal(kind):
+        years = pc.year(values) if not pa.types.is_time(kind) else pc.hour(values)
+        numbers = pc.cast(years, pa.float64()).to_numpy(zero_copy_only=False)
+        return _quantities(attribute, numbers, chosen)
+    return _categories(attribute, as_text(pa.chunked_array([values])), chosen)
+
+
+def _categories(attribute: str, values: pa.Array, chosen: bool) -> Colouring:
+    """The most frequent values have a colour each, all others share grey."""
+    encoded = values.dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    codes = pc.fill_null(encoded.indices, -1).to_numpy()
+    counts = np.bincount(codes[codes >= 0], minlength=len(names))
+    order = sorted(range(len(names)), key=lambda code: (-counts[code], names[code]))
+    shown = order[: len(CATEGORIES)]
+    group_of = np.full(len(names) + 1, len(shown))
+    group_of[shown] = np.arange(len(shown))
+    group_of[-1] = len(shown) + 1  # where codes of -1, NULL, end up
+    labels = (*(shorten(names[code], 32) or "empty" for code in shown), _OTHERS, _NO_VALUE)
+    colours = (*CATEGORIES[: len(shown)], OTHER, OTHER)
+    return Colouring(attribute, chosen, group_of[codes], labels, colours)
+
+
+def _quantities(attribute: str, numbers: np.ndarray, chosen: bool) -> Colouring:
+    """Five groups of about the same size, in the order of the values."""
+    finite = np.isfinite(numbers)
+    edges: np.ndarray = np.array([])
+    if finite.any():
+        shares = np.linspace(0, 1, len(QUANTITIES) + 1)
+        edges = np.unique(np.quantile(numbers[finite], shares, method="inverted_cdf"))
+    if len(edges) == 1:
+        edges = np.repeat(edges, 2)
+    groups = np.full(len(numbers), max(0, len(edges) - 1))
+    groups[finite] = np.clip(np.searchsorted(edges, numbers[finite], "left") - 1, 0, None)
+    labels = [f"{_plain(edges[0])} – {_plain(edges[1])}"] if len(edges) else []
+    labels += [
+        f"over {_plain(low)} – {_plain(high)}"
+        for low, high in zip(edges[1:-1], edges[2:], strict=True)
+    ]
+    steps = np.linspace(0, len(QUANTITIES) - 1, max(1, len(labels))).round().astype(int)
+    colours = [QUANTITIES[step] for step in steps[: len(labels)]]
+    return Colouring(attribute, chosen, groups, (*labels, _NO_VALUE), (*colours, OTHER))
+
+
+def _plain(value: float) -> str:
+    return f"{value:.0f}" if value == math.floor(value) and abs(value) < 1e15 else f"{value:.4g}"

@@ -1,0 +1,209 @@
+"""The logical graph as a drawing: boxes for node types, lines for edge types.
+
+Placed by stress majorisation (Gansner, Koren, North, "Graph drawing by stress majorization", GD
+2004) from a classical scaling of the hop distances, so the same graph is always drawn the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import shortest_path
+
+from isohop.graph.dataset import EdgeType, GraphManifest, NodeType
+
+_WIDTH = 1040.0
+_HOP_X, _HOP_Y = 250.0, 150.0
+_HEIGHT = 46.0
+_MARGIN = 34.0
+_CHARACTER = 7.6
+"""Rough width of one character of a node type's name."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A node type, by its centre and size."""
+
+    name: str
+    caption: str
+    shared: bool
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Link:
+    """An edge type as an SVG path from border to border, its label at ``(x, y)``."""
+
+    path: str
+    role: str
+    """Empty where the target's name says it already."""
+    count: int
+    thickness: float
+    functional: bool
+    title: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """All of it, in the units of the view box."""
+
+    width: float
+    height: float
+    boxes: tuple[Box, ...]
+    links: tuple[Link, ...]
+
+
+def draw_graph(manifest: GraphManifest) -> Diagram:
+    """Lay out a graph's node types and edge types."""
+    nodes = manifest.node_types
+    captions = [f"{node.count:,} {'values' if node.shared else 'nodes'}" for node in nodes]
+    sizes = np.array(
+        [
+            [max(len(node.name), 0.85 * len(caption)) * _CHARACTER + 30, _HEIGHT]
+            for node, caption in zip(nodes, captions, strict=True)
+        ]
+    ).reshape(-1, 2)
+    places = _without_overlaps(_places(nodes, manifest.edge_types), sizes)
+    low = (places - sizes / 2).min(axis=0) if len(nodes) else np.zeros(2)
+    high = (places + sizes / 2).max(axis=0) if len(nodes) else np.ones(2)
+    loops = any(edge.source == edge.target for edge in manifest.edge_types)
+    top = _MARGIN + (44 if loops else 0)
+    width = max(_WIDTH, float(high[0] - low[0]) + 2 * _MARGIN)
+    height = float(high[1] - low[1]) + top + _MARGIN
+    shift = np.array([(width - (high[0] - low[0])) / 2 - low[0], top - low[1]])
+    boxes = {
+        node.name: Box(node.name, caption, node.shared, *map(float, place + shift), *map(float, size))
+        for node, caption, place, size in zip(nodes, captions, places, sizes, strict=True)
+    }
+    links = _links(manifest.edge_types, boxes)
+    return Diagram(width, height, tuple(boxes.values()), tuple(links))
+
+
+def _places(nodes: Sequence[NodeType], edges: Sequence[EdgeType]) -> np.ndarray:
+    """Centres (node types, 2) whose distances follow the hop distances."""
+    number = {node.name: position for position, node in enumerate(nodes)}
+    count = len(nodes)
+    if count < 2:
+        return np.zeros((count, 2))
+    pairs = np.array(
+        [(number[edge.source], number[edge.target]) for edge in edges], dtype=np.int64
+    ).reshape(-1, 2)
+    adjacency = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    hops = shortest_path(adjacency.tocsr(), directed=False, unweighted=True)
+    finite = hops[np.isfinite(hops)]
+    hops[~np.isfinite(hops)] = finite.max() + 1.0
+    # Values hang close to their entity; leaves of one centre still need room around it.
+    weight = 1.0 / np.maximum(hops, 1.0) ** 2
+    np.fill_diagonal(weight, 0.0)
+    centred = np.eye(count) - 1.0 / count
+    values, vectors = np.linalg.eigh(-0.5 * centred @ hops**2 @ centred)
+    places = vectors[:, -2:][:, ::-1] * np.sqrt(np.maximum(values[-2:][::-1], 1e-3))
+    places *= np.where(places[np.abs(places).argmax(axis=0), [0, 1]] < 0, -1.0, 1.0)
+    # Types with the same neighbours fall on one point; a small spiral tells them apart.
+    turn = np.arange(count) * 2.399963
+    places = places + 0.3 * np.column_stack([np.cos(turn), np.sin(turn)])
+    laplacian = np.diag(weight.sum(axis=1)) - weight
+    inverse = np.linalg.pinv(laplacian)
+    for _ in range(300):
+        difference = places[:, None] - places[None]
+        distance = np.maximum(np.linalg.norm(difference, axis=2), 1e-9)
+        pull = (weight * hops / distance)[:, :, None] * difference
+        places = inverse @ pull.sum(axis=1)
+    return places * [_HOP_X, _HOP_Y]
+
+
+def _without_overlaps(places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Push boxes apart, along the shorter way, until none touches another."""
+    places = places.copy()
+    for _ in range(500):
+        difference = places[:, None] - places[None]
+        needed = (sizes[:, None] + sizes[None]) / 2 + [26.0, 34.0]
+        overlap = needed - np.abs(difference)
+        touching = (overlap > 0).all(axis=2)
+        np.fill_diagonal(touching, False)
+        if not touching.any():
+            break
+        sideways = overlap[:, :, 0] < overlap[:, :, 1] * 1.5
+        direction = np.where(difference >= 0, 1.0, -1.0)
+        order = np.arange(len(places))
+        tied = difference == 0
+        direction[tied] = np.sign(order[:, None] - order[None])[:, :, None].repeat(2, 2)[tied]
+        move = np.where(
+            np.stack([sideways, ~sideways], axis=2), direction * (overlap * 0.27 + 0.5), 0.0
+        )
+        places += np.where(touching[:, :, None], move, 0.0).sum(axis=1)
+    return places
+
+
+def _links(edges: Sequence[EdgeType], boxes: dict[str, Box]) -> list[Link]:
+    between: dict[frozenset[str], int] = {}
+    total = {pair: 0 for pair in (frozenset((edge.source, edge.target)) for edge in edges)}
+    for edge in edges:
+        total[frozenset((edge.source, edge.target))] += 1
+    largest = max((edge.count for edge in edges), default=1)
+    links = []
+    for edge in edges:
+        pair = frozenset((edge.source, edge.target))
+        position = between.get(pair, 0)
+        between[pair] = position + 1
+        source, target = boxes[edge.source], boxes[edge.target]
+        if edge.source == edge.target:
+            path, x, y = _loop(source, position)
+        else:
+            bend = 56.0 * (position - (total[pair] - 1) / 2)
+            # A bend is measured from one side, whichever way round the edge type is written.
+            path, x, y = _curve(source, target, bend if edge.source < edge.target else -bend)
+        links.append(
+            Link(
+                path=path,
+                role="" if target.shared and target.name.endswith(f".{edge.role}") else edge.role,
+                count=edge.count,
+                thickness=1.2 + 2.4 * math.log1p(edge.count) / math.log1p(max(largest, 1) + 1),
+                functional=edge.functional,
+                title=f"{edge.source} — {edge.role} — {edge.target}: {edge.count:,} edges",
+                x=x,
+                y=y,
+            )
+        )
+    return links
+
+
+def _curve(source: Box, target: Box, bend: float) -> tuple[str, float, float]:
+    ends = np.array([[source.x, source.y], [target.x, target.y]])
+    along = ends[1] - ends[0]
+    across = np.array([-along[1], along[0]]) / max(float(np.linalg.norm(along)), 1e-9)
+    control = ends.mean(axis=0) + across * bend
+    start = _border(source, control)
+    stop = _border(target, control)
+    middle = (start + stop) / 4 + control / 2
+    path = f"M{start[0]:.1f} {start[1]:.1f}Q{control[0]:.1f} {control[1]:.1f} {stop[0]:.1f} {stop[1]:.1f}"
+    return path, float(middle[0]), float(middle[1])
+
+
+def _border(box: Box, towards: np.ndarray) -> np.ndarray:
+    """Where the line from the box's centre leaves it, and a little beyond."""
+    centre = np.array([box.x, box.y])
+    direction = towards - centre
+    half = np.array([box.width / 2 + 3, box.height / 2 + 3])
+    with np.errstate(divide="ignore"):
+        scale = float(np.min(half / np.maximum(np.abs(direction), 1e-9)))
+    return centre + direction * min(scale, 1.0)
+
+
+def _loop(box: Box, position: int) -> tuple[str, float, float]:
+    half, rise = 20.0 + 16 * position, 52.0 + 30 * position
+    top = box.y - box.height / 2 - 3
+    path = (
+        f"M{box.x - half:.1f} {top:.1f}C{box.x - half - 18:.1f} {top - rise:.1f} "
+        f"{box.x + half + 18:.1f} {top - rise:.1f} {box.x + half:.1f} {top:.1f}"
+    )
+    return path, box.x, top - rise * 0.75

@@ -1,0 +1,168 @@
+"""What a run left behind, as far as the report shows it.
+
+Each part may be absent: the report then says so. A part that is there but cannot be read is an
+error. The files belong to other stages, which may add to them, so unknown keys are passed over
+here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from isohop.embeddings.contract import EmbeddingsManifest, entity_folders, parquet_files
+from isohop.embeddings.reader import read_embeddings, read_manifest
+from isohop.errors import IsohopError
+from isohop.graph.dataset import Graph
+
+Curve = Sequence[tuple[float, float | None]]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Finding(_Part):
+    """One kind of trouble in one place of the data."""
+
+    kind: str
+    where: str = ""
+    count: int = 0
+    examples: Sequence[Any] = ()
+    policy: str | None = None
+
+
+class TableLedger(_Part):
+    """What became of the rows of one table."""
+
+    table: str
+    rows: int
+    used: int
+    quarantined: Mapping[str, int] = {}
+    unused: Mapping[str, int] = {}
+    findings: Sequence[Finding] = ()
+
+    @property
+    def quarantined_rows(self) -> int:
+        return sum(self.quarantined.values())
+
+    @property
+    def unused_rows(self) -> int:
+        return sum(self.unused.values())
+
+    @property
+    def closes(self) -> bool:
+        return self.rows == self.used + self.quarantined_rows + self.unused_rows
+
+
+class Ledger(_Part):
+    """``graph/ledger.json``."""
+
+    tables: Sequence[TableLedger] = ()
+    closes: bool
+
+
+class FeaturesSummary(_Part):
+    """``features/features.json``."""
+
+    dimensions: int
+    encoder: Any = None
+    levels: Sequence[int] = ()
+    curves: Mapping[str, Curve] = {}
+    hits_at_10: Mapping[str, Mapping[str, float | None]] = {}
+    seconds: Mapping[str, float] = {}
+
+
+class EvaluationRow(_Part):
+    """One figure of the held-out evaluation."""
+
+    task: str
+    entity: str
+    group: str
+    metric: str
+    model: str
+    value: float | None
+    count: int = 0
+
+
+class DistillSummary(_Part):
+    """``model/distill.json``."""
+
+    curves: Mapping[str, Curve] = {}
+    evaluation: Sequence[EvaluationRow] = Field(default=())
+    seconds: Mapping[str, float] = {}
+
+
+_AnyPart = TypeVar("_AnyPart", bound=_Part)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run, and the folder of versions that it was published to."""
+
+    path: Path
+    published: Path | None = None
+
+    @classmethod
+    def open(cls, path: Path, published: Path | None = None) -> RunFolder:
+        """Raises `IsohopError` where there is no run."""
+        if not path.is_dir():
+            raise IsohopError(f"{path}: there is no such run. Give the folder of a run.")
+        return cls(path, published)
+
+    @cached_property
+    def graph(self) -> Graph | None:
+        return Graph.open(self.path / "graph") if (self.path / "graph").is_dir() else None
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        return _read(self.path / "graph" / "ledger.json", Ledger)
+
+    @cached_property
+    def features(self) -> FeaturesSummary | None:
+        return _read(self.path / "features" / "features.json", FeaturesSummary)
+
+    @cached_property
+    def distilled(self) -> DistillSummary | None:
+        return _read(self.path / "model" / "distill.json", DistillSummary)
+
+    @cached_property
+    def manifest(self) -> EmbeddingsManifest | None:
+        """Of the published version that this run made; None where it made none."""
+        if self.published is None:
+            return None
+        return read_manifest(self.published)
+
+    @cached_property
+    def entities(self) -> tuple[str, ...]:
+        """The entities that have embeddings."""
+        folder = self.path / "embeddings"
+        return tuple(entity_folders(folder)) if folder.is_dir() else ()
+
+    def embeddings(self, entity: str) -> pa.Table:
+        """All rows of an entity, in the order of ``node_id``."""
+        return read_embeddings(self.path / "embeddings", entity)
+
+    def embedding_bytes(self, entity: str) -> int:
+        folder = self.path / "embeddings" / entity
+        return sum(file.stat().st_size for file in parquet_files(folder))
+
+
+def _read(file: Path, part: type[_AnyPart]) -> _AnyPart | None:
+    if not file.is_file():
+        return None
+    try:
+        return part.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise IsohopError(
+            f"{file}, {place or 'top level'}: {first['msg']}. The file is damaged or of another "
+            "version: run its stage again."
+        ) from error

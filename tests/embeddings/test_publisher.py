@@ -1,0 +1,247 @@
+"""Publishing: versions appear whole or not at all, and never replace one another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from isohop.embeddings import PublishSettings, publish, read_embeddings, read_manifest
+from isohop.embeddings.contract import latest_version, versions
+from isohop.errors import InvalidInput, IsohopError
+
+SOME = {"certificate": "c", "fingerprints": {}}
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != ".lock"
+    }
+
+
+def test_a_version_says_what_it_is(embeddings, tmp_path, publication):
+    version = publish(embeddings, tmp_path / "published", "shop", **publication)
+    assert version.path == tmp_path / "published" / "shop" / "v=000001"
+    assert (version.path.parent / "LATEST").read_text() == "v=000001\n"
+    manifest = json.loads((version.path / "manifest.json").read_text())
+    assert manifest["format"] == 1
+    assert (manifest["version"], manifest["run"], manifest["name"]) == (1, "run-1", "shop")
+    assert manifest["certificate"] == publication["certificate"]
+    assert manifest["fingerprints"] == publication["fingerprints"]
+    assert datetime.fromisoformat(manifest["created"]).utcoffset() == timedelta(0)
+    assert manifest["entities"][0] == {
+        "name": "airport",
+        "count": 20,
+        "dimensions": 4,
+        "key": [{"name": "code", "type": "string"}],
+        "sources": {"teacher": 15, "student": 5},
+    }
+    assert version.manifest == read_manifest(tmp_path / "published")
+    for path, file in manifest["files"].items():
+        assert (version.path / path).stat().st_size == file["size"]
+        assert (version.path / path).read_bytes() == (embeddings / path).read_bytes()
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    keys=st.one_of(
+        st.lists(st.text(), min_size=1, max_size=20, unique=True),
+        st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20, unique=True),
+        st.lists(st.datetimes(), min_size=1, max_size=20, unique=True),
+    ),
+    dimensions=st.integers(1, 5),
+    files=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_what_is_read_is_what_was_published(
+    tmp_path_factory, entity, run_writer, keys, dimensions, files, seed
+):
+    folder = tmp_path_factory.mktemp("round-trip")
+    table = entity(len(keys), dimensions, seed, {"key": pa.array(keys)})
+    run = run_writer(folder / "embeddings", {"thing": table}, files)
+    publish(run, folder / "published", "shop", run="r", **SOME)
+    assert read_embeddings(folder / "published", verify=True).equals(table)
+    assert read_embeddings(run).equals(table)
+
+
+def test_nothing_is_visible_of_embeddings_that_are_refused(
+    tmp_path, entity, run_writer, embeddings, publication
+):
+    publish(embeddings, tmp_path / "published", "shop", **publication)
+    before = _content(tmp_path / "published")
+    table = entity(key={"code": ["same"] * 20})
+    bad = run_writer(tmp_path / "bad", {"airport": table})
+    with pytest.raises(InvalidInput):
+        publish(bad, tmp_path / "published", "shop", run="run-2", **SOME)
+    assert _content(tmp_path / "published") == before
+
+
+def test_publishing_again_what_is_published_changes_nothing(embeddings, tmp_path, publication):
+    first = publish(embeddings, tmp_path / "published", "shop", **publication)
+    before = _content(tmp_path / "published")
+    again = publish(embeddings, tmp_path / "published", "shop", **publication)
+    assert (first.new, again.new) == (True, False)
+    assert again.path == first.path
+    assert _content(tmp_path / "published") == before
+
+
+def test_another_run_of_the_same_content_is_a_version_of_its_own(embeddings, tmp_path):
+    publish(embeddings, tmp_path, "shop", run="run-1", **SOME)
+    assert publish(embeddings, tmp_path, "shop", run="run-2", **SOME).version == 2
+
+
+def test_other_content_of_the_same_run_is_a_version_of_its_own(
+    embeddings, tmp_path, entity, run_writer
+):
+    publish(embeddings, tmp_path, "shop", run="run-1", **SOME)
+    other = run_writer(tmp_path / "other", {"airport": entity(seed=9)})
+    assert publish(other, tmp_path, "shop", run="run-1", **SOME).version == 2
+
+
+def test_a_late_retry_does_not_take_latest_back(embeddings, tmp_path):
+    publish(embeddings, tmp_path, "shop", run="run-1", **SOME)
+    publish(embeddings, tmp_path, "shop", run="run-2", **SOME)
+    assert publish(embeddings, tmp_path, "shop", run="run-1", **SOME).version == 1
+    assert latest_version(tmp_path / "shop") == 2
+
+
+def test_only_the_newest_versions_stay(embeddings, tmp_path):
+    for run in range(5):
+        publish(embeddings, tmp_path, "shop", run=f"run-{run}", keep=2, **SOME)
+    assert list(versions(tmp_path / "shop")) == [4, 5]
+    assert {path.name for path in (tmp_path / "shop").iterdir()} == {
+        "LATEST",
+        ".lock",
+        "v=000004",
+        "v=000005",
+    }
+
+
+def test_retention_never_removes_what_latest_names(embeddings, tmp_path):
+    for run in range(3):
+        publish(embeddings, tmp_path, "shop", run=f"run-{run}", **SOME)
+    (tmp_path / "shop" / "LATEST").write_text("v=000001\n")
+    publish(embeddings, tmp_path, "shop", run="run-0", keep=1, **SOME)
+    assert list(versions(tmp_path / "shop")) == [1, 3]
+    assert latest_version(tmp_path / "shop") == 1
+    assert read_embeddings(tmp_path / "shop", "airport", verify=True).num_rows == 20
+
+
+def test_numbers_are_never_used_twice(embeddings, tmp_path):
+    publish(embeddings, tmp_path, "shop", run="run-1", **SOME)
+    publish(embeddings, tmp_path, "shop", run="run-2", **SOME)
+    shutil.rmtree(tmp_path / "shop" / "v=000002")
+    assert publish(embeddings, tmp_path, "shop", run="run-3", **SOME).version == 3
+
+
+def test_embeddings_that_change_while_they_are_copied_are_not_published(
+    embeddings, tmp_path, entity, run_writer
+):
+    class Meddler:
+        """Rewrites the run's files once copying begins."""
+
+        def task(self, description, total=None):
+            if description == "Publishing":
+                shutil.rmtree(embeddings)
+                run_writer(embeddings, {"airport": entity(seed=5), "station": entity()}, files=2)
+            from isohop.engines.progress import SILENT
+
+            return SILENT.task(description, total)
+
+    with pytest.raises(IsohopError, match="changed while it was being published"):
+        publish(embeddings, tmp_path, "shop", run="run-1", progress=Meddler(), **SOME)
+    assert not versions(tmp_path / "shop")
+    assert latest_version(tmp_path / "shop") is None
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_its_place(embeddings, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IsohopError, match="could not be published"):
+        publish(embeddings, tmp_path / "file", "shop", run="run-1", **SOME)
+
+
+@pytest.mark.parametrize("name", ["", "../shop", "a/b", ".hidden", "v=000001", "LATEST"])
+def test_a_name_is_a_plain_folder(name, embeddings, tmp_path):
+    with pytest.raises(IsohopError, match="cannot name"):
+        publish(embeddings, tmp_path, name, run="run-1", **SOME)
+    with pytest.raises(ValidationError, match="cannot name"):
+        PublishSettings(name=name)
+
+
+def test_settings_refuse_what_they_do_not_know():
+    assert PublishSettings() == PublishSettings(path="published", name=None, keep=5)
+    for wrong in ({"kepe": 3}, {"keep": 0}):
+        with pytest.raises(ValidationError):
+            PublishSettings(**wrong)
+
+
+PUBLISHER = """
+import sys
+from pathlib import Path
+from isohop.embeddings import publish
+embeddings, published, first, last, keep = sys.argv[1:]
+sys.stdin.readline()
+for run in range(int(first), int(last)):
+    version = publish(Path(embeddings), Path(published), "shop", run=f"run-{run}",
+                      certificate="c", fingerprints={}, keep=int(keep))
+    print(run, version.version, flush=True)
+"""
+
+
+def _start_publisher(embeddings: Path, published: Path, runs: range, keep: int) -> subprocess.Popen:
+    arguments = [str(embeddings), str(published), str(runs.start), str(runs.stop), str(keep)]
+    return subprocess.Popen(
+        [sys.executable, "-c", PUBLISHER, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_racing_publishers_never_overwrite_each_other(embeddings, tmp_path):
+    runs = [range(start, start + 5) for start in (0, 5, 10)]
+    processes = [_start_publisher(embeddings, tmp_path, part, keep=100) for part in runs]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = {}
+    for process in processes:
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        said |= {int(run): int(version) for run, version in map(str.split, output.splitlines())}
+    assert sorted(said.values()) == list(range(1, 16))
+    assert latest_version(tmp_path / "shop") == 15
+    for run, version in said.items():
+        assert read_manifest(tmp_path, version=version).run == f"run-{run}"
+        assert read_embeddings(tmp_path, "station", version=version, verify=True).num_rows == 3
+
+
+def test_a_reader_always_finds_a_whole_version_while_others_publish(embeddings, tmp_path):
+    publish(embeddings, tmp_path, "shop", run="run-0", **SOME)
+    expected = read_embeddings(embeddings, "airport")
+    process = _start_publisher(embeddings, tmp_path, range(1, 16), keep=1)
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    seen = []
+    while process.poll() is None:
+        assert read_embeddings(tmp_path, "airport", verify=True).equals(expected)
+        seen.append(latest_version(tmp_path / "shop"))
+    process.communicate()
+    assert process.returncode == 0
+    assert seen == sorted(seen)
+    assert latest_version(tmp_path / "shop") == 16
+    assert len(np.unique(seen)) > 1
