@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import and_
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 
 def renamed(column: str, name: str) -> Column:
@@ -39,3 +40,27 @@ def left_join(
 ) -> DataFrame:
     """Left join on equal columns; the joined side's are dropped."""
     return frame.join(part, equal(ours, theirs), "left").drop(*theirs)
+
+
+def write_parquet(frame: DataFrame, folder: Path) -> None:
+    """Write a frame; one without rows too gets a file, so that its columns are known."""
+    frame.write.mode("overwrite").parquet(str(folder))
+    if not any(folder.glob("*.parquet")):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        from pyspark.sql.pandas.types import to_arrow_schema
+
+        schema = pa.schema(
+            [
+                pa.field(f.name, pa.timestamp("us") if pa.types.is_timestamp(f.type) else f.type)
+                for f in to_arrow_schema(frame.schema)
+            ]
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(schema.empty_table(), folder / "part-0.parquet")
+
+
+def staged(session: SparkSession, frame: DataFrame, folder: Path) -> DataFrame:
+    """The same rows, written once, so that several readers do not make them again."""
+    write_parquet(frame, folder)
+    return session.read.parquet(str(folder))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Engine = Literal["sail", "spark"]
 
+_CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"
+
 _SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.caseSensitive": "true",
@@ -55,11 +57,16 @@ def _sail() -> Iterator[SparkSession]:
     _, port = server.listening_address
     # The module's builder would hand out a session of another server that this process had before.
     session = ConnectSession.builder.remote(f"sc://127.0.0.1:{port}").create()
+    # pyspark.sql.functions asks the environment whether to speak Connect.
+    before = os.environ.get(_CONNECT_MODE)
+    os.environ[_CONNECT_MODE] = "1"
     try:
         for key, value in _SETTINGS.items():
             session.conf.set(key, value)
         yield session  # type: ignore[misc, unused-ignore]
     finally:
+        if before is None:
+            os.environ.pop(_CONNECT_MODE, None)
         session.stop()
         server.stop()
 

@@ -49,4 +49,5 @@ def exact_mean(number: Column) -> Column:
     rest = F.floor((bounded - whole.cast("double") * F.lit(_WHOLE)) * F.lit(_FRACTION) + 0.5)
     sums = [F.sum(part.cast("bigint").cast("decimal(38,0)")) for part in (whole, rest)]
     total = sums[0].cast("double") * F.lit(_WHOLE) + sums[1].cast("double") / F.lit(_FRACTION)
-    return total / F.count(bounded).cast("double")
+    count = F.count(bounded)
+    return total / F.when(count > 0, count.cast("double"))

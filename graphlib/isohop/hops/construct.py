@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from isohop.engines.progress import SILENT, Progress
-from isohop.engines.frames import all_given, equal, left_join, renamed
+from isohop.engines.frames import all_given, equal, left_join, renamed, staged, write_parquet
 from isohop.errors import IsohopError
 from isohop.hops import certificate
 from isohop.hops.aggregates import aggregates
@@ -85,7 +85,7 @@ class Construction:
                 bar.advance()
             for event in self.plan.events:
                 bar.note(f"event {event.name}")
-                if len(event.participants) > 1:
+                if len(event.participants) > 1 and event.root not in self._empty:
                     self._make_pairs(event)
                 bar.advance()
 
@@ -174,9 +174,7 @@ class Construction:
         }
 
     def _staged(self, frame: DataFrame, name: str) -> DataFrame:
-        folder = self.stage / name
-        frame.write.mode("overwrite").parquet(str(folder))
-        return self.session.read.parquet(str(folder))
+        return staged(self.session, frame, self.stage / name)
 
     # Nodes
 
@@ -271,8 +269,8 @@ class Construction:
     ) -> None:
         from pyspark.sql import functions as F
 
-        written = [name for name, *_ in columns]
-        twice = sorted({n for n in written if written.count(n) > 1} | set(written) & set(node.key))
+        given = [name for name, *_ in columns]
+        twice = sorted({n for n in given if given.count(n) > 1} | set(given) & set(node.key))
         if twice:
             raise IsohopError(
                 f"entity '{node.name}' would have two columns named {', '.join(twice)}. Map one of "
@@ -280,11 +278,12 @@ class Construction:
             )
         folder = self.out / "nodes" / node.name
         frame = self._staged(frame, f"nodes-{node.name}")
-        frame.orderBy("node_id").select(
+        written = frame.orderBy("node_id").select(
             "node_id",
             *(renamed(n, k) for n, k in zip(names, node.key, strict=True)),
             *(renamed(internal, name) for name, internal, _, _ in columns),
-        ).write.mode("overwrite").parquet(str(folder))
+        )
+        write_parquet(written, folder)
         types = dict(frame.dtypes)
         plain = [(n, i) for n, i, _, how in columns if how is None]
         first, second = F.col("h0"), F.col("h1")
@@ -423,12 +422,13 @@ class Construction:
         order = Window.partitionBy(*keys).orderBy(F.desc("n"), *targets)
         ranked = counted.withColumn("rank", F.row_number().over(order))
         lost = ranked.where(F.col("rank") > 1) if policy == "majority" else contested
-        lost.select(
+        quarantined = lost.select(
             F.lit(f"violated dependency of {where}").alias("quarantine_reason"),
             *(renamed(k, f"key_{index}") for index, k in enumerate(keys)),
             *(renamed(t, f"value_{index}") for index, t in enumerate(targets)),
             F.col("n").alias("rows"),
-        ).write.mode("overwrite").parquet(str(self.quarantine / where))
+        )
+        write_parquet(quarantined, self.quarantine / where)
         if policy == "majority":
             return ranked.where(F.col("rank") == 1).drop("rank", "n")
         return counted.join(several.drop("count"), keys, "left_anti").drop("n")
@@ -451,10 +451,10 @@ class Construction:
             sides = [f"{side}_{part} bigint" for side in "st" for part in ("id", "h0", "h1")]
             ended = self.session.createDataFrame([], ", ".join(sides))
         ended = ended.select("s_id", "s_h0", "s_h1", "t_id", "t_h0", "t_h1")
-        folder = self.out / "edges" / name
-        ended.orderBy("s_id", "t_id").select(
+        written = ended.orderBy("s_id", "t_id").select(
             renamed("s_id", "src"), renamed("t_id", "dst"), F.lit(1).cast("bigint").alias("count")
-        ).write.mode("overwrite").parquet(str(folder))
+        )
+        write_parquet(written, self.out / "edges" / name)
         digests, count = self._edge_digests(ended, edge.source, edge.target, {})
         self.edges[name] = Built(
             name, count, digests, (), (edge.source, edge.role, edge.target), functional=True
@@ -502,7 +502,7 @@ class Construction:
                     measures.append(expression.alias(column))
             pairs = ended.groupBy(renamed("s_id", "src"), renamed("t_id", "dst")).agg(*measures)
             folder = self.out / "edges" / name
-            pairs.orderBy("src", "dst").write.mode("overwrite").parquet(str(folder))
+            write_parquet(pairs.orderBy("src", "dst"), folder)
             digests, _ = self._edge_digests(ended, first.entity, second.entity, attributes)
             count = self.session.read.parquet(str(folder)).count()
             self.edges[name] = Built(

@@ -281,7 +281,10 @@ def _check_attributes(plan: Plan, problems: list[Problem]) -> None:
             problems.append(Problem(f"attributes.{name}", "there is no such attribute.", hint))
 
 
-RESERVED = {"node_id", "src", "dst", "count"}
+RESERVED_KEYS = {"node_id", "embedding", "source", "degree"}
+"""Columns of the embedding dataset, beside which the key's columns stand."""
+RESERVED_ATTRIBUTES = {"node_id"}
+RESERVED_FACTS = {"src", "dst", "count"}
 
 
 def _check_names(plan: Plan, problems: list[Problem]) -> None:
@@ -300,16 +303,12 @@ def _check_names(plan: Plan, problems: list[Problem]) -> None:
                 )
             )
         seen.add(name)
+    for event in plan.events:
+        for name in sorted(RESERVED_FACTS & set(event.attributes)):
+            problems.append(_reserved(f"tables.{event.root}", name))
     for node in plan.nodes.values():
-        for name in (*node.key, *node.attributes):
-            if name in RESERVED:
-                problems.append(
-                    Problem(
-                        f"entities.{node.name}",
-                        f"'{name}' is a column that the graph dataset needs for itself.",
-                        "Map it to another name under 'columns'.",
-                    )
-                )
+        taken = RESERVED_KEYS & set(node.key) | RESERVED_ATTRIBUTES & set(node.attributes)
+        problems += [_reserved(f"entities.{node.name}", name) for name in sorted(taken)]
         twice = set(node.key) & set(node.attributes)
         for name in sorted(twice):
             problems.append(
@@ -319,6 +318,14 @@ def _check_names(plan: Plan, problems: list[Problem]) -> None:
                     "Map one of the two columns to another name under 'columns'.",
                 )
             )
+
+
+def _reserved(where: str, name: str) -> Problem:
+    return Problem(
+        where,
+        f"'{name}' is a column that the datasets need for themselves.",
+        "Map it to another name under 'columns'.",
+    )
 
 
 def _warn(plan: Plan) -> None:

@@ -22,30 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from isohop.engines.storage import fingerprint
-from isohop.errors import InvalidInput, IsohopError, Problem
-from isohop.relational.landing import (
-    LandedTable,
-    Misfits,
-    Notes,
-    invalid_texts,
-    landed_type,
-    landing,
-    normalise,
-)
+from isohop.errors import InvalidInput, Problem
+from isohop.relational.json_files import JsonFile, is_description
+from isohop.relational.landing import LandedTable
+from isohop.relational.parquet_files import land_parquet, parquet_columns
 from isohop.relational.source import (
     SourceColumn,
     SourceTable,
     check_names,
     check_request,
     known_table,
-    wrong,
+    unreadable,
 )
+from isohop.relational.text_files import CsvFile, TextFile, land_texts
 
 Format = Literal["parquet", "csv", "json"]
 
@@ -58,9 +48,6 @@ _SUFFIXES: Mapping[str, Format] = {
     ".jsonl": "json",
     ".jsonl.gz": "json",
 }
-_BATCH_BYTES = 32 << 20
-_BATCH_ROWS = 1 << 16
-_INT64 = pa.int64()
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,8 @@ class FolderSource:
 
     def tables(self) -> Mapping[str, SourceTable]:
         if self._tables is None:
-            tables, problems = {}, []
+            tables: dict[str, SourceTable] = {}
+            problems: list[Problem] = []
             for name, files in self._files.items():
                 try:
                     tables[name] = self._table(files)
@@ -115,24 +103,74 @@ class FolderSource:
         if files.format == "parquet":
             if stated:
                 where = f"table '{table}', column '{min(stated)}'"
-                raise wrong(where, "Parquet files have types of their own.", "Leave 'types' out.")
-            return land_parquet(files, folder, chosen, mark)
-        reader = CsvFile(files.paths[0], self._nulls) if files.format == "csv" else JsonFile(files.paths[0])
-        return land_texts(reader, folder, table, known.column_names, chosen, stated, mark)
+                what = "Parquet files have types of their own."
+                raise unreadable(where, what, "Leave 'types' out.")
+            return land_parquet(files.paths, folder, table, chosen, mark)
+        return land_texts(self._text_file(files), folder, table, chosen, stated, mark)
 
     def close(self) -> None:
         pass
 
     def _table(self, files: TableFiles) -> SourceTable:
         if files.format == "parquet":
-            columns = parquet_columns(files)
+            columns = parquet_columns(files.paths)
         else:
-            from isohop.relational import csv_files, json_files
-
-            reader = csv_files if files.format == "csv" else json_files
-            columns = tuple(SourceColumn(name, None) for name in reader.columns(files.paths[0]))
-        names = [column.name for column in columns]
-        problems = check_names(names, str(files.paths[0]), "column")
+            names = self._text_file(files).columns()
+            columns = tuple(SourceColumn(name, None) for name in names)
+        problems = check_names([column.name for column in columns], str(files.paths[0]), "column")
         if problems:
             raise InvalidInput(f"Table '{files.name}' cannot be read", problems)
         return SourceTable(files.name, columns)
+
+    def _text_file(self, files: TableFiles) -> TextFile:
+        path = files.paths[0]
+        return CsvFile(path, self._nulls) if files.format == "csv" else JsonFile(path)
+
+
+def find_tables(folder: Path) -> dict[str, TableFiles]:
+    """The tables of ``folder``, sorted by name.
+
+    Raises `InvalidInput` when there are none, when two files hold one table, or when names differ
+    in capitals only.
+    """
+    found: dict[str, list[TableFiles]] = {}
+    for path in sorted(folder.iterdir()):
+        for files in _table_at(path):
+            found.setdefault(files.name, []).append(files)
+    problems = check_names(found, str(folder), "table")
+    for name, candidates in found.items():
+        if len(candidates) > 1:
+            shown = " and ".join(files.paths[0].name for files in candidates)
+            what = f"two files hold table '{name}': {shown}."
+            problems.append(Problem(str(folder), what, "Leave one of them."))
+    if not found:
+        shown = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        what = f"there is no table in it, only {shown}."
+        problems.append(Problem(str(folder), what, f"Tables are files {', '.join(_SUFFIXES)}."))
+    if problems:
+        raise InvalidInput(f"The folder {folder} cannot be read", problems)
+    return {name: files for name, (files,) in sorted(found.items())}
+
+
+def _table_at(path: Path) -> Iterator[TableFiles]:
+    if _is_hidden(path):
+        return
+    if path.is_dir():
+        inside = [part.relative_to(path) for part in sorted(path.rglob("*.parquet"))]
+        inside = [part for part in inside if not any(map(_is_hidden, [part, *part.parents]))]
+        if any("=" in str(part.parent) for part in inside):
+            what = "its subfolders hold a column in their names."
+            raise unreadable(str(path), what, "Write that column into the Parquet files.")
+        if inside:
+            yield TableFiles(path.name, "parquet", tuple(path / part for part in inside))
+        return
+    lower = path.name.lower()
+    for suffix, format in _SUFFIXES.items():
+        if lower.endswith(suffix) and len(lower) > len(suffix):
+            if suffix == ".json" and is_description(path):
+                return
+            yield TableFiles(path.name[: -len(suffix)], format, (path,))
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith((".", "_"))

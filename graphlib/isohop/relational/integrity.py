@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from isohop.engines.frames import all_given, equal
+from isohop.engines.frames import all_given, equal, staged, write_parquet
 from isohop.relational.database import Policies, Table
 from isohop.relational.ledger import Finding, Ledger, TableLedger
 from isohop.relational.source import LandedTable
@@ -225,14 +225,13 @@ class Integrity:
             F.lit(reason).alias("quarantine_reason"),
             *(F.col(c).alias(own[c]) for c in rows.columns),
         )
-        named.write.mode("overwrite").parquet(str(folder / f"reason-{part}"))
+        write_parquet(named, folder / f"reason-{part}")
 
     def _replace(self, clean: CleanTable, frame: DataFrame, rows: int) -> None:
         """Write the rows that stay, so that what follows does not do the work again."""
         number = len(list(self.stage.glob(f"{clean.name}-*"))) if self.stage.exists() else 0
         folder = self.stage / f"{clean.name}-{number}"
-        frame.write.mode("overwrite").parquet(str(folder))
-        clean.frame = self.session.read.parquet(str(folder))
+        clean.frame = staged(self.session, frame, folder)
         clean.rows = rows
 
 

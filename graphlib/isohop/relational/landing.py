@@ -121,16 +121,24 @@ class _Part:
 class Landing:
     """One table on its way: the rows that land, those that do not, and what is to be said."""
 
-    def __init__(self, folder: Path, schema: pa.Schema):
+    def __init__(self, folder: Path):
         self.folder = folder
-        self.schema = schema
+        self.schema = pa.schema([])
         self.notes = Notes()
-        self._rows = _Part(folder / "rows" / _PART, schema)
+        self._rows: _Part | None = None
         self._rejected: _Part | None = None
+        self._values = np.zeros(0, np.int64)
+
+    def begin(self, schema: pa.Schema) -> None:
+        """Say what the rows that land look like, before the first of them."""
+        self.schema = schema
         self._values = np.zeros(len(schema), np.int64)
+        self._rows = _Part(self.folder / "rows" / _PART, schema)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Rows that land, in the landing's schema."""
+        """Rows that land."""
+        if self._rows is None:
+            raise RuntimeError("'begin' comes before 'write'")
         self._values += [batch.num_rows - column.null_count for column in batch.columns]
         self._rows.write(batch)
 
@@ -160,14 +168,14 @@ class Landing:
         self.write(batch)
 
     def close(self) -> None:
-        self._rows.close()
-        if self._rejected is not None:
-            self._rejected.close()
+        for part in (self._rows, self._rejected):
+            if part is not None:
+                part.close()
 
     def landed(self, name: str, folder: Path, fingerprint: str) -> LandedTable:
         """What became of it, once it lies in ``folder``."""
         rejected = self._rejected.rows if self._rejected else 0
-        rows = self._rows.rows
+        rows = self._rows.rows if self._rows else 0
         empty = [field for field, n in zip(self.schema.names, self._values, strict=True) if not n]
         return LandedTable(
             name,
@@ -203,10 +211,10 @@ class Misfits:
 
 
 @contextmanager
-def landing(folder: Path, schema: pa.Schema) -> Iterator[Landing]:
+def landing(folder: Path) -> Iterator[Landing]:
     """Land into a temporary folder, which becomes ``folder`` when the block succeeds."""
     with folder_atomically(folder) as temporary:
-        table = Landing(temporary, schema)
+        table = Landing(temporary)
         try:
             yield table
         finally:

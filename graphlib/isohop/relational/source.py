@@ -21,6 +21,16 @@ from isohop.errors import InvalidInput, Problem, did_you_mean
 from isohop.relational.landing import LandedTable
 from isohop.relational.texts import TEXT_TYPES
 
+__all__ = [
+    "LandedTable",
+    "Source",
+    "SourceColumn",
+    "SourceReference",
+    "SourceSpec",
+    "SourceTable",
+    "open_source",
+]
+
 _ENVIRONMENT = "env:"
 
 
@@ -147,7 +157,7 @@ def open_source(spec: SourceSpec, base: Path) -> Source:
     return FolderSource(_folder(spec, base), spec.nulls)
 
 
-def wrong(where: str, what: str, hint: str = "") -> InvalidInput:
+def unreadable(where: str, what: str, hint: str = "") -> InvalidInput:
     """The one mistake of a source, as an error to raise."""
     return InvalidInput("The source cannot be read", [Problem(where, what, hint)])
 
@@ -155,7 +165,7 @@ def wrong(where: str, what: str, hint: str = "") -> InvalidInput:
 def known_table(name: str, tables: Mapping[str, SourceTable], where: str) -> SourceTable:
     """The table of that name. Raises `InvalidInput` with a suggestion when there is none."""
     if name not in tables:
-        raise wrong(where, f"there is no table '{name}'.", did_you_mean(name, tables))
+        raise unreadable(where, f"there is no table '{name}'.", did_you_mean(name, tables))
     return tables[name]
 
 
@@ -182,6 +192,8 @@ def check_request(
         for column, type in sorted(types.items())
         if type not in TEXT_TYPES
     ]
+    if not wanted:
+        problems.append(Problem(f"table '{table.name}'", "no column was asked for."))
     if problems:
         raise InvalidInput(f"Table '{table.name}' cannot be read as asked", problems)
     chosen = tuple(name for name in known if name in wanted)
@@ -192,6 +204,10 @@ def check_names(names: Iterable[str], where: str, noun: str) -> list[Problem]:
     """What the engines, which ignore case, could not tell apart; and names that are empty."""
     names = list(names)
     problems = []
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" or letter >= "\U0010ff80" for letter in name):
+            what = f"the name of a {noun} is not UTF-8: {name.encode(errors='backslashreplace')!r}."
+            problems.append(Problem(where, what, "Convert the file to UTF-8."))
     for position, name in enumerate(names, 1):
         if not name:
             remedy = "Name it, or write the file without its row index."
@@ -210,7 +226,7 @@ def _from_environment(url: str) -> str:
     name = url.removeprefix(_ENVIRONMENT)
     value = os.environ.get(name, "")
     if not value:
-        raise wrong(
+        raise unreadable(
             "source.url", f"the environment variable {name} is not set.", "Set it to the URL."
         )
     return value
@@ -223,14 +239,14 @@ def _folder(spec: SourceSpec, base: Path) -> Path:
         root, where = base, "source.path"
     folder = root / (spec.path or "")
     if folder.is_file():
-        raise wrong(where, f"{folder} is a file.", f"Name its folder: {folder.parent}.")
+        raise unreadable(where, f"{folder} is a file.", f"Name its folder: {folder.parent}.")
     if not folder.is_dir():
         parent = folder.parent
         beside = (
             [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
         )
         hint = did_you_mean(folder.name, beside) if beside else "Give the folder of the tables."
-        raise wrong(where, f"there is no folder {folder}.", hint)
+        raise unreadable(where, f"there is no folder {folder}.", hint)
     return folder
 
 
@@ -240,7 +256,9 @@ def _package_folder(package: str) -> Path:
     found = importlib.util.find_spec(top) if top.isidentifier() else None
     if found is None:
         remedy = f"Install it into this environment: pip install {top}"
-        raise wrong("source.package", f"the package '{top}' is not installed.", remedy)
+        raise unreadable("source.package", f"the package '{top}' is not installed.", remedy)
     if not found.submodule_search_locations:
-        raise wrong("source.package", f"'{top}' is a module without a folder.", "Name a package.")
+        raise unreadable(
+            "source.package", f"'{top}' is a module without a folder.", "Name a package."
+        )
     return Path(next(iter(found.submodule_search_locations))).joinpath(*inner)

@@ -1,8 +1,8 @@
-"""CSV and JSON files, read as batches of texts.
+"""Text files: read as valid UTF-8 whatever is in them, and CSV among them.
 
-Both are streamed, so a file may be larger than memory. What is broken in one row costs that row,
-which is rejected with its reason; what is broken in the file as a whole (cut off, not UTF-8 at all)
-is an `IsohopError`.
+Files are streamed, so one may be larger than memory. What is broken in one row costs that row,
+which is rejected with its reason; what is broken in the file as a whole (cut off, in another
+encoding) is an `InvalidInput`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import codecs
 import csv
 import gzip
 import io
-import json
 import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import chain
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -26,20 +24,131 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from isohop.errors import IsohopError
-from isohop.relational.landing import Landing, LandedTable, json_text, landing, raw_rows
+from isohop.errors import InvalidInput
+from isohop.relational.landing import LandedTable, Landing, landing, raw_rows
+from isohop.relational.source import unreadable
 from isohop.relational.texts import TextTable
+
+NOT_UTF8 = "a text is not UTF-8"
 
 _READ_BYTES = 1 << 20
 _BLOCK_BYTES = (16 << 20, 128 << 20, 1 << 30)
 """A CSV row has to fit into a block; a larger one is tried when a row did not."""
-_JSON_BYTES = 4 << 20
+_HEADER_LINE = 1
+_HEADER = "Its first line must be a header."
 
+_UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
+"""What damaged, encrypted and missing files raise."""
+
+# A byte that is not UTF-8 passes as the private character U+10FF00 + byte.
 _ESCAPE = "isohop.escape"
 _ESCAPES = 0x10FF00
-_ESCAPED = r"[\x{10FF80}-\x{10FFFF}]"
 _SHOWN = {_ESCAPES + byte: f"\\x{byte:02x}" for byte in range(128, 256)}
-_NOT_UTF8 = "a text is not UTF-8"
+_ESCAPED_CHARACTER = re.compile("[\U0010ff80-\U0010ffff]")
+_ESCAPED_PATTERN = r"[\x{10FF80}-\x{10FFFF}]"
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(_ESCAPES + b) for b in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_ESCAPE, _escape)
+
+
+def has_escapes(text: str) -> bool:
+    """Whether a text of a `Utf8Stream` was not valid."""
+    return _ESCAPED_CHARACTER.search(text) is not None
+
+
+def show_escapes(text: str) -> str:
+    r"""The text with its bytes that are not UTF-8 as ``\xff``."""
+    return text.translate(_SHOWN)
+
+
+class Utf8Stream(io.RawIOBase):
+    """The bytes of a file as valid UTF-8 that ends in a line break, without a byte order mark.
+
+    Bytes that are not UTF-8 are escaped, so that parsers, which need valid text, keep their place
+    and the row can be rejected. ``invalid`` tells whether there were any.
+    """
+
+    def __init__(self, raw: BinaryIO, path: Path):
+        self.invalid = False
+        self._raw = raw
+        self._path = path
+        self._partial = b""
+        self._ready = b""
+        self._tail = b""
+        self._started = self._ended = False
+
+    @property
+    def ends_with_quote(self) -> bool:
+        """Of what has been read so far."""
+        return self._tail.rstrip(b"\r\n").endswith(b'"')
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        """Exactly ``size`` bytes until the end comes; they may split a character."""
+        parts = [self._ready]
+        length = len(self._ready)
+        while not self._ended and (size < 0 or length < size):
+            parts.append(self._next())
+            length += len(parts[-1])
+        data = b"".join(parts)
+        size = length if size < 0 else size
+        self._ready = data[size:]
+        return data[:size]
+
+    def _next(self) -> bytes:
+        try:
+            data = self._raw.read(_READ_BYTES)
+        except _UNREADABLE as error:
+            raise _damaged(self._path, error) from error
+        self._ended = not data
+        if not self._started:
+            self._started = True
+            if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise unreadable(str(self._path), "the file is UTF-16.", "Convert it to UTF-8.")
+            data = data.removeprefix(codecs.BOM_UTF8)
+        self._tail = (self._tail + data)[-8:]
+        data = self._partial + data
+        try:
+            _, used = codecs.utf_8_decode(data, "strict", self._ended)
+            valid = data[:used]
+        except UnicodeDecodeError:
+            self.invalid = True
+            text, used = codecs.utf_8_decode(data, _ESCAPE, self._ended)
+            valid = text.encode()
+        self._partial = data[used:]
+        broken_off = self._ended and self._tail and not self._tail.endswith(b"\n")
+        return valid + b"\n" if broken_off else valid
+
+
+@contextmanager
+def open_utf8(path: Path) -> Iterator[Utf8Stream]:
+    """A file's text, decompressed by its name's suffix. Raises `InvalidInput` when it cannot be."""
+    with ExitStack() as stack:
+        try:
+            raw: Any
+            if path.suffix.lower() == ".zip":
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                raw = stack.enter_context(archive.open(_only_member(path, archive)))
+            elif path.suffix.lower() == ".gz":
+                raw = stack.enter_context(gzip.open(path, "rb"))
+            else:
+                raw = stack.enter_context(path.open("rb"))
+        except _UNREADABLE as error:
+            raise _damaged(path, error) from error
+        yield Utf8Stream(raw, path)
 
 
 class TextFile(Protocol):
@@ -69,20 +178,18 @@ def land_texts(
         try:
             with landing(folder) as arriving:
                 scratch = arriving.folder / "texts.arrow"
-                texts = TextTable(columns, stated, scratch)
-                try:
+                with TextTable(columns, stated, scratch) as texts:
                     file.read(texts, arriving, block_bytes)
-                finally:
-                    texts.finish()
                 arriving.begin(texts.schema())
                 texts.land(arriving)
                 scratch.unlink()
             return arriving.landed(table, folder, fingerprint)
         except _RowTooLarge:
             continue
-    raise IsohopError(
-        f"{file.path}: a row is larger than {_BLOCK_BYTES[-1] >> 30} GiB, or a quotation mark is "
-        "opened and never closed. Look for a stray quotation mark."
+    raise unreadable(
+        str(file.path),
+        f"a row is larger than {_BLOCK_BYTES[-1] >> 30} GiB.",
+        "Look for a quotation mark that is opened and never closed.",
     )
 
 
@@ -99,11 +206,9 @@ class CsvFile:
             try:
                 header = next((row for row in csv.reader(lines) if row), None)
             except csv.Error as error:
-                raise IsohopError(
-                    f"{self.path}: this is no CSV file: {error}. Give its header in the first line."
-                ) from error
+                raise unreadable(str(self.path), f"no CSV file: {error}.", _HEADER) from error
         if header is None:
-            raise IsohopError(f"{self.path}: the file is empty. Its first line must be a header.")
+            raise unreadable(str(self.path), "the file is empty.", _HEADER)
         return tuple(header)
 
     def read(self, texts: TextTable, landing: Landing, block_bytes: int) -> None:
@@ -120,9 +225,7 @@ class CsvFile:
             "read_options": pa.csv.ReadOptions(
                 use_threads=False, block_size=block_bytes, column_names=list(header)
             ),
-            "parse_options": pa.csv.ParseOptions(
-                newlines_in_values=True, invalid_row_handler=skip
-            ),
+            "parse_options": pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
             "convert_options": pa.csv.ConvertOptions(
                 check_utf8=False,
                 column_types={name: pa.string() for name in header},
@@ -138,10 +241,10 @@ class CsvFile:
             for batch in self._batches(stream, parsing):
                 self._reject(broken, numbers, landing)
                 lines = numbers.take(batch.num_rows)
-                if len(lines) and lines[0] == _HEADER_LINE:
-                    batch, lines = batch.slice(1), lines[1:]
                 if len(lines):
                     last = batch.column(header[-1])[-1].as_py() or ""
+                if len(lines) and lines[0] == _HEADER_LINE:
+                    batch, lines = batch.slice(1), lines[1:]
                 batch = batch.select(list(texts.columns))
                 if stream.invalid:
                     batch, lines = _reject_escapes(batch, lines, landing)
@@ -151,9 +254,11 @@ class CsvFile:
                 last = text if text.count('"') % 2 else ""
             self._reject(broken, numbers, landing)
             if "\n" in last and not stream.ends_with_quote:
-                raise IsohopError(
-                    f"{self.path}: the quotation mark before {last[:40]!r} is never closed, so the "
-                    "rest of the file is one value. Close it, or double it if it belongs to a text."
+                raise unreadable(
+                    str(self.path),
+                    f"a quotation mark is opened before {last[:40]!r} and never closed, which "
+                    "makes one value of the rest of the file.",
+                    "Close it, or double it where it belongs to a text.",
                 )
 
     def _batches(self, stream: Utf8Stream, parsing: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
@@ -162,127 +267,65 @@ class CsvFile:
         except pa.ArrowInvalid as error:
             if "straddl" in str(error):
                 raise _RowTooLarge from error
-            raise IsohopError(f"{self.path}: cannot be read as CSV: {error}") from error
+            raise unreadable(str(self.path), f"cannot be read as CSV: {error}.") from error
 
     def _reject(self, broken: list[Any], numbers: _Numbers, landing: Landing) -> None:
         if broken:
             lines = [row.number for row in broken]
-            numbers.skip(lines)
-            reasons = [f"{row.actual_columns} fields instead of {row.expected_columns}" for row in broken]
-            landing.reject(reasons, lines, [row.text.translate(_SHOWN) for row in broken])
+            numbers.leave_out(lines)
+            reasons = [
+                f"{row.actual_columns} fields instead of {row.expected_columns}" for row in broken
+            ]
+            landing.reject(reasons, lines, [show_escapes(row.text) for row in broken])
             broken.clear()
 
 
-class JsonFile:
-    """An array of objects, or one object a line. The keys of all objects are the columns.
-
-    A column of texts is recognised as dates or timestamps, one of numbers as such; where values
-    differ in kind, or are lists or objects, it lands as JSON text.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def columns(self) -> tuple[str, ...]:
-        names: dict[str, None] = {}
-        for chunk in self._chunks():
-            names.update(dict.fromkeys(chain.from_iterable(chunk.rows)))
-        if not names:
-            raise IsohopError(
-                f"{self.path}: no object has a key, so the table has no columns. Write the table "
-                "as CSV with a header, or as Parquet, where it may be empty."
-            )
-        return tuple(names)
-
-    def read(self, texts: TextTable, landing: Landing, block_bytes: int) -> None:
-        for chunk in self._chunks():
-            if chunk.rejected:
-                landing.reject(*zip(*chunk.rejected, strict=True))
-            columns = []
-            for name in texts.columns:
-                values = [row.get(name) for row in chunk.rows]
-                kinds = set(map(type, values)) - {type(None)}
-                if kinds:
-                    texts.restrict(name, _json_candidates(kinds))
-                written = [None if v is None else _WRITTEN[type(v)](v) for v in values]
-                columns.append(pa.array(written, pa.string()))
-            texts.add(columns, np.array(chunk.lines, np.int64))
-
-    def _chunks(self) -> Iterator[_JsonChunk]:
-        with open_utf8(self.path) as stream:
-            reader = io.TextIOWrapper(io.BufferedReader(stream), "utf-8", newline="\n")
-            start = reader.read(_JSON_BYTES)
-            while start.isspace():
-                start = reader.read(_JSON_BYTES)
-            is_array = start.lstrip().startswith("[")
-            split = _elements if is_array else _lines
-            for parsed in split(start, reader, self.path):
-                yield _JsonChunk(parsed, stream.invalid)
+class _RowTooLarge(Exception):
+    """A CSV row did not fit into a block."""
 
 
-class _JsonChunk:
-    """Some rows of a JSON file: those that are objects of valid texts, and the others."""
+class _Numbers:
+    """Numbers the rows that a parser gives, where it leaves some out."""
 
-    def __init__(self, parsed: Sequence[tuple[int, str, Any]], may_have_escapes: bool):
-        self.rows: list[dict[str, Any]] = []
-        self.lines: list[int] = []
-        self.rejected: list[tuple[str, int, str]] = []
-        for line, raw, value in parsed:
-            if isinstance(value, _Malformed):
-                reason = value.reason
-            elif type(value) is not dict:
-                reason = "not a JSON object"
-            elif may_have_escapes and _ESCAPED_CHARACTER.search(raw):
-                reason = _NOT_UTF8
-            elif _SURROGATE.search(raw) and not _is_valid(json.dumps(value, ensure_ascii=False)):
-                reason = "half a surrogate pair is no character"
-            else:
-                self.rows.append(value)
-                self.lines.append(line)
-                continue
-            self.rejected.append((reason, line, raw.strip().translate(_SHOWN)))
+    def __init__(self) -> None:
+        self.last = 0
+        self._left_out = np.empty(0, np.int64)
+
+    def leave_out(self, numbers: Sequence[int]) -> None:
+        """These rows will not be given; said before they are passed."""
+        self._left_out = np.concatenate([self._left_out, np.array(numbers, np.int64)])
+
+    def take(self, count: int) -> np.ndarray:
+        """The numbers of the next ``count`` rows, int64."""
+        span = np.arange(self.last + 1, self.last + 1 + count + len(self._left_out))
+        numbers = np.setdiff1d(span, self._left_out, assume_unique=True)[:count]
+        self.last = int(numbers[-1]) if count else self.last
+        self._left_out = self._left_out[self._left_out > self.last]
+        return numbers
 
 
-@dataclass(frozen=True)
-class _Malformed:
-    reason: str
+def _reject_escapes(
+    batch: pa.RecordBatch, lines: np.ndarray, landing: Landing
+) -> tuple[pa.RecordBatch, np.ndarray]:
+    """Reject the rows that have escaped bytes; the others are returned."""
+    escaped = np.zeros(len(lines), bool)
+    for column in batch.columns:
+        found = pc.match_substring_regex(column, _ESCAPED_PATTERN).fill_null(False)
+        escaped |= found.to_numpy(zero_copy_only=False)
+    if escaped.any():
+        raw = [show_escapes(text) for text in raw_rows(batch.filter(pa.array(escaped)))]
+        landing.reject([NOT_UTF8] * len(raw), lines[escaped].tolist(), raw)
+        batch, lines = batch.filter(pa.array(~escaped)), lines[~escaped]
+    return batch, lines
 
 
-def is_description(path: Path) -> bool:
-    """Whether a JSON file holds one object that is spread over lines, so is no table."""
-    with open_utf8(path) as stream:
-        reader = io.TextIOWrapper(io.BufferedReader(stream), "utf-8", newline="\n")
-        first = next((line for line in reader if not line.isspace()), "")
-    return first.startswith("{") and isinstance(_parse(first), _Malformed)
+def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    if len(members) != 1:
+        what = f"the archive holds {len(members)} files."
+        raise unreadable(str(path), what, "Pack the one file of the table in it.")
+    return members[0]
 
 
-def _lines(start: str, reader: TextIO, path: Path) -> Iterator[list[tuple[int, str, Any]]]:
-    lines = (start + reader.readline()).split("\n")
-    number = 0
-    while lines:
-        numbered = enumerate(lines, number + 1)
-        yield [(n, line, _parse(line)) for n, line in numbered if line and not line.isspace()]
-        number += len(lines)
-        lines = reader.readlines(_JSON_BYTES)
-
-
-def _elements(start: str, reader: TextIO, path: Path) -> Iterator[list[tuple[int, str, Any]]]:
-    """The elements of an array, numbered from 1."""
-    decode = json.JSONDecoder().raw_decode
-    text, at, ended, number = start, start.index("[") + 1, False, 0
-    chunk: list[tuple[int, str, Any]] = []
-    separated = True
-    while True:
-        at = _past_spaces(text, at)
-        if at < len(text):
-            if text[at] == "]" and (not separated or number == 0):
-                yield chunk
-                return
-            if not separated and text[at] == ",":
-                at, separated = at + 1, True
-                continue
-            try:
-                value, end = decode(text, at)
-            except json.JSONDecodeError as error:
-                cut_off = "Unterminated" in error.msg or error.pos > len(text) - _LONGEST_LITERAL
-                if not separated or ended or not cut_off: raise
+def _damaged(path: Path, error: Exception) -> InvalidInput:
+    return unreadable(str(path), f"cannot be read: {error}.", "Make or copy it again.")

@@ -27,10 +27,11 @@ TEXT_TYPES: Mapping[str, pa.DataType] = {
 }
 """The types that texts can have, and what they land as."""
 
-CANDIDATES = ("boolean", "integer", "number", "date", "timestamp")
+CANDIDATES: tuple[str, ...] = ("boolean", "integer", "number", "date", "timestamp")
 """What is recognised, first come first."""
 
 _LINE = "line"
+_SHOWN = 60
 _HEAD = 64
 """So many values are looked at first: most candidates are refuted by them."""
 
@@ -84,13 +85,18 @@ def read_texts(texts: pa.Array, type: str, column: str, notes: Notes) -> pa.Arra
 def misfits(texts: pa.Array, type: str, column: str) -> tuple[np.ndarray, list[str]]:
     """Rows whose text is not of the stated type, int64 ascending, and why."""
     rows = refused(texts, lambda part: read_texts(part, type, column, Notes()))
-    article = "an" if type == "integer" else "a"
     shown = texts.take(pa.array(rows)).to_pylist()
-    return rows, [f"column {column}: {_short(text)} is not {article} {type}" for text in shown]
+    return rows, [misfit(column, text, type) for text in shown]
+
+
+def misfit(column: str, text: str, type: str) -> str:
+    """Why a row is quarantined: "column x: 'abc' is not an integer"."""
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return f"column {column}: '{shown}' is not {'an' if type == 'integer' else 'a'} {type}"
 
 
 class TextTable:
-    """Rows of texts on their way to a `Landing`.
+    """Rows of texts on their way to a `Landing`: added within its ``with`` block, landed after it.
 
     ``stated`` has the types that the schema file states; the other columns' are found, among
     ``CANDIDATES``, as the rows pass.
@@ -108,6 +114,12 @@ class TextTable:
         self._schema = pa.schema([*((name, pa.string()) for name in names), (_LINE, pa.int64())])
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         self._spill = pa.ipc.new_file(str(scratch), self._schema, options=options)
+
+    def __enter__(self) -> TextTable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spill.close()
 
     def restrict(self, column: str, candidates: Sequence[str]) -> None:
         """Leave only these candidates to a column of unstated type."""
@@ -127,7 +139,7 @@ class TextTable:
         """The type of each column, as far as rows have been added."""
         found = {}
         for name in self.columns:
-            candidates = self._candidates.get(name, ())
+            candidates: tuple[str, ...] = self._candidates.get(name, ())
             if name not in self._has_values:
                 candidates = ()
             elif name not in self._has_numbers:  # 'Nan' and 'Inf' alone are names
@@ -137,10 +149,6 @@ class TextTable:
 
     def schema(self) -> pa.Schema:
         return pa.schema([(name, TEXT_TYPES[type]) for name, type in self.types().items()])
-
-    def finish(self) -> None:
-        """Add no more rows. Calling it twice is fine."""
-        self._spill.close()
 
     def land(self, landing: Landing) -> None:
         """Cast what was added, batch by batch; the rows that do not fit are rejected."""
@@ -178,7 +186,9 @@ class TextTable:
         self._has_values.add(name)
         for part in (values.slice(0, _HEAD), values):
             if candidates:
-                candidates = tuple(type for type in candidates if type in _fitting(part, candidates))
+                candidates = tuple(
+                    type for type in candidates if type in _fitting(part, candidates)
+                )
         self._candidates[name] = candidates
         if "number" in candidates and name not in self._has_numbers:
             numbers = values.cast(pa.float64())
@@ -199,7 +209,7 @@ def _fitting(texts: pa.Array, candidates: Sequence[str]) -> set[str]:
     if "number" in candidates:
         if integers is not None:
             extremes = pc.min_max(integers)
-            if -_EXACT < extremes["min"].as_py() and extremes["max"].as_py() < _EXACT:
+            if extremes["min"].as_py() > -_EXACT and extremes["max"].as_py() < _EXACT:
                 fitting.add("number")
         elif _all(pc.match_substring_regex(texts, _NUMBER)):
             fitting.add("number")
@@ -259,7 +269,3 @@ def _blank(texts: pa.Array, rows: np.ndarray) -> pa.Array:
     mask = np.zeros(len(texts), bool)
     mask[rows] = True
     return pc.if_else(pa.array(mask), None, texts)
-
-
-def _short(text: str | None) -> str:
-    return f"'{text}'" if text is None or len(text) <= 60 else f"'{text[:60]}…'"

@@ -197,7 +197,8 @@ def _smooth(values: np.ndarray, window: int) -> np.ndarray:
     position = np.arange(len(values))
     low = np.maximum(0, position - window // 2)
     high = np.minimum(len(values), position + window // 2 + 1)
-    return (total[high] - total[low]) / (high - low)
+    mean: np.ndarray = (total[high] - total[low]) / (high - low)
+    return mean
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -48,47 +49,58 @@ def colour_nodes(
         if name not in candidates:
             raise IsohopError(
                 f"report.colour.{entity}: '{entity}' has no attribute '{name}'. "
-                f"{did_you_mean(name, candidates)}"
+                f"{did_you_mean(name, candidates)}".rstrip()
             )
-        return _colouring(f"{entity}.{name}", _values(graph, entity, candidates[name]), False)
+        return _colouring(f"{entity}.{name}", candidates[name].values(), False)
     best: tuple[float, str, pa.Array] | None = None
     for name, candidate in sorted(candidates.items()):
-        if isinstance(candidate, Attribute) and candidate.kind in ("number", "time", "text"):
-            continue
-        values = _values(graph, entity, candidate)
-        entropy = _suitability(values)
-        if entropy is not None and (best is None or entropy > best[0]):
-            best = entropy, name, values
+        if candidate.kind not in ("number", "time", "text"):
+            values = candidate.values()
+            entropy = _suitability(values)
+            if entropy is not None and (best is None or entropy > best[0]):
+                best = entropy, name, values
     if best is None:
         return _quantities("degree", degree.astype(float), True)
     return _colouring(f"{entity}.{best[1]}", best[2], True)
 
 
-def _candidates(graph: Graph | None, entity: str, rows: int) -> dict[str, Attribute | EdgeType]:
+@dataclass(frozen=True)
+class _Candidate:
+    """An attribute of an entity: a column, or a value one functional edge away."""
+
+    graph: Graph
+    entity: str
+    stored: Attribute | EdgeType
+
+    @property
+    def kind(self) -> str:
+        return self.stored.kind if isinstance(self.stored, Attribute) else "category"
+
+    def values(self) -> pa.Array:
+        """One value a node, in its native type; NULL where there is none."""
+        if isinstance(self.stored, Attribute):
+            name = self.stored.name
+            return first_values(self.graph.nodes(self.entity, [name]).column(name))
+        target = self.graph.node_type(self.stored.target)
+        values = as_text(self.graph.nodes(target.name, target.key).column(target.key[0]))
+        source, value = self.graph.edge_index(self.stored.name)
+        rows = np.full(self.graph.node_type(self.entity).count, -1)
+        rows[source] = value
+        return values.take(pa.array(rows, mask=rows < 0))
+
+
+def _candidates(graph: Graph | None, entity: str, rows: int) -> dict[str, _Candidate]:
     """The entity's attributes by name, those shared as nodes among them."""
     if graph is None or entity not in {node.name for node in graph.node_types}:
         return {}
     node_type = graph.node_type(entity)
     if node_type.count != rows:
         return {}
-    found: dict[str, Attribute | EdgeType] = {a.name: a for a in node_type.attributes}
+    found = {a.name: _Candidate(graph, entity, a) for a in node_type.attributes}
     for edge in graph.edge_types:
         if edge.source == entity and edge.functional and graph.node_type(edge.target).shared:
-            found[edge.role] = edge
+            found[edge.role] = _Candidate(graph, entity, edge)
     return found
-
-
-def _values(graph: Graph | None, entity: str, candidate: Attribute | EdgeType) -> pa.Array:
-    """One value a node, in its native type; NULL where there is none."""
-    assert graph is not None  # noqa: S101  # a candidate comes from a graph
-    if isinstance(candidate, Attribute):
-        return first_values(graph.nodes(entity, [candidate.name]).column(candidate.name))
-    target = graph.node_type(candidate.target)
-    values = as_text(graph.nodes(target.name, target.key).column(target.key[0]))
-    source, value = graph.edge_index(candidate.name)
-    rows = np.full(graph.node_type(entity).count, -1)
-    rows[source] = value
-    return values.take(pa.array(rows, mask=rows < 0))
 
 
 def _suitability(values: pa.Array) -> float | None:
@@ -144,10 +156,7 @@ def _quantities(attribute: str, numbers: np.ndarray, chosen: bool) -> Colouring:
     groups = np.full(len(numbers), max(0, len(edges) - 1))
     groups[finite] = np.clip(np.searchsorted(edges, numbers[finite], "left") - 1, 0, None)
     labels = [f"{_plain(edges[0])} – {_plain(edges[1])}"] if len(edges) else []
-    labels += [
-        f"over {_plain(low)} – {_plain(high)}"
-        for low, high in zip(edges[1:-1], edges[2:], strict=True)
-    ]
+    labels += [f"over {_plain(low)} – {_plain(high)}" for low, high in pairwise(edges[1:])]
     steps = np.linspace(0, len(QUANTITIES) - 1, max(1, len(labels))).round().astype(int)
     colours = [QUANTITIES[step] for step in steps[: len(labels)]]
     return Colouring(attribute, chosen, groups, (*labels, _NO_VALUE), (*colours, OTHER))

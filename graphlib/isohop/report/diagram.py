@@ -7,6 +7,7 @@ Placed by stress majorisation (Gansner, Koren, North, "Graph drawing by stress m
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,8 +82,8 @@ def draw_graph(manifest: GraphManifest) -> Diagram:
     height = float(high[1] - low[1]) + top + _MARGIN
     shift = np.array([(width - (high[0] - low[0])) / 2 - low[0], top - low[1]])
     boxes = {
-        node.name: Box(node.name, caption, node.shared, *map(float, place + shift), *map(float, size))
-        for node, caption, place, size in zip(nodes, captions, places, sizes, strict=True)
+        node.name: Box(node.name, caption, node.shared, *place.tolist(), *size.tolist())
+        for node, caption, place, size in zip(nodes, captions, places + shift, sizes, strict=True)
     }
     links = _links(manifest.edge_types, boxes)
     return Diagram(width, height, tuple(boxes.values()), tuple(links))
@@ -118,7 +119,8 @@ def _places(nodes: Sequence[NodeType], edges: Sequence[EdgeType]) -> np.ndarray:
         distance = np.maximum(np.linalg.norm(difference, axis=2), 1e-9)
         pull = (weight * hops / distance)[:, :, None] * difference
         places = inverse @ pull.sum(axis=1)
-    return places * [_HOP_X, _HOP_Y]
+    scaled: np.ndarray = places * [_HOP_X, _HOP_Y]
+    return scaled
 
 
 def _without_overlaps(places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -145,16 +147,14 @@ def _without_overlaps(places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _links(edges: Sequence[EdgeType], boxes: dict[str, Box]) -> list[Link]:
-    between: dict[frozenset[str], int] = {}
-    total = {pair: 0 for pair in (frozenset((edge.source, edge.target)) for edge in edges)}
-    for edge in edges:
-        total[frozenset((edge.source, edge.target))] += 1
+    between: Counter[frozenset[str]] = Counter()
+    total = Counter(frozenset((edge.source, edge.target)) for edge in edges)
     largest = max((edge.count for edge in edges), default=1)
     links = []
     for edge in edges:
         pair = frozenset((edge.source, edge.target))
-        position = between.get(pair, 0)
-        between[pair] = position + 1
+        position = between[pair]
+        between[pair] += 1
         source, target = boxes[edge.source], boxes[edge.target]
         if edge.source == edge.target:
             path, x, y = _loop(source, position)
@@ -185,7 +185,8 @@ def _curve(source: Box, target: Box, bend: float) -> tuple[str, float, float]:
     start = _border(source, control)
     stop = _border(target, control)
     middle = (start + stop) / 4 + control / 2
-    path = f"M{start[0]:.1f} {start[1]:.1f}Q{control[0]:.1f} {control[1]:.1f} {stop[0]:.1f} {stop[1]:.1f}"
+    points = [*start, *control, *stop]
+    path = "M{:.1f} {:.1f}Q{:.1f} {:.1f} {:.1f} {:.1f}".format(*points)
     return path, float(middle[0]), float(middle[1])
 
 
@@ -194,9 +195,9 @@ def _border(box: Box, towards: np.ndarray) -> np.ndarray:
     centre = np.array([box.x, box.y])
     direction = towards - centre
     half = np.array([box.width / 2 + 3, box.height / 2 + 3])
-    with np.errstate(divide="ignore"):
-        scale = float(np.min(half / np.maximum(np.abs(direction), 1e-9)))
-    return centre + direction * min(scale, 1.0)
+    scale = float(np.min(half / np.maximum(np.abs(direction), 1e-9)))
+    border: np.ndarray = centre + direction * min(scale, 1.0)
+    return border
 
 
 def _loop(box: Box, position: int) -> tuple[str, float, float]:

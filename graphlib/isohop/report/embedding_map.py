@@ -95,9 +95,7 @@ def draw_map(
     places = _fit(points)
     counts = np.bincount(colouring.groups, minlength=len(colouring.labels))
     groups = []
-    for number, (label, colour) in enumerate(
-        zip(colouring.labels, colouring.colours, strict=True)
-    ):
+    for number, (label, colour) in enumerate(zip(colouring.labels, colouring.colours, strict=True)):
         members = np.flatnonzero(colouring.groups[nodes] == number)
         if counts[number]:
             drawn = tuple(
@@ -124,7 +122,8 @@ def _principal_components(vectors: np.ndarray, wanted: int) -> np.ndarray:
     leading = directions[:, np.argsort(values)[::-1][:wanted]]
     # A direction's sign is arbitrary; fixed, so that the same vectors give the same map.
     signs = np.sign(leading[np.abs(leading).argmax(axis=0), np.arange(leading.shape[1])])
-    return centred @ (leading * np.where(signs == 0, 1, signs))
+    components: np.ndarray = centred @ (leading * np.where(signs == 0, 1, signs))
+    return components
 
 
 def _fit(points: np.ndarray) -> np.ndarray:
@@ -135,4 +134,5 @@ def _fit(points: np.ndarray) -> np.ndarray:
     span = np.maximum(high - low, 1e-12)
     room = np.array([_WIDTH, _HEIGHT]) - 2 * _PAD
     scale = float(np.min(room / span)) if np.max(high - low) > 0 else 1.0
-    return (points - (low + high) / 2) * scale + np.array([_WIDTH, _HEIGHT]) / 2
+    places: np.ndarray = (points - (low + high) / 2) * scale + np.array([_WIDTH, _HEIGHT]) / 2
+    return places

@@ -43,7 +43,7 @@ def choose_examples(degree: np.ndarray, student: np.ndarray, wanted: int) -> np.
     alone = np.flatnonzero(student)[:1] if wanted > 1 or len(taught) == 0 else np.array([], int)
     room = min(wanted - len(alone), len(taught))
     # Cubed, so that most come from the well-connected ones, whose names a reader may know.
-    places = (np.linspace(0, 1, room) ** 3 * (len(taught) - 1)).astype(int) if room > 0 else []
+    places = (np.linspace(0, 1, max(0, room)) ** 3 * (len(taught) - 1)).astype(np.int64)
     chosen = list(dict.fromkeys([*taught[places].tolist(), *alone.tolist()]))
     return np.array(chosen, dtype=np.int64)
 

@@ -1,0 +1,211 @@
+"""Parquet files: used as they are where every engine reads them alike, rewritten where not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from isohop.errors import InvalidInput, Problem
+from isohop.relational.landing import (
+    LandedTable,
+    Landing,
+    Misfits,
+    invalid_texts,
+    landed_type,
+    landing,
+    normalise,
+)
+from isohop.relational.source import SourceColumn, unreadable
+
+_BATCH_BYTES = 32 << 20
+_BATCH_ROWS = 1 << 16
+_LARGEST_INT64 = 2**63 - 1
+
+
+def parquet_columns(paths: Sequence[Path]) -> tuple[SourceColumn, ...]:
+    """The columns of a table's parts, from their footers.
+
+    Raises `InvalidInput` when a part is damaged or the parts are not of one schema.
+    """
+    parts = [_open(path) for path in paths]
+    _check_alike(paths, parts)
+    columns = []
+    for field in parts[0].schema_arrow:
+        type: pa.DataType | None = landed_type(field.type)
+        if pa.types.is_uint64(field.type):
+            statistics = _statistics(parts, field.name)
+            largest = [known.max for known in statistics if known and known.has_min_max]
+            type = _unsigned(max(largest)) if largest and len(largest) == len(statistics) else None
+        columns.append(SourceColumn(field.name, type, _is_all_null(parts, field.name)))
+    return tuple(columns)
+
+
+def land_parquet(
+    paths: Sequence[Path], folder: Path, table: str, columns: Sequence[str], fingerprint: str
+) -> LandedTable:
+    """Land ``columns``: the files themselves when they conform, else rewritten in ``folder``.
+
+    Files conform when all their columns have types that a landed column may have, and those asked
+    for hold neither NaN nor infinity nor a text that is not UTF-8, which takes a scan of these.
+    """
+    parts = [_open(path) for path in paths]
+    _check_alike(paths, parts)
+    schema = _landed_schema(paths, parts, columns)
+    if _conform(parts) and _is_clean(paths, parts, schema):
+        rows = sum(part.metadata.num_rows for part in parts)
+        all_null = tuple(name for name in columns if _is_all_null(parts, name))
+        return LandedTable(table, tuple(paths), schema, rows, rows, None, (), fingerprint, all_null)
+    with landing(folder) as arriving:
+        arriving.begin(schema)
+        line = 1
+        for path, part in zip(paths, parts, strict=True):
+            for batch in _batches(path, part, columns):
+                _land_batch(path, batch, line, arriving)
+                line += batch.num_rows
+    return arriving.landed(table, folder, fingerprint)
+
+
+def _land_batch(path: Path, batch: pa.RecordBatch, line: int, arriving: Landing) -> None:
+    misfits = Misfits()
+    values = []
+    for field, column in zip(arriving.schema, batch.columns, strict=True):
+        try:
+            column = normalise(column, field.type, field.name, arriving.notes)
+        except pa.ArrowInvalid as error:
+            where = f"{path}, column '{field.name}'"
+            what = f"a value is beyond what {field.type} holds: {error}."
+            raise unreadable(where, what, "Correct it, or write the column as text.") from error
+        rows = invalid_texts(column)
+        if len(rows):
+            misfits.add(rows, [f"column {field.name}: not UTF-8"] * len(rows))
+        values.append(column)
+    lines = np.arange(line, line + batch.num_rows)
+    landed = pa.record_batch(values, schema=arriving.schema)
+    arriving.sift(landed, misfits, lines, landed)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    with _damage(path):
+        # Of the old 96-bit timestamps only microseconds cover all years.
+        return pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        what = f"cannot be read as Parquet: {error}."
+        raise unreadable(str(path), what, "It is damaged or cut off: make or copy it again.") from (
+            error
+        )
+
+
+def _check_alike(paths: Sequence[Path], parts: Sequence[pq.ParquetFile]) -> None:
+    first = {field.name: landed_type(field.type) for field in parts[0].schema_arrow}
+    problems = []
+    for path, part in zip(paths[1:], parts[1:], strict=True):
+        other = {field.name: landed_type(field.type) for field in part.schema_arrow}
+        for name in sorted(set(first) ^ set(other)):
+            lacking, having = (path, paths[0]) if name in first else (paths[0], path)
+            what = f"column '{name}' is missing, which {having.name} has."
+            problems.append(Problem(str(lacking), what, "Write all parts with the same columns."))
+        for name in sorted(set(first) & set(other)):
+            if first[name] != other[name]:
+                what = f"column '{name}' is {other[name]}, but {first[name]} in {paths[0].name}."
+                problems.append(Problem(str(path), what, "Write all parts with the same types."))
+    if problems:
+        raise InvalidInput(f"The parts in {paths[0].parent} are not of one table", problems)
+
+
+def _landed_schema(
+    paths: Sequence[Path], parts: Sequence[pq.ParquetFile], columns: Sequence[str]
+) -> pa.Schema:
+    """The types that ``columns`` land with; of uint64, by their largest value."""
+    types = {field.name: field.type for field in parts[0].schema_arrow}
+    unsigned = [name for name in columns if pa.types.is_uint64(types[name])]
+    landed = {name: landed_type(types[name]) for name in columns}
+    for name in unsigned:
+        largest = 0
+        for path, part in zip(paths, parts, strict=True):
+            for batch in _batches(path, part, [name]):
+                largest = max(largest, pc.max(batch.column(0)).as_py() or 0)
+        landed[name] = _unsigned(largest)
+    return pa.schema([(name, landed[name]) for name in columns])
+
+
+def _unsigned(largest: int) -> pa.DataType:
+    return pa.int64() if largest <= _LARGEST_INT64 else landed_type(pa.uint64())
+
+
+def _conform(parts: Sequence[pq.ParquetFile]) -> bool:
+    names = parts[0].schema_arrow.names
+    return all(
+        part.schema_arrow.names == names
+        and all(field.type == landed_type(field.type) for field in part.schema_arrow)
+        and all(leaf.physical_type != "INT96" for leaf in _leaves(part))
+        for part in parts
+    )
+
+
+def _is_clean(paths: Sequence[Path], parts: Sequence[pq.ParquetFile], schema: pa.Schema) -> bool:
+    suspects = [
+        field.name
+        for field in schema
+        if pa.types.is_floating(field.type) or pa.types.is_string(field.type)
+    ]
+    for path, part in zip(paths, parts, strict=True):
+        for batch in _batches(path, part, suspects) if suspects else ():
+            for column in batch.columns:
+                if len(invalid_texts(column)):
+                    return False
+                is_number = pa.types.is_floating(column.type)
+                if is_number and pc.all(pc.is_finite(column)).as_py() is False:
+                    return False
+    return True
+
+
+def _batches(path: Path, part: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Batches of bounded size, in the order of ``columns``."""
+    groups = [part.metadata.row_group(index) for index in range(part.metadata.num_row_groups)]
+    row_bytes = max((g.total_byte_size / max(g.num_rows, 1) for g in groups), default=1)
+    rows = int(min(_BATCH_ROWS, max(1, _BATCH_BYTES / max(row_bytes, 1))))
+    with _damage(path):
+        batches = part.iter_batches(batch_size=rows, columns=list(columns))
+    while True:
+        with _damage(path):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        # A name also selects those that continue it after a dot.
+        yield batch.select(list(columns))
+
+
+def _leaves(part: pq.ParquetFile) -> list[pq.ColumnSchema]:
+    return [part.schema.column(index) for index in range(len(part.schema))]
+
+
+def _statistics(parts: Sequence[pq.ParquetFile], column: str) -> list[pq.Statistics | None]:
+    """Of each row group with rows; None where they were not written, or for a nested column."""
+    found: list[pq.Statistics | None] = []
+    for part in parts:
+        paths = [leaf.path for leaf in _leaves(part)]
+        groups = [part.metadata.row_group(index) for index in range(part.num_row_groups)]
+        for group in groups:
+            known = group.num_rows and column in paths
+            if known or group.num_rows:
+                found.append(group.column(paths.index(column)).statistics if known else None)
+    return found
+
+
+def _is_all_null(parts: Sequence[pq.ParquetFile], column: str) -> bool:
+    statistics = _statistics(parts, column)
+    return bool(statistics) and all(
+        known is not None and known.has_null_count and known.num_values == 0 for known in statistics
+    )

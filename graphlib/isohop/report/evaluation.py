@@ -1,0 +1,115 @@
+"""Held-out results as tables: a row for what was asked, a column for who answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from isohop.report.run_folder import EvaluationRow
+
+_HITS = {"trained": "Trained", "untrained": "Untrained", "tfidf": "TF-IDF"}
+_MODELS = {"served": "Served", "teacher": "Teacher", "student": "Student", "mlp": "MLP"}
+_GROUPS = {"overall": "Overall", "head": "Head", "tail": "Tail", "isolated": "Isolated"}
+_TASKS = {"link": "Link prediction", "label": "Label"}
+_METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "accuracy": "Accuracy"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model's figure; ``best`` in its row."""
+
+    model: str
+    value: float | None
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was asked, of how many, and each model's figure."""
+
+    label: str
+    count: int
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class HitsTable:
+    """Hits@10 by edge type; the row over all comes first."""
+
+    models: Mapping[str, str]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """One task, entity and metric: a row a group of nodes."""
+
+    task: str
+    entity: str
+    metric: str
+    models: Mapping[str, str]
+    rows: tuple[Row, ...]
+
+
+def hits_table(hits: Mapping[str, Mapping[str, float | None]]) -> HitsTable | None:
+    """From ``features.json``; None where nothing was held out."""
+    if not hits:
+        return None
+    models = _known_first(_HITS, (m for figures in hits.values() for m in figures if m != "count"))
+    rows = tuple(
+        Row(
+            label="All edge types" if name == "all" else name,
+            count=int(hits[name].get("count") or 0),
+            cells=_cells({model: hits[name].get(model) for model in models}),
+        )
+        for name in sorted(hits, key=lambda name: (name != "all", name))
+    )
+    return HitsTable(models, rows)
+
+
+def result_tables(evaluation: Iterable[EvaluationRow]) -> tuple[ResultTable, ...]:
+    """From ``distill.json``: labels before links, all entities together before each."""
+    tables: dict[tuple[str, str, str], list[EvaluationRow]] = {}
+    for row in evaluation:
+        tables.setdefault((row.task, row.entity, row.metric), []).append(row)
+    order = sorted(tables, key=lambda key: (key[0] != "label", key[1] != "all", key[1], key[2]))
+    return tuple(_result_table(*key, tables[key]) for key in order)
+
+
+def _result_table(task: str, entity: str, metric: str, figures: list[EvaluationRow]) -> ResultTable:
+    models = _known_first(_MODELS, (figure.model for figure in figures))
+    groups = _known_first(_GROUPS, (figure.group for figure in figures))
+    rows = []
+    for group, label in groups.items():
+        members = [figure for figure in figures if figure.group == group]
+        values = {figure.model: figure.value for figure in members}
+        rows.append(
+            Row(
+                label=label,
+                count=max(figure.count for figure in members),
+                cells=_cells({model: values.get(model) for model in models}),
+            )
+        )
+    return ResultTable(
+        task=_TASKS.get(task, task),
+        entity="All entities" if entity == "all" else entity,
+        metric=_METRICS.get(metric, metric),
+        models=models,
+        rows=tuple(rows),
+    )
+
+
+def _cells(values: Mapping[str, float | None]) -> tuple[Cell, ...]:
+    finite = [value for value in values.values() if value is not None and math.isfinite(value)]
+    best = max(finite, default=None)
+    return tuple(
+        Cell(model, value, value is not None and value == best) for model, value in values.items()
+    )
+
+
+def _known_first(known: Mapping[str, str], found: Iterable[str]) -> dict[str, str]:
+    """Labels of what is found: in the order of ``known``, then what is new."""
+    present = list(dict.fromkeys(found))
+    labels = {name: label for name, label in known.items() if name in present}
+    return labels | {name: name for name in present if name not in known}
