@@ -147,7 +147,11 @@ def test_a_self_reference_of_an_entity_is_an_edge_in_its_role(plan):
 @pytest.mark.parametrize(
     ("tables", "columns", "path"),
     [
-        ("t: {key: id, references: [{columns: up, table: t, prefix: up_}]}", {"t": "id up"}, "t → t"),
+        (
+            "t: {key: id, references: [{columns: up, table: t, prefix: up_}]}",
+            {"t": "id up"},
+            "t → t",
+        ),
         (
             "t: {key: id, references: [{columns: u, table: u}]}\n"
             "  u: {key: id, references: [{columns: t, table: t}]}",
@@ -267,7 +271,12 @@ def test_an_entity_may_be_keyed_by_what_a_surrogate_hides(plan):
           user: {key: id}
         entities: {product: {table: product, key: [brand, model]}, user: {table: user}}
         """,
-        {"product": "id brand_id model price", "brand": "id name", "review": "product_id u", "user": "id"},
+        {
+            "product": "id brand_id model price",
+            "brand": "id name",
+            "review": "product_id u",
+            "user": "id",
+        },
     )
     assert made.nodes["product"].key == ("brand", "model")
     assert attributes(made, "product") == {"price"}
@@ -303,7 +312,9 @@ def test_tables_whose_keys_refer_to_each_other_are_one(plan):
 
 
 def test_names_that_collide_are_both_named(plan):
-    with pytest.raises(InvalidInput, match=r"customer\.name and city\.name|city\.name and customer"):
+    with pytest.raises(
+        InvalidInput, match=r"customer\.name and city\.name|city\.name and customer"
+    ):
         plan(
             """
             tables:

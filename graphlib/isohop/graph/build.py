@@ -27,7 +27,7 @@ from isohop.relational.source import LandedTable, Source, open_source
 from isohop.yaml_file import YamlFile
 
 if TYPE_CHECKING:
-    from isohop.hops.construct import Built, Construction
+    from isohop.hops.nodes import Built
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def check(
 
 
 def _construct(planned: Planned, folder: Path, engine: Engine, progress: Progress) -> Ledger:
-    from isohop.hops.construct import Construction
+    from isohop.hops.construct import construct
+    from isohop.hops.facts import Facts
 
     schema, plan, ledger = planned.schema, planned.plan, Ledger()
     stage = folder / ".stage"
@@ -118,19 +119,10 @@ def _construct(planned: Planned, folder: Path, engine: Engine, progress: Progres
                     bar.note(name)
                     check_table(name)
                     bar.advance()
-        construction = Construction(
-            session,
-            plan,
-            integrity.clean,
-            stage,
-            folder,
-            ledger,
-            folder / "quarantine",
-            progress,
-        )
-        construction.run()
+        facts = Facts(session, plan, integrity.clean, stage, folder / "quarantine", ledger)
+        nodes, edges = construct(facts, folder, progress)
     ledger.close()
-    _write_manifest(planned, construction, landed, folder)
+    _write_manifest(planned, nodes, edges, landed, folder)
     write_text_atomically(folder / "ledger.json", ledger.model_dump_json(indent=1))
     shutil.rmtree(stage)
     _drop_engine_files(folder)
@@ -161,7 +153,8 @@ def _land(
 
 def _write_manifest(
     planned: Planned,
-    construction: Construction,
+    built_nodes: Mapping[str, Built],
+    built_edges: Mapping[str, Built],
     landed: Mapping[str, LandedTable],
     folder: Path,
 ) -> None:
@@ -170,8 +163,8 @@ def _write_manifest(
         NodeType(
             name=node.name,
             key=node.key,
-            attributes=_attributes(folder / "nodes" / node.name, construction.nodes[node.name]),
-            count=construction.nodes[node.name].count,
+            attributes=_attributes(folder / "nodes" / node.name, built_nodes[node.name]),
+            count=built_nodes[node.name].count,
             shared=node.shared,
         )
         for node in plan.nodes.values()
@@ -185,10 +178,10 @@ def _write_manifest(
             count=edge.count,
             functional=edge.functional,
         )
-        for name, edge in construction.edges.items()
+        for name, edge in built_edges.items()
     )
-    parts = {f"nodes/{n}": built.digest for n, built in construction.nodes.items() if built.count}
-    parts |= {f"edges/{n}": built.digest for n, built in construction.edges.items() if built.count}
+    parts = {f"nodes/{n}": built.digest for n, built in built_nodes.items() if built.count}
+    parts |= {f"edges/{n}": built.digest for n, built in built_edges.items() if built.count}
     manifest = GraphManifest(
         name=plan.schema.database,
         certificate=certificate.combine(parts.values()),

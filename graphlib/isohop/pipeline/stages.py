@@ -170,7 +170,9 @@ _RAY = ("features", "distill", "embed")
 def open_run(pipeline: Pipeline, run_id: str) -> Run:
     """The run's folder; it need not exist yet."""
     if not run_id or "/" in run_id or "\\" in run_id or run_id.startswith("."):
-        raise IsohopError(f"'{run_id}' cannot be the name of a run: leave out '/' and a leading '.'")
+        raise IsohopError(
+            f"'{run_id}' cannot be the name of a run: leave out '/' and a leading '.'"
+        )
     return Run(pipeline.path(pipeline.settings.runs) / pipeline.settings.name / run_id)
 
 

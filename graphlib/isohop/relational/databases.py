@@ -1,33 +1,33 @@
-"""The tables of a database: SQLite and PostgreSQL.
+"""The tables of a database: SQLite or PostgreSQL, by URL.
 
 SQLAlchemy reflects tables, keys and references and writes every statement; ADBC streams the rows in
 Arrow batches, in one read-only transaction for all tables (PostgreSQL: repeatable read), so that
-what is landed is one state of the database. Rows come in the order of the key, or of all columns,
-so that equal contents land as equal files.
+what lands is one state of the database. Rows come in the order of the key, or of all columns, so
+that equal contents land as equal files.
 
 Views are no tables here, nor are the partitions of a PostgreSQL table, which come with it.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote_plus
 
 import adbc_driver_manager
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Inspector
+from sqlalchemy.engine import URL, Connection, Inspector
 
 from isohop.engines.storage import fingerprint
-from isohop.errors import InvalidInput, Problem, did_you_mean
-from isohop.relational.landing import LandedTable, Landing, landing
+from isohop.errors import InvalidInput, did_you_mean
+from isohop.relational.dialects import Database, Postgres, Sqlite, SqlType, identifier
+from isohop.relational.landing import LandedTable, landing
 from isohop.relational.source import (
     SourceColumn,
     SourceReference,
@@ -38,34 +38,195 @@ from isohop.relational.source import (
     unreadable,
 )
 
+_KINDS: Mapping[str, type[Sqlite] | type[Postgres]] = {
+    "sqlite": Sqlite,
+    "postgresql": Postgres,
+    "postgres": Postgres,
+}
 _FAILURES = (sa.exc.SQLAlchemyError, adbc_driver_manager.Error, pa.ArrowException, OSError)
-_CONNECT_SECONDS = "15"
 
 
-class Query(Protocol):
-    """How one table's rows are asked for, and what becomes of the batches of the answer."""
+@dataclass(frozen=True)
+class _Catalogue:
+    """What reflection told."""
 
-    statement: sa.Select[Any]
-    schema: pa.Schema
-
-    def land(self, batch: pa.RecordBatch, line: int, landing: Landing) -> None:
-        """Write the rows of one batch of the answer; ``line`` is the first one's number."""
-        ...
+    tables: dict[str, SourceTable]
+    types: dict[str, dict[str, SqlType]]
 
 
-class Database(Protocol):
-    """What differs between the kinds of database."""
+class DatabaseSource:
+    """The tables of one schema; see the module, and `isohop.relational.source.Source`."""
 
-    dialect: sa.Dialect
+    def __init__(self, url: str, schema: str | None, base: Path):
+        """Connect once, so that a wrong address is known at once. Raises `InvalidInput`."""
+        self._url = _parse(url)
+        self._schema = schema
+        self._database: Database = _KINDS[self._url.get_backend_name()](self._url, base)
+        self._catalogue: _Catalogue | None = None
+        self._stream: Any = None
+        self._fingerprints: dict[str, str] = {}
+        self._engine = self._database.engine()
+        with self._failures("cannot be opened"), self._engine.connect() as connection:
+            sa.inspect(connection).get_table_names(schema)
 
-    def engine(self) -> sa.Engine:
-        """For reflection."""
-        ...
+    def tables(self) -> Mapping[str, SourceTable]:
+        if self._catalogue is None:
+            with self._failures("cannot be reflected"), self._engine.connect() as connection:
+                self._catalogue = self._reflect(connection)
+        return self._catalogue.tables
 
-    def stream(self) -> Any:
-        """A new ADBC connection, in a read-only transaction."""
-        ...
+    def fingerprint(self, table: str) -> str:
+        known_table(table, self.tables(), self._shown)
+        if table not in self._fingerprints:
+            with tempfile.TemporaryDirectory() as folder:
+                self.land(table, Path(folder) / "table")
+        return self._fingerprints[table]
 
-    def column(self, type: sa.types.TypeEngine[Any]) -> pa.DataType | None: ...
+    def land(
+        self,
+        table: str,
+        folder: Path,
+        columns: Sequence[str] | None = None,
+        types: Mapping[str, str] | None = None,
+    ) -> LandedTable:
+        known = known_table(table, self.tables(), self._shown)
+        chosen, stated = check_request(known, columns, types)
+        if stated and not self._database.takes_types:
+            where = f"table '{table}', column '{min(stated)}'"
+            raise unreadable(where, "the database states its type.", "Leave 'types' out.")
+        with self._failures(f"table '{table}' cannot be read"), landing(folder) as arriving:
+            clause = sa.table(identifier(table), schema=self._schema and identifier(self._schema))
+            sql_types = {name: self._types(table)[name] for name in chosen}
+            plan = self._database.plan(clause, sql_types, stated, self._ask, arriving.notes)
+            arriving.begin(plan.schema)
+            statement = sa.select(*plan.selects).select_from(clause)
+            order = [sa.column(identifier(name)) for name in known.key or ()] or plan.selects
+            line = 1
+            for batch in self._rows(statement.order_by(*order)):
+                plan.land(batch, line, arriving)
+                line += batch.num_rows
+        landed = arriving.landed(table, folder, "")
+        files = [*landed.paths, *([landed.quarantine] if landed.quarantine else [])]
+        self._fingerprints[table] = "-".join(map(fingerprint, files))
+        return replace(landed, fingerprint=self._fingerprints[table])
 
-    def query(...)
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        self._engine.dispose()
+
+    def __del__(self) -> None:
+        if getattr(self, "_stream", None) is not None:
+            self._stream.close()
+
+    @property
+    def _shown(self) -> str:
+        return self._url.render_as_string(hide_password=True)
+
+    def _types(self, table: str) -> dict[str, SqlType]:
+        return self._catalogue.types[table] if self._catalogue else {}
+
+    def _rows(self, statement: sa.ClauseElement) -> Iterator[pa.RecordBatch]:
+        if self._stream is None:
+            self._stream = self._database.stream()
+        text = statement.compile(
+            dialect=self._database.dialect, compile_kwargs={"literal_binds": True}
+        )
+        with self._stream.cursor() as cursor:
+            cursor.execute(str(text))
+            yield from cursor.fetch_record_batch()
+
+    def _ask(self, statement: sa.ClauseElement) -> dict[str, Any]:
+        """The one row of an answer."""
+        (row,) = pa.Table.from_batches(self._rows(statement)).to_pylist()
+        return dict(row)
+
+    def _reflect(self, connection: Connection) -> _Catalogue:
+        inspector = sa.inspect(connection)
+        names = sorted(
+            set(inspector.get_table_names(self._schema))
+            - self._database.partitions(connection, self._schema)
+        )
+        self._check_schema(inspector, names)
+        problems = check_names(names, self._shown, "table")
+        catalogue = _Catalogue({}, {})
+        for name in names:
+            with warnings.catch_warnings():
+                # Types that SQLAlchemy does not know are read as text, so need no warning.
+                warnings.simplefilter("ignore", sa.exc.SAWarning)
+                reflected = inspector.get_columns(name, self._schema)
+            types = self._database.types(connection, name, reflected)
+            problems += check_names(types, f"table '{name}'", "column")
+            columns = tuple(
+                SourceColumn(column, self._database.landed_type(type))
+                for column, type in types.items()
+            )
+            key = inspector.get_pk_constraint(name, self._schema)["constrained_columns"]
+            catalogue.types[name] = types
+            catalogue.tables[name] = SourceTable(name, columns, tuple(key) or None)
+        if problems:
+            raise InvalidInput(f"{self._shown} cannot be read", problems)
+        for name, table in catalogue.tables.items():
+            references = tuple(self._references(inspector, name, catalogue.tables))
+            catalogue.tables[name] = replace(table, references=references)
+        return catalogue
+
+    def _references(
+        self, inspector: Inspector, name: str, tables: Mapping[str, SourceTable]
+    ) -> Iterator[SourceReference]:
+        """Those to tables of this source, in a fixed order; others have no table to point to."""
+        own = {self._schema, None if self._schema else inspector.default_schema_name}
+        # SQLite takes any capitals for a table's name.
+        spelt = {table.lower(): table for table in tables} | {table: table for table in tables}
+        found = []
+        for key in inspector.get_foreign_keys(name, self._schema):
+            target = spelt.get(key["referred_table"], spelt.get(key["referred_table"].lower()))
+            if target is None or key["referred_schema"] not in {None, *own}:
+                continue
+            columns = tuple(key["referred_columns"]) or tables[target].key or ()
+            found.append(SourceReference(tuple(key["constrained_columns"]), target, columns))
+        yield from sorted(found, key=lambda one: (one.columns, one.table))
+
+    def _check_schema(self, inspector: Inspector, names: Sequence[str]) -> None:
+        schemas = inspector.get_schema_names()
+        if self._schema is not None and self._schema not in schemas:
+            hint = did_you_mean(self._schema, schemas)
+            raise unreadable("source.schema", f"there is no schema '{self._schema}'.", hint)
+        if not names:
+            where = self._schema or inspector.default_schema_name or "main"
+            what = f"there is no table in schema '{where}'."
+            raise unreadable(self._shown, what, did_you_mean("", schemas))
+
+    @contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        """Name the database, and never its password, in what goes wrong."""
+        try:
+            yield
+        except InvalidInput:
+            raise
+        except _FAILURES as error:
+            self.close()  # the transaction is lost
+            reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+            password = self._url.password or ""
+            for secret in filter(None, (password, quote_plus(password))):
+                reason = reason.replace(secret, "***")
+            raise unreadable(self._shown, f"{what}: {reason.rstrip('.')}.", _REMEDY) from None
+
+
+_REMEDY = "Check the URL, that the database can be reached, and that you may read it."
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        what = "this is no database URL."  # it is not shown, as it may hold a password
+        raise unreadable("source.url", what, _EXAMPLES) from None
+    if parsed.get_backend_name() not in _KINDS:
+        what = f"'{parsed.drivername}' is no kind of database that can be read."
+        raise unreadable("source.url", what, _EXAMPLES)
+    return parsed
+
+
+_EXAMPLES = "Write sqlite:///file.db or postgresql://user@host/database."

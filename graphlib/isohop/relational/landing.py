@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 
 from isohop.engines.storage import folder_atomically
 
+NON_FINITE = "NaN or infinite, read as NULL"
 ROW_GROUP_ROWS = 1 << 18
 ROW_GROUP_BYTES = 64 << 20
 _PART = "part-0.parquet"
@@ -74,7 +75,7 @@ class Notes:
         """Doubles, with NaN and infinity as NULL."""
         finite = pc.is_finite(values)
         lost = pc.sum(pc.invert(finite)).as_py() or 0
-        self.count(column, "NaN or infinite, read as NULL", lost)
+        self.count(column, NON_FINITE, lost)
         return pc.if_else(finite, values, None) if lost else values
 
     def whole_column(self, column: str, what: str) -> None:

@@ -166,7 +166,7 @@ class TextTable:
                 except pa.ArrowInvalid:
                     rows, reasons = misfits(column, type, name)
                     wrong.add(rows, reasons)
-                    column = _blank(column, rows)
+                    column = without(column, rows)
                     columns.append(read_texts(column, type, name, landing.notes))
             batch = pa.record_batch(columns, schema=landing.schema)
             landing.sift(batch, wrong, lines, texts)
@@ -264,8 +264,8 @@ def _all(fits: pa.BooleanArray) -> bool:
     return bool(pc.all(fits).as_py() is not False)
 
 
-def _blank(texts: pa.Array, rows: np.ndarray) -> pa.Array:
-    """``texts`` with NULL in these rows."""
-    mask = np.zeros(len(texts), bool)
+def without(values: pa.Array, rows: np.ndarray) -> pa.Array:
+    """``values`` with NULL in these rows, int64."""
+    mask = np.zeros(len(values), bool)
     mask[rows] = True
-    return pc.if_else(pa.array(mask), None, texts)
+    return pc.if_else(pa.array(mask), None, values)
