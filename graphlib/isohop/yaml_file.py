@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -221,23 +221,29 @@ def _known_keys(model: type[BaseModel], keys: KeyPath) -> list[str]:
     """The keys that the model knows at a key path, for a suggestion."""
     here: Any = model
     for key in keys:
-        if isinstance(here, type) and issubclass(here, BaseModel) and isinstance(key, str):
-            by_alias = {info.alias or name: info for name, info in here.model_fields.items()}
-            info = by_alias.get(key) or here.model_fields.get(key)
-            here = info.annotation if info else None
-        here = _inner_model(here)
-    if isinstance(here, type) and issubclass(here, BaseModel):
-        fields = cast("type[BaseModel]", here).model_fields
-        return [info.alias or name for name, info in fields.items()]
-    return []
+        here = _step(here, key)
+    found = _model_in(here)
+    fields = found.model_fields if found is not None else {}
+    return [info.alias or name for name, info in fields.items()]
 
 
-def _inner_model(annotation: Any) -> Any:
-    """The model inside ``X | None``, ``tuple[X, ...]`` or ``Mapping[str, X]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in reversed(getattr(annotation, "__args__", ())):
-        inner = _inner_model(argument)
-        if inner is not None:
-            return inner
+def _step(annotation: Any, key: str | int) -> Any:
+    """The annotation one key further in: a model's field, a mapping's value, a list's item."""
+    model = annotation if isinstance(annotation, type) else None
+    if model is not None and issubclass(model, BaseModel):
+        fields = {info.alias or name: info.annotation for name, info in model.model_fields.items()}
+        return fields.get(str(key))
+    arguments = getattr(annotation, "__args__", ())
+    origin = get_origin(annotation)
+    if isinstance(origin, type) and issubclass(origin, Mapping | list | tuple):
+        return arguments[-1] if issubclass(origin, Mapping) else arguments[0]
+    steps = (_step(argument, key) for argument in arguments)
+    return next((step for step in steps if step is not None), None)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that ``annotation`` is, or ``X`` of ``X | None``."""
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
     return None

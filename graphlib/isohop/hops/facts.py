@@ -191,7 +191,7 @@ class Facts:
             raise IsohopError(
                 f"{where}: {violations} keys have more than one value, e.g. {examples[0]}, and the "
                 "policy 'violations: fail' stops here. Mend the data, or choose 'majority' or "
-                "'null'."
+                "'unset'."
             )
         order = Window.partitionBy(*keys).orderBy(F.desc("n"), *targets)
         ranked = counted.withColumn("rank", F.row_number().over(order))

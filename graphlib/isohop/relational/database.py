@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 
 from isohop.yaml_file import StrictModel
 
-OrphanPolicy = Literal["keep", "null", "quarantine"]
-ViolationPolicy = Literal["majority", "null", "fail"]
+OrphanPolicy = Literal["keep", "unset", "quarantine"]
+ViolationPolicy = Literal["majority", "unset", "fail"]
 ColumnType = Literal["string", "integer", "number", "boolean", "date", "timestamp"]
 
 
@@ -19,10 +19,10 @@ class Policies(StrictModel):
 
     ``orphans``: a reference to a key that its table lacks. *keep*: the key is a fact and stays (an
     entity is then known by its key alone; a folded table with a surrogate key yields NULL);
-    *null*: the reference is read as NULL; *quarantine*: the row is taken out.
+    *unset*: the reference is read as NULL; *quarantine*: the row is taken out.
 
     ``violations``: an entity with two values for one attribute. *majority*: the value that most
-    rows give, the smallest of equals; *null*: none; *fail*: the build stops.
+    rows give, the smallest of equals; *unset*: none; *fail*: the build stops.
     """
 
     orphans: OrphanPolicy = "keep"

@@ -71,7 +71,13 @@ class DatabaseSource:
 
     def tables(self) -> Mapping[str, SourceTable]:
         if self._catalogue is None:
-            with self._failures("cannot be reflected"), self._engine.connect() as connection:
+            with (
+                self._failures("cannot be reflected"),
+                self._engine.connect() as connection,
+                warnings.catch_warnings(),
+            ):
+                # Types that SQLAlchemy does not know are no mistake: they are read as text.
+                warnings.simplefilter("ignore", sa.exc.SAWarning)
                 self._catalogue = self._reflect(connection)
         return self._catalogue.tables
 
@@ -122,7 +128,8 @@ class DatabaseSource:
 
     @property
     def _shown(self) -> str:
-        return self._url.render_as_string(hide_password=True)
+        # A query may hold passwords as well.
+        return self._url.set(query={}).render_as_string(hide_password=True)
 
     def _types(self, table: str) -> dict[str, SqlType]:
         return self._catalogue.types[table] if self._catalogue else {}
@@ -152,10 +159,7 @@ class DatabaseSource:
         problems = check_names(names, self._shown, "table")
         catalogue = _Catalogue({}, {})
         for name in names:
-            with warnings.catch_warnings():
-                # Types that SQLAlchemy does not know are read as text, so need no warning.
-                warnings.simplefilter("ignore", sa.exc.SAWarning)
-                reflected = inspector.get_columns(name, self._schema)
+            reflected = inspector.get_columns(name, self._schema)
             types = self._database.types(connection, name, reflected)
             problems += check_names(types, f"table '{name}'", "column")
             columns = tuple(
@@ -208,9 +212,11 @@ class DatabaseSource:
         except _FAILURES as error:
             self.close()  # the transaction is lost
             reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
-            password = self._url.password or ""
-            for secret in filter(None, (password, quote_plus(password))):
-                reason = reason.replace(secret, "***")
+            for secret in filter(
+                None, (self._url.password, *self._url.normalized_query.get("password", ()))
+            ):
+                for written in (secret, quote_plus(secret)):
+                    reason = reason.replace(written, "***")
             raise unreadable(self._shown, f"{what}: {reason.rstrip('.')}.", _REMEDY) from None
 
 

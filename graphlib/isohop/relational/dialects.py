@@ -282,7 +282,7 @@ class Postgres:
     arrays, intervals, times of day, network addresses, …) lands as PostgreSQL's text for it.
     """
 
-    dialect: sa.Dialect = postgresql.dialect(paramstyle="named")
+    dialect: sa.Dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
     takes_types = False
 
     def __init__(self, url: URL, base: Path):
@@ -345,7 +345,7 @@ class Postgres:
         notes: Notes,
     ) -> Plan:
         landed = {name: self.landed_type(type) for name, type in types.items()}
-                counts: dict[str, sa.ColumnElement[bool]] = {}
+        counts: dict[str, sa.ColumnElement[bool]] = {}
         for name, type in landed.items():
             column: sa.ColumnElement[Any] = sa.column(identifier(name))
             if type is None:

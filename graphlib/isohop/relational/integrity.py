@@ -122,7 +122,7 @@ class Integrity:
                     given.join(keys, equal(ours, keys.columns), "left_semi")
                 )
                 self._replace(clean, kept, clean.rows - count)
-            elif policy == "null":
+            elif policy == "unset":
                 needed = set(table.key or ()).union(
                     *(set(r.columns) for r in table.references or () if r is not reference)
                 )

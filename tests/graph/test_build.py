@@ -1,0 +1,387 @@
+"""The graph dataset, built through the engines: what a user relies on."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import deque
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.graph.conftest import write_database
+
+from isohop.errors import InvalidInput, IsohopError
+from isohop.graph import Graph
+from isohop.graph.build import build, check
+
+ROOT = Path(__file__).parents[2]
+ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
+SHOPS = ["chain", "star", "flat", "junction"]
+
+
+def ledger(graph: Graph) -> dict:
+    return json.loads((graph.path / "ledger.json").read_text("utf-8"))
+
+
+def rows_of(graph: Graph, table: str) -> dict:
+    return next(t for t in ledger(graph)["tables"] if t["table"] == table)
+
+
+def hops(graph: Graph, one: tuple[str, int], other: tuple[str, int]) -> int | None:
+    """Length of the shortest path between two nodes."""
+    near: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for edge in graph.edge_types:
+        for source, target in graph.edge_index(edge.name).T.tolist():
+            near.setdefault((edge.source, source), []).append((edge.target, target))
+            near.setdefault((edge.target, target), []).append((edge.source, source))
+    queue, seen = deque([(one, 0)]), {one}
+    while queue:
+        node, length = queue.popleft()
+        if node == other:
+            return length
+        for neighbour in near.get(node, []):
+            if neighbour not in seen:
+                seen.add(neighbour)
+                queue.append((neighbour, length + 1))
+    return None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_four_schemas_of_the_same_facts_are_one_graph(tmp_path, engine):
+    graphs = [
+        build(ROOT / "schemas" / "shop" / f"{shop}.yaml", tmp_path / shop, engine) for shop in SHOPS
+    ]
+    assert len({graph.manifest.certificate for graph in graphs}) == 1
+    for graph in graphs:
+        # Customers 1 and 21 live in one city; 1 and 4 in one country, in two cities.
+        ids = {key: node for node, key in enumerate(graph.nodes("customer")["id"].to_pylist())}
+        assert hops(graph, ("customer", ids[1]), ("customer", ids[21])) == 2
+        assert hops(graph, ("customer", ids[1]), ("customer", ids[4])) == 2
+
+
+CUSTOMERS = "entities: {customer: {table: customer}}\ntables: {customer: {key: id}}"
+FLAT = CUSTOMERS + "\nattributes: {customer.city: {kind: category, share: true}}"
+LOOKUP = """
+entities: {customer: {table: customer}}
+attributes: {customer.city: {kind: category, share: true}}
+tables:
+  customer: {key: id, references: [{columns: city_id, table: city}]}
+  city: {key: id, surrogate: true, columns: {name: city}}
+"""
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=6)
+cities = st.lists(st.none() | words, min_size=1, max_size=12)
+slow = settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def flat(values: list[str | None]) -> dict:
+    ids = pa.array(range(len(values)), pa.int64())
+    return {"customer": {"id": ids, "city": pa.array(values, pa.string())}}
+
+
+def looked_up(values: list[str | None], seed: int) -> dict:
+    """The same facts with a lookup table, its surrogate keys drawn anew, all rows shuffled."""
+    draw = random.Random(seed)
+    distinct = sorted({value for value in values if value is not None})
+    keys = dict(zip(distinct, draw.sample(range(1000), len(distinct)), strict=True))
+    order = list(range(len(values)))
+    draw.shuffle(order)
+    return {
+        "customer": {
+            "id": pa.array(order, pa.int64()),
+            "city_id": pa.array([keys.get(values[i]) for i in order], pa.int64()),
+        },
+        "city": {
+            "id": pa.array(list(keys.values()), pa.int64()),
+            "name": pa.array(list(keys), pa.string()),
+        },
+    }
+
+
+@slow
+@given(values=cities, seed=st.integers(0, 99))
+def test_a_lookup_table_changes_nothing(make, values, seed):
+    one, other = make(FLAT, flat(values)), make(LOOKUP, looked_up(values, seed))
+    assert one.manifest.certificate == other.manifest.certificate
+    for node in one.node_types:
+        assert one.nodes(node.name).equals(other.nodes(node.name))
+    for edge in one.edge_types:
+        assert one.edges(edge.name).equals(other.edges(edge.name))
+
+
+@slow
+@given(values=cities, at=st.integers(0, 11), instead=st.none() | words)
+def test_a_changed_fact_changes_the_certificate(make, values, at, instead):
+    at %= len(values)
+    changed = [*values[:at], instead, *values[at + 1 :]]
+    same = (
+        make(FLAT, flat(values)).manifest.certificate
+        == make(FLAT, flat(changed)).manifest.certificate
+    )
+    assert same == (values == changed)
+
+
+DIRTY = """
+policies: {{orphans: {0}}}
+entities: {{customer: {{table: customer}}, product: {{table: product}}}}
+tables:
+  customer: {{key: id}}
+  product: {{key: [shop, number]}}
+  orders:
+    key: id
+    surrogate: true
+    references:
+      - {{columns: customer, table: customer}}
+      - {{columns: [shop, number], table: product}}
+"""
+DIRT = {
+    "customer": {"id": [1, 2, 2, 3, None], "name": ["a", "b", "c", "d", "e"]},
+    "product": {
+        "shop": ["x", "x", "y", None],
+        "number": [1, 2, 1, 1],
+        "price": [1.5, 2.5, float("nan"), 4.0],
+    },
+    "orders": {
+        "id": [1, 2, 3, 4, 5, 6],
+        "customer": [1, 2, 9, None, 3, None],
+        "shop": ["x", "x", "y", "y", "z", None],
+        "number": [1, 2, 1, 1, 1, 1],
+        "price_paid": [1.0, 0.1, 0.2, 4.0, float("inf"), 6.0],
+    },
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("policy", "customers", "used", "edges"),
+    [("keep", 4, 5, 4), ("unset", 3, 5, 2), ("quarantine", 3, 3, 2)],
+)
+def test_bad_rows_are_counted_and_the_sums_close(make, engine, policy, customers, used, edges):
+    graph = make(DIRTY.format(policy), DIRT, engine)
+    assert ledger(graph)["closes"]
+    assert rows_of(graph, "customer")["quarantined"] == {"null key": 1, "duplicate key": 1}
+    assert rows_of(graph, "product")["quarantined"] == {"null key": 1}
+    assert graph.node_type("customer").count == customers
+    orders = rows_of(graph, "orders")
+    kinds = {(f["kind"], f["count"]) for f in orders["findings"]}
+    assert ("orphaned reference", 1) in kinds
+    assert orders["used"] == used
+    assert graph.edge_type("customer--orders--product").count == edges
+    if policy == "quarantine":
+        set_aside = pq.read_table(graph.path / "quarantine" / "orders")
+        assert sorted(set_aside["id"].to_pylist()) == [3, 5]
+        assert set(set_aside.column_names) >= {"customer", "shop", "price_paid"}
+
+
+@pytest.mark.spark
+def test_spark_and_sail_make_the_same_graph(make):
+    one, other = make(DIRTY.format("keep"), DIRT), make(DIRTY.format("keep"), DIRT, "spark")
+    assert one.manifest.certificate == other.manifest.certificate
+    assert ledger(one) == ledger(other)
+    for node in one.node_types:
+        assert one.nodes(node.name).equals(other.nodes(node.name))
+    for edge in one.edge_types:
+        assert one.edges(edge.name).equals(other.edges(edge.name))
+
+
+def test_row_order_and_number_of_files_change_nothing(tmp_path):
+    one = build(write_database(tmp_path / "one", DIRTY.format("keep"), DIRT), tmp_path / "g1")
+    file = write_database(tmp_path / "two", DIRTY.format("keep"), DIRT)
+    orders = pq.read_table(tmp_path / "two" / "data" / "orders.parquet")
+    (tmp_path / "two" / "data" / "orders.parquet").unlink()
+    (tmp_path / "two" / "data" / "orders").mkdir()
+    for part, rows in enumerate(([5, 1], [0, 4, 2], [3])):
+        piece = orders.take(rows)
+        pq.write_table(piece, tmp_path / "two" / "data" / "orders" / f"{part}.parquet")
+    other = build(file, tmp_path / "g2")
+    assert one.manifest.certificate == other.manifest.certificate
+    for edge in one.edge_types:
+        assert one.edges(edge.name).equals(other.edges(edge.name))
+
+
+PEOPLE = """
+policies: {{violations: {0}}}
+entities: {{person: {{table: person}}}}
+tables:
+  person: {{key: id}}
+  orders:
+    key: id
+    surrogate: true
+    columns: {{person_city: person.city}}
+    references: [{{columns: person, table: person}}]
+"""
+ORDERS = {
+    "person": {"id": [1, 2]},
+    "orders": {
+        "id": [1, 2, 3, 4],
+        "person": [1, 1, 1, 2],
+        "person_city": ["Rome", "Oslo", "Rome", "Bonn"],
+    },
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("policy", "city"), [("majority", ["Rome", "Bonn"]), ("unset", [None, "Bonn"])]
+)
+def test_two_values_for_one_key_follow_the_policy_and_are_shown(make, engine, policy, city):
+    graph = make(PEOPLE.format(policy), ORDERS, engine)
+    assert graph.nodes("person")["city"].to_pylist() == city
+    (finding,) = ledger(graph)["findings"]
+    assert (finding["kind"], finding["where"], finding["count"]) == (
+        "violated dependency",
+        "person.city",
+        1,
+    )
+    assert "Oslo" in " ".join(finding["examples"])
+    lost = pq.read_table(graph.path / "quarantine" / "person.city")
+    assert "Oslo" in lost["value_0"].to_pylist()
+
+
+def test_a_violated_dependency_can_stop_the_build_and_leaves_nothing(tmp_path):
+    file = write_database(tmp_path, PEOPLE.format("fail"), ORDERS)
+    with pytest.raises(IsohopError, match=r"person\.city.*violations: fail"):
+        build(file, tmp_path / "graph")
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "schema.yaml"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_tables_without_rows_and_columns_without_values_are_handled(make, engine):
+    tables = {
+        "customer": pa.table({"id": pa.array([], pa.int64()), "name": pa.array([], pa.string())}),
+        "product": {"shop": ["x"], "number": [1], "price": pa.nulls(1)},
+        "orders": pa.schema(
+            [
+                ("id", pa.int64()),
+                ("customer", pa.int64()),
+                ("shop", pa.string()),
+                ("number", pa.int64()),
+            ]
+        ).empty_table(),
+    }
+    graph = make(DIRTY.format("keep"), tables, engine)
+    assert ledger(graph)["closes"]
+    assert graph.nodes("customer").num_rows == 0
+    assert graph.edges("customer--orders--product").num_rows == 0
+    kinds = {f["kind"] for t in ledger(graph)["tables"] for f in t["findings"]}
+    assert {"table without rows", "column without values"} <= kinds
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_any_name_and_any_value_is_only_data(make, engine):
+    long = "x" * 1_000_000
+    schema = """
+    entities: {größe: {table: größe}}
+    tables:
+      größe: {key: "a `b` . c"}
+    """
+    name = "select 'x'; -- \" 名前"
+    graph = make(
+        schema,
+        {
+            "größe": {
+                "a `b` . c": ["1", "ü🎈", "'; drop"],
+                name: [long, None, "\0"],
+                "e\u0301": [1, 2, 3],
+            }
+        },
+        engine,
+    )
+    nodes = graph.nodes("größe")
+    assert nodes["a `b` . c"].to_pylist() == sorted(["1", "ü🎈", "'; drop"])
+    assert sorted(v or "" for v in nodes[name].to_pylist()) == ["", "\0", long]
+
+
+def test_timestamps_in_nanoseconds_are_read(make):
+    times = pa.array([1_600_000_000_123_456_789, None], pa.timestamp("ns", "Europe/Oslo"))
+    graph = make(CUSTOMERS, {"customer": {"id": [1, 2], "seen": times}})
+    assert str(graph.nodes("customer").schema.field("seen").type) == "timestamp[us]"
+    assert graph.nodes("customer")["seen"].null_count == 1
+
+
+def test_an_event_of_one_is_a_multi_valued_attribute(make):
+    graph = make(
+        """
+        entities: {person: {table: person}}
+        tables:
+          person: {key: id}
+          phone: {key: [person, phone], references: [{columns: person, table: person}]}
+        """,
+        {"person": {"id": [1, 2]}, "phone": {"person": [1, 1], "phone": ["b", "a"]}},
+    )
+    assert graph.nodes("person")["phone_phone"].to_pylist() == [["a", "b"], None]
+    assert graph.nodes("person")["phone_count"].to_pylist() == [2, None]
+
+
+def test_parallel_edges_are_one_with_count_and_aggregates(make):
+    graph = make(
+        """
+        entities: {a: {table: a}, b: {table: b}}
+        tables:
+          a: {key: id}
+          b: {key: id}
+          buys: {references: [{columns: a, table: a}, {columns: b, table: b}]}
+        """,
+        {
+            "a": {"id": [1]},
+            "b": {"id": [1]},
+            "buys": {
+                "a": [1, 1, 1],
+                "b": [1, 1, 1],
+                "price": [0.1, 0.2, 0.6],
+                "how": ["x", "y", "x"],
+            },
+        },
+    )
+    (edge,) = graph.edges("a--buys--b").to_pylist()
+    assert edge["count"] == 3
+    assert edge["price_mean"] == pytest.approx(0.3, abs=1e-8)
+    assert (edge["price_min"], edge["price_max"], edge["how"]) == (0.1, 0.6, ["x", "y"])
+
+
+def test_every_mistake_in_a_file_is_told_at_once_before_an_engine_starts(tmp_path):
+    file = write_database(tmp_path, CUSTOMERS, flat(["a"]))
+    file.write_text(
+        """
+database: d
+source: {path: data}
+tables:
+  customer: {key: idd, colums: {city: town}}
+  orders: {key: id, references: [{columns: [c], table: custmer}]}
+entities:
+  customer: {table: customer}
+  ghost: {table: nowhere}
+""",
+        "utf-8",
+    )
+    with pytest.raises(InvalidInput) as caught:
+        check(file)
+    text = str(caught.value)
+    for expected in (
+        "'idd'",
+        "Did you mean 'columns'",
+        "Did you mean 'customer'",
+        "'nowhere'",
+        "orders",
+    ):
+        assert expected in text
+    assert "schema.yaml:5" in text
+
+
+def test_types_that_never_match_are_a_mistake(tmp_path):
+    schema = """
+    entities: {a: {table: a}}
+    tables:
+      a: {key: id}
+      b: {references: [{columns: a, table: a}]}
+    """
+    file = write_database(tmp_path, schema, {"a": {"id": [1]}, "b": {"a": ["1"], "x": [1]}})
+    with pytest.raises(InvalidInput, match=r"b\.a is string and a\.id is int64"):
+        check(file)
