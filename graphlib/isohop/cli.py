@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,8 +54,17 @@ PipelinePath = Annotated[Path, typer.Argument(metavar="PIPELINE.yaml", help="The
 RunId = Annotated[
     str, typer.Option("--run", help="Name of the run: a folder under the pipeline's 'runs'.")
 ]
+
+
+class Engine(StrEnum):
+    """As in isohop.engines.spark, for Typer."""
+
+    sail = "sail"
+    spark = "spark"
+
+
 EngineName = Annotated[
-    str, typer.Option("--engine", help="'sail' (in this process, no Java) or 'spark'.")
+    Engine, typer.Option("--engine", help="'sail' (in this process, no Java) or 'spark'.")
 ]
 
 
@@ -95,30 +105,16 @@ class TerminalProgress:
             yield _Bar(bars, task, description)
 
 
-def _engine(name: str):  # type: ignore[no-untyped-def]
-    if name not in ("sail", "spark"):
-        raise InvalidInput(
-            "command line", [_problem("--engine", f"'{name}' is no engine.", "sail or spark.")]
-        )
-    return name
-
-
-def _problem(where: str, what: str, hint: str):  # type: ignore[no-untyped-def]
-    from isohop.errors import Problem
-
-    return Problem(where, what, hint)
-
-
 @app.command(epilog="Example: `isohop check schemas/nycflights13.yaml`")
 def check(
     schema: SchemaPath,
-    engine: EngineName = "sail",
+    engine: EngineName = Engine.sail,
     as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Check a schema file against its data and print the integrity ledger."""
     from isohop.graph.build import check as check_schema
 
-    plan, ledger = check_schema(schema, _engine(engine), TerminalProgress())
+    plan, ledger = check_schema(schema, engine.value, TerminalProgress())
     if as_json:
         print(ledger.model_dump_json(indent=1))
         return
@@ -129,13 +125,13 @@ def check(
 def build(
     schema: SchemaPath,
     to: Annotated[Path, typer.Option("--out", help="Folder of the graph dataset.")],
-    engine: EngineName = "sail",
+    engine: EngineName = Engine.sail,
 ) -> None:
     """Build the graph dataset, in hop normal form."""
     from isohop.graph.build import build as build_graph
 
     clock = time.monotonic()
-    graph = build_graph(schema, to, _engine(engine), TerminalProgress())
+    graph = build_graph(schema, to, engine.value, TerminalProgress())
     table = Table(title=f"{graph.manifest.name} → {to}", title_justify="left")
     for column in ("type", "what", "count"):
         table.add_column(column, justify="right" if column == "count" else "left")
@@ -215,19 +211,27 @@ def run(pipeline: PipelinePath, run_id: RunId = "current") -> None:
     _print_summary(run_all(read, folder, TerminalProgress()), folder.folder)
 
 
+@app.command(epilog="Example: `isohop stage features examples/nycflights13.yaml`")
+def stage(
+    name: Annotated[str, typer.Argument(metavar="STAGE", help="build, features, distill, …")],
+    pipeline: PipelinePath,
+    run_id: RunId = "current",
+) -> None:
+    """Run one stage of a pipeline, if it is not done."""
+    from isohop.pipeline.pipeline_file import read_pipeline
+    from isohop.pipeline.stages import open_run, run_stage
+
+    read = read_pipeline(pipeline)
+    folder = open_run(read, run_id)
+    _print_summary([run_stage(read, folder, name, TerminalProgress())], folder.folder)
+
+
 def _stage_command(name: str, summary: str) -> None:
     def command(pipeline: PipelinePath, run_id: RunId = "current") -> None:
-        from isohop.engines.ray import ray_session  # noqa: F401  (fails early where Ray is absent)
-        from isohop.pipeline.pipeline_file import read_pipeline
-        from isohop.pipeline.stages import open_run, run_stage
-
-        read = read_pipeline(pipeline)
-        folder = open_run(read, run_id)
-        _print_summary([run_stage(read, folder, name, TerminalProgress())], folder.folder)
+        stage(name, pipeline, run_id)
 
     command.__doc__ = summary
-    epilog = f"Example: `isohop {name} examples/nycflights13.yaml`"
-    app.command(name, epilog=epilog)(command)
+    app.command(name, epilog=f"Example: `isohop {name} examples/nycflights13.yaml`")(command)
 
 
 _stage_command("features", "Learn node features from text and neighbourhood (GIANT), on Ray.")

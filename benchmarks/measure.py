@@ -1,0 +1,93 @@
+"""What every benchmark shares: its arguments, a table on the screen, figures in a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """``--quick`` and ``--json FILE``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="less of the same, within ten minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    return parser.parse_args()
+
+
+def show(title: str, figures: Mapping[str, float], file: Path | None) -> None:
+    """Print figures named ``dataset/setting/model/metric``, and write them where asked."""
+    table = Table(title=title, title_justify="left")
+    for column in ("dataset", "setting", "model", "metric", "value"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for name, value in figures.items():
+        table.add_row(*name.split("/"), f"{value:,.4g}")
+    Console().print(table)
+    if file is not None:
+        file.write_text(json.dumps(dict(figures), indent=1) + "\n", "utf-8")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall-clock seconds and the peak resident memory, in bytes, of a command and all its
+    descendants together (sampled ten times a second; proportional set size where the system tells
+    it, so that shared pages count once)."""
+
+    seconds: float
+    memory: int
+
+
+def cost_of(command: Sequence[str]) -> Cost:
+    """Run a command to its end. Raises `SystemExit` with its output when it fails."""
+    peak = 0
+    clock = time.monotonic()
+    # What is run is this project's own command line.
+    process = subprocess.Popen(  # noqa: S603
+        list(command),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "COLUMNS": "120"},
+        cwd=ROOT,
+    )
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()), daemon=True)
+    reader.start()
+    while process.poll() is None:
+        peak = max(peak, _memory(process.pid))
+        time.sleep(0.1)
+    seconds = time.monotonic() - clock
+    reader.join()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{''.join(lines)}")
+    return Cost(seconds, peak)
+
+
+def _memory(pid: int) -> int:
+    try:
+        parent = psutil.Process(pid)
+        processes = [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    total = 0
+    for process in processes:
+        try:
+            memory = process.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        total += getattr(memory, "pss", memory.rss)
+    return total
