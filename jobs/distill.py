@@ -1,4 +1,7 @@
-"""Train teacher and student (Cold Brew): ``ray job submit -- python jobs/distill.py PIPELINE.yaml --run RUN``."""
+"""Train teacher and student (Cold Brew).
+
+``ray job submit -- python jobs/distill.py PIPELINE.yaml --run RUN``
+"""
 
 import sys
 

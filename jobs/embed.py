@@ -1,4 +1,7 @@
-"""Compute every entity's embedding: ``ray job submit -- python jobs/embed.py PIPELINE.yaml --run RUN``."""
+"""Compute every entity's embedding.
+
+``ray job submit -- python jobs/embed.py PIPELINE.yaml --run RUN``
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Learn node features (GIANT): ``ray job submit -- python jobs/extract_features.py PIPELINE.yaml --run RUN``."""
+"""Learn node features (GIANT).
+
+``ray job submit -- python jobs/extract_features.py PIPELINE.yaml --run RUN``
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Publish a run's embeddings: ``ray job submit -- python jobs/publish.py PIPELINE.yaml --run RUN``."""
+"""Publish a run's embeddings.
+
+``ray job submit -- python jobs/publish.py PIPELINE.yaml --run RUN``
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Write a run's report: ``ray job submit -- python jobs/report.py PIPELINE.yaml --run RUN``."""
+"""Write a run's report.
+
+``ray job submit -- python jobs/report.py PIPELINE.yaml --run RUN``
+"""
 
 import sys
 

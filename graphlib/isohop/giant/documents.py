@@ -78,18 +78,22 @@ def document_fields(graph: Graph, node_type: str, label: str | None = None) -> t
     for key in node.key:
         if key not in renderings and _rendering(schema.field(key).type) == "text":
             renderings[key] = "text"
-    return tuple(Field(name=name, rendering=renderings[name]) for name in sorted(renderings.keys() - out))
+    return tuple(
+        Field(name=name, rendering=renderings[name]) for name in sorted(renderings.keys() - out)
+    )
 
 
 def render_documents(table: pa.Table, fields: Sequence[Field], characters: int) -> pa.Array:
-    """The documents of ``table``'s rows, as an Arrow large_string array (rows,), null where missing.
+    """The documents of ``table``'s rows: Arrow large_string (rows,), null where missing.
 
     Each value is cut at ``characters`` Unicode characters before anything else is done with it, and
     so is the document.
     """
     if not fields or table.num_rows == 0:
         return pa.nulls(table.num_rows, pa.large_string())
-    parts = [_render(table.column(field.name).combine_chunks(), field, characters) for field in fields]
+    parts = [
+        _render(table.column(field.name).combine_chunks(), field, characters) for field in fields
+    ]
     missing = pa.array(np.logical_and.reduce([part.is_null().to_numpy(False) for part in parts]))
     states = [
         pc.fill_null(part, f"{_words(field.name)}={MISSING}")
@@ -167,7 +171,7 @@ def _render_numbers(column: pa.Array, name: str) -> pa.Array:
     finer: tuple[np.ndarray, np.ndarray] | None = None
     for digits in range(_SIGNIFICANT_DIGITS, 0, -1):
         exponent = magnitude - digits + 1
-        # Two steps, since a power of ten can leave the range of float64 where the quotient does not.
+        # Two steps: a power of ten can leave the range of float64 where the quotient does not.
         half = exponent // 2
         mantissa = np.rint(size / 10.0**half / 10.0 ** (exponent - half)).astype(np.int64)
         for _ in range(_SIGNIFICANT_DIGITS):

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from isohop.giant.documents import SEPARATORS
 
 BUCKET_BITS = 22
-"""N-grams hash to 2^22 buckets: a million distinct ones meet few others, and a table fits a cache."""
+"""N-grams hash to 2^22 buckets: a million distinct ones meet few others."""
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(int(_MULTIPLIER), -1, 1 << 64))
@@ -34,8 +34,8 @@ _ATOM_MARKS = np.array([ord("="), ord("≈")], np.uint32)
 
 @dataclass(frozen=True)
 class Ngrams:
-    """N-grams of documents, each once: ``buckets`` int32 (n-grams,) in document order and sorted in a
-    document, ``counts`` float32 (n-grams,), ``offsets`` int64 (documents + 1,)."""
+    """N-grams of documents, each once: ``buckets`` int32 (n-grams,) by document and sorted in each,
+    ``counts`` float32 (n-grams,), ``offsets`` int64 (documents + 1,)."""
 
     buckets: np.ndarray
     counts: np.ndarray
@@ -101,7 +101,9 @@ def _code_points(text: pa.Array) -> np.ndarray:
 def _spans(code: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """A uint64 hash of each span: Σ c_i m^(i - start), equal for equal spans anywhere."""
     powers = _powers(_MULTIPLIER, len(code))
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((code.astype(np.uint64) + 1) * powers)])
+    sums = np.concatenate(
+        [np.zeros(1, np.uint64), np.cumsum((code.astype(np.uint64) + 1) * powers)]
+    )
     return (sums[ends] - sums[starts]) * _powers(_INVERSE, len(code))[starts]
 
 

@@ -201,11 +201,16 @@ def _attributes(folder: Path, built: Built) -> tuple[Attribute, ...]:
         Attribute(
             name=name,
             kind=kind,
-            type=str(schema.field(name).type) if name in schema.names else "",
+            type=_type_name(schema.field(name).type) if name in schema.names else "",
             aggregate=how,
         )
         for name, kind, how in built.attributes
     )
+
+
+def _type_name(type_: pa.DataType) -> str:
+    """Engines name a list's items differently; the type is the same."""
+    return f"list<{type_.value_type}>" if pa.types.is_list(type_) else str(type_)
 
 
 def _drop_engine_files(folder: Path) -> None:

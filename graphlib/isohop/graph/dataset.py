@@ -107,7 +107,8 @@ class Graph:
         file = path / "graph.json"
         if not file.is_file():
             raise IsohopError(
-                f"{path} is not a graph dataset: graph.json is missing. Make one with 'isohop build'."
+                f"{path} is not a graph dataset: graph.json is missing. "
+                "Make one with 'isohop build'."
             )
         try:
             manifest = GraphManifest.model_validate_json(file.read_text("utf-8"))
@@ -192,4 +193,7 @@ class Graph:
 def _read(folder: Path, columns: list[str] | None) -> pa.Table:
     if not folder.is_dir():
         raise IsohopError(f"{folder} is missing: the graph dataset is damaged. Build it again.")
-    return ds.dataset(folder, format="parquet").to_table(columns=columns)
+    table = ds.dataset(folder, format="parquet").to_table(columns=columns)
+    # What engines write beside the values (nullability, notes of their own) is no part of them.
+    fields = [pa.field(field.name, field.type) for field in table.schema]
+    return table.cast(pa.schema(fields))

@@ -1,0 +1,71 @@
+"""Files with mistakes: all of them told, each with its line, none with a traceback."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from isohop.errors import InvalidInput
+from isohop.hops.schema_file import read_schema_file
+from isohop.yaml_file import StrictModel, read_yaml
+
+
+class Inner(StrictModel):
+    size: int = 0
+
+
+class Outer(StrictModel):
+    name: str
+    inner: Inner = Inner()
+    many: tuple[Inner, ...] = ()
+    on: str = ""
+
+
+def problems(tmp_path, text: str) -> list[str]:
+    (tmp_path / "f.yaml").write_text(text, "utf-8")
+    return [str(p) for p in read_yaml(tmp_path / "f.yaml", Outer, "file").problems]
+
+
+def test_every_mistake_has_its_line_and_a_suggestion(tmp_path):
+    found = problems(tmp_path, "name: a\ninner: {sise: 3}\nmany:\n  - {size: big}\n  - {zise: 1}\n")
+    assert any("f.yaml:2 inner.sise" in p and "Did you mean 'size'?" in p for p in found)
+    assert any("f.yaml:4 many[0].size" in p for p in found)
+    assert any("f.yaml:5 many[1].zise" in p for p in found)
+
+
+def test_a_key_written_twice_is_a_mistake(tmp_path):
+    assert any("twice" in p and ":2" in p for p in problems(tmp_path, "name: a\nname: b\n"))
+
+
+def test_norway_is_a_name(tmp_path):
+    (tmp_path / "f.yaml").write_text("name: no\non: off\n", "utf-8")
+    assert read_yaml(tmp_path / "f.yaml", Outer, "file").model == Outer(name="no", on="off")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a: [", "- 1", "name: !!python/object/apply:os.system [true]", "\t", "a: &a [*a]"]
+)
+def test_what_is_no_such_file_is_an_error_and_no_traceback(tmp_path, text):
+    (tmp_path / "f.yaml").write_text(text, "utf-8")
+    with pytest.raises(InvalidInput):
+        read_yaml(tmp_path / "f.yaml", Outer, "file").raise_problems()
+
+
+def test_a_missing_file_and_a_folder_are_errors(tmp_path):
+    with pytest.raises(InvalidInput, match="no such file"):
+        read_yaml(tmp_path / "nope.yaml", Outer, "file")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read_yaml(tmp_path, Outer, "file")
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "replace")))
+def test_no_bytes_make_a_schema_file_crash(tmp_path, data):
+    (tmp_path / "f.yaml").write_bytes(data)
+    try:
+        read_schema_file(tmp_path / "f.yaml").raise_problems()
+    except InvalidInput as error:
+        assert error.problems
