@@ -79,7 +79,9 @@ class MessageGraph:
 
     def degrees(self) -> dict[str, Tensor]:
         """int64 (nodes,) per type: edges of all types, both directions."""
-        degree = {name: torch.zeros(count, dtype=torch.int64) for name, count in self.counts.items()}
+        degree = {
+            name: torch.zeros(count, dtype=torch.int64) for name, count in self.counts.items()
+        }
         for relation in self.relations:
             ends = self._edges[relation.edge_type][int(not relation.reverse)]
             degree[relation.target] += torch.bincount(ends, minlength=self.counts[relation.target])
@@ -134,7 +136,9 @@ class RelationalLayer(nn.Module):
                 for relation in relations
             }
         )
-        self.norm = nn.ModuleDict({module_key(name): nn.LayerNorm(dimensions) for name in node_types})
+        self.norm = nn.ModuleDict(
+            {module_key(name): nn.LayerNorm(dimensions) for name in node_types}
+        )
 
     def forward(
         self, graph: MessageGraph, h: Table, initial: Table, weights: Mapping[str, Tensor]

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from isohop.errors import IsohopError
 
@@ -59,3 +60,19 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def result_of(reference: Any) -> Any:
+    """A Ray result. An error of ours comes back as itself; a worker that died says what to do."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, IsohopError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        raise IsohopError(
+            f"A Ray worker died: {error}. Look at its memory, then run the same command again."
+        ) from error

@@ -2,7 +2,7 @@
 
 For an edge that `hold_out` kept for testing, the node at one end asks for the other: all nodes of
 that type are ranked by the cosine of the asking node's feature with the *centroid* of the features
-of each candidate's visible neighbours (its own feature where it has none). Neighbours that are
+of each candidate's visible neighbours; a candidate that has none ranks last. Neighbours that are
 known are left out of the ranking. The score is the same for every kind of feature, so trained
 encoder, untrained encoder and TF-IDF differ in the features alone.
 """
@@ -91,14 +91,16 @@ def _hits(
         shape=(index.counts[asking], index.counts[asked]),
     )
     own = features[index.rows(asking)]
-    candidates = _centroids(known.T.tocsr(), own, features[index.rows(asked)])
+    candidates = _centroids(known.T.tocsr(), own)
     columns = candidates.T.tocsr() if sparse.issparse(candidates) else candidates.T
+    nobody = np.asarray(known.sum(0)).ravel() == 0
     hits = 0
     for start in range(0, len(positions), BLOCK):
         source, target = ends[:, positions[start : start + BLOCK]]
         score = own[source] @ columns
         score = score.toarray() if sparse.issparse(score) else np.asarray(score)
         row = np.arange(len(source))
+        score[:, nobody] = -1
         true = score[row, target]
         neighbours = known[source].tocoo()
         score[neighbours.row, neighbours.col] = -np.inf
@@ -109,12 +111,10 @@ def _hits(
     return hits
 
 
-def _centroids(neighbours: sparse.csr_matrix, features: Features, own: Features) -> Features:
+def _centroids(neighbours: sparse.csr_matrix, features: Features) -> Features:
+    """Mean direction of each candidate's neighbours; zero where there are none."""
     total = neighbours @ features
-    alone = np.diff(neighbours.indptr) == 0
     if sparse.issparse(total):
-        total = total + sparse.diags(alone.astype(np.float32)) @ own
         length = np.sqrt(np.asarray(total.multiply(total).sum(1)).ravel())
         return (sparse.diags((1 / np.maximum(length, 1e-12)).astype(np.float32)) @ total).tocsr()
-    total[alone] = np.asarray(own)[alone]
     return normalise(total)

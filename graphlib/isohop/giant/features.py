@@ -22,7 +22,7 @@ import pyarrow.dataset as ds
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isohop.engines.progress import SILENT, Progress
-from isohop.engines.ray import ray_session
+from isohop.engines.ray import ray_session, result_of
 from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.errors import IsohopError
 from isohop.giant.evaluation import Hits
@@ -33,8 +33,8 @@ STEPS_AT_ONCE = 25
 
 
 class FeatureManifest(BaseModel):
-    """``features.json``. ``levels``: clusters by destination type at each level; ``curves``: by name,
-    [[step, value], …]; ``hits_at_10``: by edge type, and of ``all``."""
+    """``features.json``. ``levels``: clusters by destination type at each level; ``curves``:
+    by name [[step, value], …]; ``hits_at_10``: by edge type, and of ``all``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal[1] = 1
@@ -158,21 +158,21 @@ def _run(
     curve: list[tuple[int, float]] = []
     try:
         with progress.task("documents and label tree") as bar:
-            plan = _get(actor.plan.remote())
+            plan = result_of(actor.plan.remote())
             bar.advance()
         seconds["prepare"] = round(time.monotonic() - clock, 3)
         with progress.task("neighbourhood prediction", sum(plan)) as bar:
             for level, steps in enumerate(plan):
-                _get(actor.start_level.remote(level))
+                result_of(actor.start_level.remote(level))
                 for start in range(0, steps, STEPS_AT_ONCE):
-                    losses = _get(actor.train.remote(STEPS_AT_ONCE))
+                    losses = result_of(actor.train.remote(STEPS_AT_ONCE))
                     done = sum(plan[:level]) + start + len(losses)
                     curve.append((done, round(float(np.mean(losses)), 6)))
                     bar.advance(len(losses))
                     bar.note(f"level {level + 1}, loss {curve[-1][1]:.3f}")
         seconds["train"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
         with progress.task("Hits@10 on held-out edges") as bar:
-            levels, hits = _get(actor.finish.remote(str(folder.resolve())))
+            levels, hits = result_of(actor.finish.remote(str(folder.resolve())))
             bar.advance()
         seconds["evaluate"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
     finally:
@@ -190,21 +190,3 @@ def _run(
         skipped=None if plan else "no visible edge to learn from; features are of text alone",
         seconds=seconds,
     )
-
-
-def _get(reference: Any) -> Any:
-    """A Ray result; an error of ours comes back as itself and not as Ray's wrapping of it."""
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, IsohopError):
-            raise error.cause from None
-        raise
-    except ray.exceptions.RayActorError as error:
-        cause = getattr(error, "cause", None) or error
-        raise IsohopError(
-            f"The worker that trained node features died: {cause}. Look at its memory, then run "
-            "the same command again."
-        ) from error

@@ -1,0 +1,199 @@
+"""The stage `distill`: teacher, baseline and student, trained on visible edges and evaluated.
+
+::
+
+    model/
+      teacher.safetensors, student.safetensors
+      distill.json                    DistillManifest, with curves and the evaluation
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from isohop.coldbrew.settings import DistillSettings
+from isohop.engines.progress import SILENT, Progress
+from isohop.engines.ray import ray_session, result_of
+from isohop.engines.storage import folder_atomically, write_text_atomically
+from isohop.errors import IsohopError
+from isohop.graph import Graph
+
+if TYPE_CHECKING:
+    from isohop.coldbrew.evaluation import Figure
+
+STEPS_AT_ONCE = 10
+MODELS = ("teacher", "mlp", "student")
+"""In the order in which they are trained."""
+
+
+class DistillManifest(BaseModel):
+    """``distill.json``. ``evaluation``: rows of `isohop.coldbrew.evaluation.Figure`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal[1] = 1
+    seed: int
+    label: str | None
+    settings: DistillSettings
+    classes: int = 0
+    structural: Mapping[str, tuple[int, ...]] = {}
+    """Number of nodes with structural embeddings, by type."""
+    curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
+    evaluation: tuple[EvaluationRow, ...] = ()
+    skipped: str | None = None
+    """Why nothing was trained, where nothing was."""
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = {}
+
+
+class EvaluationRow(BaseModel):
+    """As `isohop.coldbrew.evaluation.Figure`; here so that reading it needs no torch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    task: str
+    entity: str
+    group: str
+    metric: str
+    model: str
+    value: float
+    count: int
+
+
+DistillManifest.model_rebuild()
+
+
+def read_manifest(model: Path) -> DistillManifest:
+    """Raises `IsohopError` where there is no distilled model."""
+    try:
+        return DistillManifest.model_validate_json((model / "distill.json").read_text("utf-8"))
+    except (FileNotFoundError, ValidationError) as error:
+        raise IsohopError(
+            f"{model} holds no model of this version. Run the stage 'distill'."
+        ) from error
+
+
+def distill(
+    graph: str | Path,
+    features: str | Path,
+    out: str | Path,
+    settings: DistillSettings,
+    seed: int,
+    label: str | None = None,
+    progress: Progress = SILENT,
+) -> DistillManifest:
+    """Train on the graph's visible edges and evaluate on those held out.
+
+    ``label``: ``entity.attribute`` to be learned as well. Raises `IsohopError`.
+    """
+    opened = Graph.open(graph)
+    with ray_session(), folder_atomically(Path(out)) as folder:
+        manifest = _run(opened, Path(features), folder, settings, seed, label, progress)
+        write_text_atomically(folder / "distill.json", manifest.model_dump_json(indent=1))
+    return manifest
+
+
+class _Distillation:
+    """The distiller as a Ray actor: it lives where the cores are, and says how it goes."""
+
+    def __init__(
+        self,
+        graph: str,
+        features: str,
+        settings: dict[str, Any],
+        seed: int,
+        label: str | None,
+        threads: int,
+    ):
+        from isohop.coldbrew.distiller import Distiller
+
+        parsed = DistillSettings.model_validate(settings)
+        self.distiller = Distiller(Graph.open(graph), Path(features), parsed, seed, label, threads)
+
+    def about(self) -> dict[str, Any]:
+        return self.distiller.about()
+
+    def start(self, model: str) -> None:
+        self.distiller.start(model)
+
+    def train(self, steps: int) -> tuple[list[float], float | None]:
+        return self.distiller.train(steps)
+
+    def finish(self) -> None:
+        self.distiller.finish()
+
+    def evaluate(self, folder: str) -> list[dict[str, Any]]:
+        self.distiller.save(Path(folder))
+        figures: list[Figure] = self.distiller.evaluate()
+        return [figure.model_dump() for figure in figures]
+
+
+def _run(
+    graph: Graph,
+    features: Path,
+    folder: Path,
+    settings: DistillSettings,
+    seed: int,
+    label: str | None,
+    progress: Progress,
+) -> DistillManifest:
+    import ray
+
+    cores = os.cpu_count() or 1
+    cores = max(1, min(cores, int(ray.cluster_resources().get("CPU", cores))))
+    remote = ray.remote(num_cpus=cores, runtime_env={"env_vars": {"OMP_NUM_THREADS": str(cores)}})
+    actor = remote(_Distillation).remote(
+        str(graph.path.resolve()),
+        str(features.resolve()),
+        settings.model_dump(mode="json"),
+        seed,
+        label,
+        cores,
+    )
+    curves: dict[str, list[tuple[int, float]]] = {}
+    seconds: dict[str, float] = {}
+    try:
+        with progress.task("read graph and features") as bar:
+            about = result_of(actor.about.remote())
+            bar.advance()
+        if about["skipped"] is None:
+            for model in MODELS:
+                clock = time.monotonic()
+                with progress.task(model, settings.steps) as bar:
+                    result_of(actor.start.remote(model))
+                    for done in range(0, settings.steps, STEPS_AT_ONCE):
+                        losses, valid = result_of(actor.train.remote(STEPS_AT_ONCE))
+                        step = done + len(losses)
+                        mean = round(float(np.mean(losses)), 6)
+                        curves.setdefault(f"{model}/loss", []).append((step, mean))
+                        if valid is not None:
+                            point = (step, round(valid, 6))
+                            curves.setdefault(f"{model}/validation", []).append(point)
+                        bar.advance(len(losses))
+                        bar.note(f"loss {mean:.3f}")
+                    result_of(actor.finish.remote())
+                seconds[model] = round(time.monotonic() - clock, 3)
+        clock = time.monotonic()
+        with progress.task("evaluation") as bar:
+            rows = result_of(actor.evaluate.remote(str(folder.resolve())))
+            bar.advance()
+        seconds["evaluate"] = round(time.monotonic() - clock, 3)
+    finally:
+        ray.kill(actor)
+    return DistillManifest(
+        seed=seed,
+        label=label,
+        settings=settings,
+        classes=about["classes"],
+        structural=about["structural"],
+        curves={name: tuple(points) for name, points in curves.items()},
+        evaluation=tuple(EvaluationRow(**row) for row in rows),
+        skipped=about["skipped"],
+        notes=tuple(about["notes"]),
+        seconds=seconds,
+    )

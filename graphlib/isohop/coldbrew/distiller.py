@@ -1,0 +1,319 @@
+"""Training of teacher, baseline and student, a block of steps at a time.
+
+Each keeps the weights that were best on validation edges (or nodes, where there is a label); test
+edges are met once, in `evaluate`. The same inputs and seed give the same weights, bit for bit on one
+machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isohop.coldbrew.evaluation import Figure, LinkEvaluation, Model, label_figures
+from isohop.coldbrew.inputs import Labels, read_inputs, read_labels
+from isohop.coldbrew.links import LinkScore, LinkTask, queries_of
+from isohop.coldbrew.message_passing import MessageGraph
+from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.student import FeatureMLP, LatentIndex, Student, latent_index
+from isohop.coldbrew.tables import Table
+from isohop.coldbrew.teacher import Teacher, structural_nodes
+from isohop.errors import IsohopError
+from isohop.graph import Graph, hold_out
+from isohop.graph.holdout import ISOLATION
+
+VALIDATE_EVERY = 20
+MATCH_WEIGHT = 5.0
+"""Weight of being like the teacher, beside the teacher's own task, in the student's loss."""
+
+
+class _Baseline(nn.Module):
+    """The MLP on the same features, trained on the teacher's task, without edges."""
+
+    def __init__(self, distiller: Distiller):
+        super().__init__()
+        settings = distiller.settings
+        widths = {name: x.shape[1] for name, x in distiller.inputs.features.items()}
+        self.mlp = FeatureMLP(widths, settings.dimensions, settings.dropout)
+        names = tuple(distiller.inputs.edge_types)
+        self.score = LinkScore(names, settings.dimensions, "distmult", settings.scale)
+        classes = distiller.classes
+        self.classify = nn.Linear(settings.dimensions, classes) if classes else None
+
+
+class Distiller:
+    """Everything that distillation holds."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        features: Path,
+        settings: DistillSettings,
+        seed: int,
+        label: str | None,
+        threads: int,
+    ):
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(seed)
+        self.settings = settings
+        self.seed = seed
+        self.notes: list[str] = []
+        self.inputs = read_inputs(graph, features, label)
+        self.holdout = hold_out(graph, seed)
+        self.visible = {
+            name: edges[:, torch.from_numpy(self.holdout.visible(name))]
+            for name, edges in self.inputs.edges.items()
+        }
+        self.graph = MessageGraph(self.inputs.counts, self.inputs.edge_types, self.visible)
+        self.connected = {name: degree > 0 for name, degree in self.graph.degrees().items()}
+        self.labels = self._labels(graph, label)
+        self.classes = self.labels.count if self.labels else 0
+        self.structural = structural_nodes(self.graph, settings.structural_degree)
+        self.evaluation = LinkEvaluation(self.inputs, self.holdout, seed)
+        self.latent: dict[str, Tensor] = {}
+        self.indices: dict[str, LatentIndex] = {}
+        self.teacher = Teacher(self.inputs, self.structural, settings, self.classes)
+        self.baseline = _Baseline(self)
+        widths = {n: self.inputs.features[n].shape[1] for n in self.inputs.entities}
+        self.student = Student(widths, settings)
+        self._vectors: dict[str, Table] = {}
+
+    def _labels(self, graph: Graph, label: str | None) -> Labels | None:
+        if label is None:
+            return None
+        entity = label.rpartition(".")[0]
+        labels = read_labels(graph, label, self.holdout.groups[entity] == ISOLATION, self.seed)
+        if labels is None:
+            self.notes.append(
+                f"label '{label}' has fewer than two classes, so there is nothing to learn from it: "
+                "trained by link prediction"
+            )
+        return labels
+
+    @property
+    def skipped(self) -> str | None:
+        if any(edges.shape[1] for edges in self.visible.values()):
+            return None
+        return "no visible edge to learn from; embeddings are projected features"
+
+    def about(self) -> dict[str, Any]:
+        """What the manifest says besides curves and figures, as plain values."""
+        return {
+            "skipped": self.skipped,
+            "notes": self.notes,
+            "classes": self.classes,
+            "structural": {name: (len(nodes),) for name, nodes in self.structural.items()},
+        }
+
+    def start(self, model: str) -> None:
+        """Begin to train one model: a new optimiser, task and stream of random numbers."""
+        torch.manual_seed(self.seed + len(self._vectors))
+        self._name = model
+        self._module, self._loss, self._predict = self._parts(model)
+        self._module.train()
+        self._task = self._link_task(model)
+        parameters = [p for p in self._module.parameters() if p.requires_grad]
+        self._optimiser = torch.optim.Adam(parameters, lr=self.settings.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser,
+            self.settings.learning_rate,
+            total_steps=self.settings.steps + 1,
+            pct_start=0.1,
+        )
+        self._done = 0
+        self._best: tuple[float, dict[str, Tensor]] | None = None
+
+    def _link_task(self, model: str) -> LinkTask:
+        return LinkTask(
+            queries_of(self.inputs.edge_types, frozenset(self.inputs.entities)),
+            self.visible,
+            self.inputs.counts,
+            batch=self.settings.batch,
+            negatives=self.settings.negatives,
+            power=0.0,
+            seed=self.seed + len(self._vectors),
+        )
+
+    def _parts(
+        self, model: str
+    ) -> tuple[nn.Module, Callable[[], Tensor], Callable[[], dict[str, Tensor]]]:
+        if model == "teacher":
+            return self.teacher, self._teacher_loss, lambda: self._teach({})
+        if model == "mlp":
+            return self.baseline, self._baseline_loss, self._predict_baseline
+        return self.student, self._student_loss, self._predict_student
+
+    def train(self, steps: int) -> tuple[list[float], float | None]:
+        """Take some steps; (losses, validation score where one was due)."""
+        losses = []
+        valid = None
+        for _ in range(min(steps, self.settings.steps - self._done)):
+            loss = self._loss()
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                raise IsohopError(
+                    f"Training of the {self._name}: the loss of step {self._done + 1} is {value}. "
+                    "Lower 'distill.learning_rate'."
+                )
+            self._optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimiser.step()
+            self._schedule.step()
+            losses.append(value)
+            self._done += 1
+            if self._done % VALIDATE_EVERY == 0 or self._done == self.settings.steps:
+                valid = self._validate()
+        return losses, valid
+
+    def _validate(self) -> float:
+        self._module.eval()
+        with torch.no_grad():
+            score = self._validation_score(self._predict())
+        self._module.train()
+        if self._best is None or score > self._best[0]:
+            state = {name: v.detach().clone() for name, v in self._module.state_dict().items()}
+            self._best = score, state
+        return score
+
+    def _validation_score(self, vectors: Table) -> float:
+        if self.labels is not None:
+            right = self._logits(self._name, vectors).argmax(1) == self.labels.classes
+            return float(right[self.labels.validation].float().mean())
+        return self.evaluation.validation(self._model(self._name, vectors))
+
+    def finish(self) -> None:
+        """Keep the best weights, and the vectors that they give."""
+        if self._best is not None:
+            self._module.load_state_dict(self._best[1])
+        self._module.eval()
+        with torch.no_grad():
+            self._vectors[self._name] = self._predict()
+        if self._name == "teacher":
+            self._teach_latent()
+
+    # Teacher
+
+    def _teach(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.teacher(self.graph, self.inputs.features, weights)
+
+    def _teacher_loss(self) -> Tensor:
+        drawn = self._task.draw()
+        vectors = self._teach(self.graph.keep_weights(drawn))
+        loss = self._task.loss(self.teacher.score, drawn, vectors, vectors)
+        return self._with_label(loss, self.teacher.classify, vectors) + (
+            self.settings.structural_penalty * self.teacher.penalty()
+        )
+
+    def _with_label(self, link: Tensor, classify: nn.Module | None, vectors: Table) -> Tensor:
+        if self.labels is None or classify is None:
+            return link
+        at = self.labels.train
+        logits = self.settings.scale * classify(vectors[self.labels.entity][at])
+        return functional.cross_entropy(logits, self.labels.classes[at]) + (
+            self.settings.link_weight * link
+        )
+
+    # Baseline
+
+    def _predict_baseline(self) -> dict[str, Tensor]:
+        return self.baseline.mlp(self.inputs.features)
+
+    def _baseline_loss(self) -> Tensor:
+        vectors = self._predict_baseline()
+        loss = self._task.loss(self.baseline.score, self._task.draw(), vectors, vectors)
+        return self._with_label(loss, self.baseline.classify, vectors)
+
+    # Student
+
+    def _teach_latent(self) -> None:
+        """MLP₁ learns the teacher's vectors, then finds every entity's latent neighbours."""
+        torch.manual_seed(self.seed + 50)
+        taught = self._vectors["teacher"]
+        first = self.student.first.train()
+        optimiser = torch.optim.Adam(first.parameters(), lr=self.settings.learning_rate)
+        entities = {name: self.inputs.features[name] for name in self.inputs.entities}
+        for _ in range(self.settings.steps // 2):
+            loss = self._match(first(entities), taught)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        first.eval().requires_grad_(False)
+        with torch.no_grad():
+            guessed = first(entities)
+            for name in self.inputs.entities:
+                index = latent_index(taught[name], self.connected[name], self.settings, self.seed)
+                self.indices[name] = index
+                self.latent[name] = index.latent(guessed[name], torch.arange(len(guessed[name])))
+
+    def _match(self, vectors: Table, taught: Table) -> Tensor:
+        """Mean squared distance to the teacher's vectors, over nodes that have edges."""
+        parts = [torch.zeros(())]
+        for name, values in vectors.items():
+            at = self.connected[name]
+            if at.any():
+                parts.append((values[at] - taught[name][at]).square().sum(1).mean())
+        return torch.stack(parts).sum() / max(1, len(parts) - 1)
+
+    def _predict_student(self) -> dict[str, Tensor]:
+        return self.student(self.inputs.features, self.latent)
+
+    def _student_loss(self) -> Tensor:
+        taught = self._vectors["teacher"]
+        vectors = self._predict_student()
+        with torch.no_grad():
+            score = self.teacher.score.requires_grad_(False)
+        link = self._task.loss(score, self._task.draw(), vectors, taught)
+        matched = MATCH_WEIGHT * self._match(vectors, taught)
+        return self._with_label(link, self.teacher.classify, vectors) + matched
+
+    # Evaluation
+
+    def served(self) -> dict[str, Tensor]:
+        """Teacher for connected nodes, student for isolated ones; teacher for what is no entity."""
+        out = dict(self._vectors["teacher"])
+        for name, values in self._vectors["student"].items():
+            out[name] = torch.where(self.connected[name][:, None], out[name], values)
+        return out
+
+    def _model(self, name: str, vectors: Table) -> Model:
+        """The student asks among the teacher's vectors: both live in one space."""
+        if name == "mlp":
+            return Model(name, vectors, vectors, self.baseline.score)
+        if name == "student":
+            return Model(name, vectors, self._vectors["teacher"], self.teacher.score)
+        return Model(name, vectors, vectors, self.teacher.score)
+
+    def _logits(self, name: str, vectors: Table) -> Tensor:
+        classify = self.baseline.classify if name == "mlp" else self.teacher.classify
+        if self.labels is None or classify is None:
+            raise IsohopError("There is no label to classify.")
+        return classify(vectors[self.labels.entity])
+
+    def evaluate(self) -> list[Figure]:
+        """Every model on test edges, isolated nodes, and test labels."""
+        if self.skipped is not None:
+            return []
+        tables = {**self._vectors, "served": self.served()}
+        figures: list[Figure] = []
+        with torch.no_grad():
+            for name, vectors in tables.items():
+                figures += self.evaluation.figures(self._model(name, vectors))
+            if self.labels is not None:
+                logits = {name: self._logits(name, vectors) for name, vectors in tables.items()}
+                groups = self.holdout.groups[self.labels.entity]
+                figures += label_figures(self.labels, groups, logits)
+        return figures
+
+    def save(self, folder: Path) -> None:
+        """teacher.safetensors and student.safetensors."""
+        for name, module in (("teacher", self.teacher), ("student", self.student)):
+            state = {key: value.detach().contiguous() for key, value in module.state_dict().items()}
+            save_file(state, folder / f"{name}.safetensors")

@@ -1,0 +1,186 @@
+"""Evaluation on what training did not see: head, tail and isolated nodes, beside an MLP.
+
+Link prediction: for a held-out edge, the true end is ranked among candidates of its type that are
+no known neighbours (filtered), by MRR and Hits@10. *Overall*, *head* and *tail* are test edges, by
+the group of the asking entity; *isolated* are edges of nodes all of whose edges were taken out.
+Label: accuracy on test nodes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from isohop.coldbrew.inputs import Inputs, Labels
+from isohop.coldbrew.links import LinkScore, Query, adjacency, queries_of
+from isohop.coldbrew.tables import Table
+from isohop.graph import Holdout
+from isohop.graph.holdout import HEAD, ISOLATED, ISOLATION, TAIL, TEST, VALIDATION
+
+SAMPLE = 2000
+CANDIDATES = 1000
+K = 10
+GROUPS = {"head": HEAD, "tail": TAIL}
+
+
+class Figure(BaseModel):
+    """One figure of the evaluation. ``entity``: whose nodes ask, or ``all``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    task: str
+    entity: str
+    group: str
+    metric: str
+    model: str
+    value: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is evaluated: vectors of asking nodes, vectors of candidates, and the link score."""
+
+    name: str
+    asking: Table
+    candidates: Table
+    score: LinkScore
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Held-out edges of one query, with the candidates their true ends are ranked among."""
+
+    query: Query
+    split: str
+    source: np.ndarray
+    target: np.ndarray
+    group: np.ndarray
+    candidates: np.ndarray
+    known_row: np.ndarray
+    known_column: np.ndarray
+
+
+class LinkEvaluation:
+    """The held-out edges of a graph, drawn once and asked of every model alike."""
+
+    def __init__(self, inputs: Inputs, holdout: Holdout, seed: int):
+        self._asked: list[_Asked] = []
+        for query in queries_of(inputs.edge_types, frozenset(inputs.entities)):
+            edges = inputs.edges[query.edge_type].numpy()
+            draw = np.random.default_rng([seed, 40, zlib.crc32(str(query).encode())])
+            known = adjacency(query, edges, inputs.counts)
+            size = min(CANDIDATES, inputs.counts[query.target])
+            candidates = np.sort(draw.choice(inputs.counts[query.target], size, replace=False))
+            source, target = query.ends(edges)
+            state, group = holdout.edges[query.edge_type], holdout.groups[query.source]
+            masks = {
+                "validation": state == VALIDATION,
+                "test": state == TEST,
+                "isolated": (state == ISOLATED) & (group[source] == ISOLATION),
+            }
+            for split, mask in masks.items():
+                chosen = np.flatnonzero(mask)
+                if not len(chosen):
+                    continue
+                if len(chosen) > SAMPLE:
+                    chosen = np.sort(draw.choice(chosen, SAMPLE, replace=False))
+                rows, columns = known[source[chosen]][:, candidates].nonzero()
+                self._asked.append(
+                    _Asked(
+                        query,
+                        split,
+                        source[chosen],
+                        target[chosen],
+                        group[source[chosen]],
+                        candidates,
+                        rows,
+                        columns,
+                    )
+                )
+
+    def validation(self, model: Model) -> float:
+        """Mean reciprocal rank on validation edges, mean over queries; 0 where there are none."""
+        ranks = [self._ranks(model, a) for a in self._asked if a.split == "validation"]
+        return float(np.mean([np.mean(1 / rank) for rank in ranks])) if ranks else 0.0
+
+    def figures(self, model: Model) -> list[Figure]:
+        """MRR and Hits@10 by entity and group; ``all`` is the mean over all edges asked."""
+        ranks: dict[tuple[str, str], list[np.ndarray]] = {}
+        for asked in self._asked:
+            if asked.split == "validation":
+                continue
+            rank = self._ranks(model, asked)
+            parts = {"isolated": rank} if asked.split == "isolated" else {"overall": rank}
+            if asked.split == "test":
+                parts |= {name: rank[asked.group == code] for name, code in GROUPS.items()}
+            for group, part in parts.items():
+                for entity in ("all", asked.query.source):
+                    ranks.setdefault((entity, group), []).append(part)
+        found = []
+        for (entity, group), parts_ in ranks.items():
+            rank = np.concatenate(parts_)
+            if not len(rank):
+                continue
+            values = {"mrr": np.mean(1 / rank), f"hits@{K}": np.mean(rank <= K)}
+            found += [
+                Figure(
+                    task="link",
+                    entity=entity,
+                    group=group,
+                    metric=metric,
+                    model=model.name,
+                    value=round(float(value), 6),
+                    count=len(rank),
+                )
+                for metric, value in values.items()
+            ]
+        return found
+
+    @staticmethod
+    def _ranks(model: Model, asked: _Asked) -> np.ndarray:
+        """Rank of each true end from 1; of equal scores half come first."""
+        query = asked.query
+        with torch.no_grad():
+            source = model.asking[query.source][torch.from_numpy(asked.source)]
+            vectors = model.score.query(query.edge_type, source)
+            table = model.candidates[query.target]
+            true = (vectors * table[torch.from_numpy(asked.target)]).sum(1, keepdim=True)
+            false = vectors @ table[torch.from_numpy(asked.candidates)].T
+            false[
+                torch.from_numpy(asked.known_row), torch.from_numpy(asked.known_column)
+            ] = -torch.inf
+            rank = 1 + (false > true).sum(1) + 0.5 * (false == true).sum(1)
+        return rank.numpy().astype(np.float64)
+
+
+def label_figures(
+    labels: Labels, groups: np.ndarray, logits: Mapping[str, Tensor]
+) -> Iterable[Figure]:
+    """Accuracy on test nodes by group, for each model's ``logits`` (nodes, classes)."""
+    test = labels.test.numpy()
+    masks = {
+        "overall": test & (groups != ISOLATION),
+        "head": test & (groups == HEAD),
+        "tail": test & (groups == TAIL),
+        "isolated": test & (groups == ISOLATION),
+    }
+    for model, values in logits.items():
+        right = (values.argmax(1) == labels.classes).numpy()
+        for group, mask in masks.items():
+            if mask.any():
+                for entity in ("all", labels.entity):
+                    yield Figure(
+                        task="label",
+                        entity=entity,
+                        group=group,
+                        metric="accuracy",
+                        model=model,
+                        value=round(float(right[mask].mean()), 6),
+                        count=int(mask.sum()),
+                    )

@@ -1,0 +1,34 @@
+"""``distill:`` of the pipeline file."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from isohop.yaml_file import StrictModel
+
+
+class DistillSettings(StrictModel):
+    """How teacher and student are trained."""
+
+    dimensions: int = Field(64, ge=2, le=4096)
+    layers: int = Field(2, ge=1, le=64)
+    initial_residual: float = Field(0.2, ge=0, lt=1)
+    structural_penalty: float = Field(0.01, ge=0)
+    """η: weight of the squared norm of structural embeddings."""
+    structural_degree: int = Field(3, ge=1)
+    """Nodes below this degree have no structural embedding: there is too little to learn it from."""
+    steps: int = Field(100, ge=1)
+    """Steps of the teacher; of the MLP it is compared with, and of the student, as many each."""
+    batch: int = Field(8192, ge=1)
+    """Edges of each type in a step, at most."""
+    negatives: int = Field(512, ge=1)
+    learning_rate: float = Field(0.01, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    scale: float = Field(10.0, gt=0)
+    """Inverse temperature of link scores at the start; each edge type learns its own."""
+    latent_neighbours: int = Field(3, ge=1)
+    latent_candidates: int = Field(20_000, ge=1)
+    """Connected nodes of each type among which latent neighbours are found, drawn by the seed."""
+    latent_temperature: float = Field(0.1, gt=0)
+    link_weight: float = Field(0.2, ge=0)
+    """Weight of link prediction where the pipeline names a label."""
