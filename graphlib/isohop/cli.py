@@ -173,8 +173,8 @@ def explain(
         hops.add_column(column, overflow="fold")
     for distance in told.distances:
         before = "none" if distance.before is None else str(distance.before)
-        cells = (distance.source, distance.target, distance.by, before, str(distance.after))
-        hops.add_row(*(escape(cell) for cell in cells))
+        told_as = (distance.source, distance.target, distance.by, before, str(distance.after))
+        hops.add_row(*(escape(cell) for cell in told_as))
     out.print(hops)
     _print_warnings(told.warnings)
     out.print("The diagram: add --mermaid.", style="dim")

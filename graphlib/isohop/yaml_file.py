@@ -176,7 +176,7 @@ def _report_and_mend(
         known = _known_keys(model, keys[:-1])
         hint = did_you_mean(str(keys[-1]), known)
         file.add(keys, f"unknown key '{keys[-1]}'.", hint)
-        value = parent.pop(keys[-1]) if isinstance(parent, dict) else None
+        value = parent.pop(str(keys[-1])) if isinstance(parent, dict) else None
         if hint.startswith("Did you mean"):
             meant = hint.split("'")[1]
             if isinstance(parent, dict):
@@ -191,7 +191,7 @@ def _report_and_mend(
         shown = "" if isinstance(got, dict | list) else f" Got {got!r}."
         file.add(keys, f"{message}.{shown}".replace("..", "."))
     if isinstance(parent, dict) and keys:
-        parent.pop(keys[-1], None)
+        parent.pop(str(keys[-1]), None)
     elif isinstance(parent, list) and keys and isinstance(keys[-1], int) and keys[-1] < len(parent):
         del parent[keys[-1]]
 
@@ -233,7 +233,7 @@ def _step(annotation: Any, key: str | int) -> Any:
     if model is not None and issubclass(model, BaseModel):
         fields = {info.alias or name: info.annotation for name, info in model.model_fields.items()}
         return fields.get(str(key))
-    arguments = getattr(annotation, "__args__", ())
+    arguments: tuple[Any, ...] = getattr(annotation, "__args__", ())
     origin = get_origin(annotation)
     if isinstance(origin, type) and issubclass(origin, Mapping | list | tuple):
         return arguments[-1] if issubclass(origin, Mapping) else arguments[0]

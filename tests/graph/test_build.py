@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.graph.conftest import write_database
 
 from isohop.errors import InvalidInput, IsohopError
 from isohop.graph import Graph
 from isohop.graph.build import build, check
+from tests.graph.conftest import write_database
 
 ROOT = Path(__file__).parents[2]
 ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]

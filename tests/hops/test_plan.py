@@ -54,7 +54,9 @@ FOUR_SCHEMAS = {
           customer: {{key: id}}
           lives_in:
             key: customer_id
-            references: [{{columns: customer_id, table: customer}}, {{columns: city_id, table: city}}]
+            references:
+              - {{columns: customer_id, table: customer}}
+              - {{columns: city_id, table: city}}
           {CITY}, references: [{{columns: country_id, table: country}}]}}
           {COUNTRY}
         """,
@@ -343,7 +345,7 @@ def test_a_tie_that_folding_loses_is_said(plan):
 
 
 def test_a_misspelt_attribute_is_an_error_with_the_nearest_name(plan):
-    with pytest.raises(InvalidInput, match="Did you mean 'customer.city'"):
+    with pytest.raises(InvalidInput, match=r"Did you mean 'customer\.city'"):
         plan(
             "tables: {customer: {key: id}}\nentities: {customer: {table: customer}}\n"
             "attributes: {customer.citty: {share: true}}",

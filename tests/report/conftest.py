@@ -214,7 +214,11 @@ def _features(generator: np.random.Generator, edge_types: list[str]) -> dict[str
 def _distilled(generator: np.random.Generator) -> dict[str, Any]:
     curves = {
         name: [[step, scale * float(np.exp(-step / 40)) + 0.05] for step in range(120)]
-        for name, scale in (("teacher/loss", 1.0), ("teacher/validation", -0.4), ("student/loss", 2))
+        for name, scale in (
+            ("teacher/loss", 1.0),
+            ("teacher/validation", -0.4),
+            ("student/loss", 2),
+        )
     }
     evaluation = [
         {

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines.progress import SILENT, Progress
-from isohop.engines.ray import ray_session, result_of
+from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
 from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.errors import IsohopError
 from isohop.graph import Graph
@@ -144,16 +143,13 @@ def _run(
 ) -> DistillManifest:
     import ray
 
-    cores = os.cpu_count() or 1
-    cores = max(1, min(cores, int(ray.cluster_resources().get("CPU", cores))))
-    remote = ray.remote(num_cpus=cores, runtime_env={"env_vars": {"OMP_NUM_THREADS": str(cores)}})
-    actor = remote(_Distillation).remote(
+    actor = with_all_cores(_Distillation).remote(
         str(graph.path.resolve()),
         str(features.resolve()),
         settings.model_dump(mode="json"),
         seed,
         label,
-        cores,
+        all_cores(),
     )
     curves: dict[str, list[tuple[int, float]]] = {}
     seconds: dict[str, float] = {}

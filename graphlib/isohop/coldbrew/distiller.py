@@ -1,8 +1,8 @@
 """Training of teacher, baseline and student, a block of steps at a time.
 
 Each keeps the weights that were best on validation edges (or nodes, where there is a label); test
-edges are met once, in `evaluate`. The same inputs and seed give the same weights, bit for bit on one
-machine.
+edges are met once, in `evaluate`. The same inputs and seed give the same weights, bit for bit on
+one machine.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class Distiller:
         labels = read_labels(graph, label, self.holdout.groups[entity] == ISOLATION, self.seed)
         if labels is None:
             self.notes.append(
-                f"label '{label}' has fewer than two classes, so there is nothing to learn from it: "
-                "trained by link prediction"
+                f"label '{label}' has fewer than two classes, so there is nothing to learn from "
+                "it: trained by link prediction"
             )
         return labels
 
@@ -136,6 +136,7 @@ class Distiller:
             queries_of(self.inputs.edge_types, frozenset(self.inputs.entities)),
             self.visible,
             self.inputs.counts,
+            self.connected,
             batch=self.settings.batch,
             negatives=self.settings.negatives,
             power=0.0,

@@ -8,7 +8,6 @@ embedding, source, degree.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 from isohop.coldbrew.distill import DistillManifest, read_manifest
 from isohop.engines.progress import SILENT, Progress
-from isohop.engines.ray import ray_session, result_of
+from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
 from isohop.engines.storage import folder_atomically
 from isohop.errors import IsohopError
 from isohop.graph import Graph
@@ -40,15 +39,10 @@ def embed(
     opened = Graph.open(graph)
     read_manifest(Path(model))
     with ray_session(), folder_atomically(Path(out)) as folder:
-        import ray
-
-        cores = os.cpu_count() or 1
-        cores = max(1, min(cores, int(ray.cluster_resources().get("CPU", cores))))
-        environment = {"env_vars": {"OMP_NUM_THREADS": str(cores)}}
-        remote = ray.remote(num_cpus=cores, runtime_env=environment, max_retries=0)(_embed)
+        task = with_all_cores(_embed)
         with progress.task("embeddings of every entity") as bar:
             paths = (opened.path, Path(features), Path(model), folder)
-            result_of(remote.remote(*(str(path.resolve()) for path in paths), cores))
+            result_of(task.remote(*(str(path.resolve()) for path in paths), all_cores()))
             bar.advance()
 
 
@@ -139,8 +133,8 @@ def _write(
     values = vectors.numpy().astype(np.float32)
     if not np.isfinite(values).all():
         raise IsohopError(
-            f"embeddings of '{name}' are not finite. Nothing is written. Run 'distill' again with a "
-            "lower 'distill.learning_rate'."
+            f"embeddings of '{name}' are not finite. Nothing is written. Run 'distill' again with "
+            "a lower 'distill.learning_rate'."
         )
     nodes = graph.nodes(name, node.key)
     columns = {key: nodes[key] for key in node.key}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isohop.coldbrew.tables import Table, module_key
+
+Edges = TypeVar("Edges", Tensor, np.ndarray)
+"""(2, edges), as a tensor or an array."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Query:
     inverse: bool
     """True where ``source`` is the edge type's target."""
 
-    def ends(self, edges: Tensor | np.ndarray) -> tuple[Tensor | np.ndarray, Tensor | np.ndarray]:
+    def ends(self, edges: Edges) -> tuple[Edges, Edges]:
         """Sources and targets of ``edges`` (2, n), as this query sees them."""
         return (edges[1], edges[0]) if self.inverse else (edges[0], edges[1])
 
@@ -77,7 +81,8 @@ class LinkScore(nn.Module):
 class LinkTask:
     """Batches of visible edges with their negatives.
 
-    ``edges``: edge type -> int64 (2, edges) that training may see. ``batch``: edges a step and query.
+    ``edges``: edge type -> int64 (2, edges) that training may see. ``connected``: bool (nodes,)
+    by type. ``batch``: edges a step and query. ``power``: of a negative's degree.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class LinkTask:
         queries: tuple[Query, ...],
         edges: Mapping[str, Tensor],
         counts: Mapping[str, int],
+        connected: Mapping[str, Tensor],
         *,
         batch: int,
         negatives: int,
@@ -103,6 +109,8 @@ class LinkTask:
             self._known[query] = adjacency(query, index, counts)
             degree = np.bincount(query.ends(index)[1], minlength=counts[query.target])
             mass = torch.from_numpy(degree.astype(np.float64)) ** power
+            # A node without any visible edge is no negative: that it is isolated is no reason.
+            mass = mass * connected[query.target]
             self._cumulative[query] = torch.cumsum(mass / mass.sum(), 0)
 
     def draw(self) -> dict[str, Tensor]:

@@ -50,8 +50,8 @@ def relations_of(edge_types: Mapping[str, tuple[str, str]]) -> tuple[Relation, .
 class MessageGraph:
     """The typed adjacency that messages pass over.
 
-    ``counts``: nodes per type. ``edge_types``: name -> (source type, target type). ``edges``: name ->
-    int64 (2, edges) tensor of source and target ids, for the edge types in ``edge_types``.
+    ``counts``: nodes per type. ``edge_types``: name -> (source type, target type). ``edges``: name
+    -> int64 (2, edges) tensor of source and target ids, for the edge types in ``edge_types``.
     """
 
     def __init__(
@@ -71,11 +71,13 @@ class MessageGraph:
             )
             for relation in self.relations
         }
-        graph = dgl.heterograph(data, self.counts, idtype=torch.int32) if data else None
-        self._graphs = {
-            relation.name: graph[relation.source, relation.name, relation.target]
-            for relation in self.relations
-        }
+        self._graphs = {}
+        if data:
+            graph = dgl.heterograph(data, self.counts, idtype=torch.int32)
+            self._graphs = {
+                relation.name: graph[relation.source, relation.name, relation.target]
+                for relation in self.relations
+            }
 
     def degrees(self) -> dict[str, Tensor]:
         """int64 (nodes,) per type: edges of all types, both directions."""
@@ -104,7 +106,7 @@ class MessageGraph:
         return weights
 
     def mean(self, relation: Relation, values: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Mean of the neighbours' ``values`` (sources, d) at each target: (targets, d), 0 if none."""
+        """Mean of the neighbours' ``values`` (sources, d) at each target (targets, d), or 0."""
         graph = self._graphs[relation.name]
         if weights is None:
             return copy_u_mean(graph, values)

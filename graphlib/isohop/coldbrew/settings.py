@@ -16,9 +16,9 @@ class DistillSettings(StrictModel):
     structural_penalty: float = Field(0.01, ge=0)
     """η: weight of the squared norm of structural embeddings."""
     structural_degree: int = Field(3, ge=1)
-    """Nodes below this degree have no structural embedding: there is too little to learn it from."""
+    """Nodes below this degree have no structural embedding: too little to learn it from."""
     steps: int = Field(100, ge=1)
-    """Steps of the teacher; of the MLP it is compared with, and of the student, as many each."""
+    """Steps of the teacher, of the MLP beside it, and of the student, each."""
     batch: int = Field(8192, ge=1)
     """Edges of each type in a step, at most."""
     negatives: int = Field(512, ge=1)

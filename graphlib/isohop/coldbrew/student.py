@@ -1,9 +1,9 @@
 """The student: vectors from features alone, by way of latent neighbours.
 
-ê = MLP₁(x) learns the teacher's vector Ē from every node that has edges. The connected nodes whose Ē
-are nearest to ê are its latent neighbours, ẽ = softmax(top-K ⟨ê, Ē⟩) Ē, and MLP₂([x, ẽ]) gives the
-vector (Zheng et al., section 3.3). It learns Ē, and the teacher's own task besides. A node is no
-latent neighbour of itself in training, since a new node will not be either.
+ê = MLP₁(x) learns the teacher's vector Ē from every node that has edges. The connected nodes whose
+Ē are nearest to ê are its latent neighbours, ẽ = softmax(top-K ⟨ê, Ē⟩) Ē, and MLP₂([x, ẽ]) gives
+the vector (Zheng et al., section 3.3). It learns Ē, and the teacher's own task besides. A node is
+no latent neighbour of itself in training, since a new node will not be either.
 """
 
 from __future__ import annotations
@@ -17,20 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.tables import Table, module_key
+from isohop.coldbrew.tables import Table, mlp, module_key
 
-HIDDEN = 256
 BLOCK = 16_384
-
-
-def _mlp(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, HIDDEN),
-        nn.LayerNorm(HIDDEN),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(HIDDEN, outputs),
-    )
 
 
 class FeatureMLP(nn.Module):
@@ -40,7 +29,7 @@ class FeatureMLP(nn.Module):
     def __init__(self, widths: Mapping[str, int], dimensions: int, dropout: float):
         super().__init__()
         self.mlp = nn.ModuleDict(
-            {module_key(name): _mlp(width, dimensions, dropout) for name, width in widths.items()}
+            {module_key(name): mlp(width, dimensions, dropout) for name, width in widths.items()}
         )
 
     def mlp_of(self, name: str, features: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""Tables of vectors by node type, and how node types name the parts of a model."""
+"""Tables of vectors by node type, and the parts that models of them are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Table = Mapping[str, Tensor]
 """Node type -> float32 (nodes, d)."""
@@ -13,3 +13,17 @@ Table = Mapping[str, Tensor]
 def module_key(name: str) -> str:
     """A node or edge type's name as the name of a torch module, which may not contain a dot."""
     return name.replace("%", "%25").replace(".", "%2E")
+
+
+HIDDEN = 256
+
+
+def mlp(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
+    """float32 (n, inputs) -> (n, outputs), with one hidden layer."""
+    return nn.Sequential(
+        nn.Linear(inputs, HIDDEN),
+        nn.LayerNorm(HIDDEN),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(HIDDEN, outputs),
+    )

@@ -1,9 +1,9 @@
 """The teacher: typed message passing with structural embeddings.
 
-X^{l+1} = σ(layer(X^l + E^l)), with E^l a free vector a node: what its place in the graph says beyond
-its features (Zheng et al., section 3.2). Nodes of low degree have none. Trained by link prediction,
-and on a label where the pipeline names one; the edges of a step are left out of its messages, so
-that no edge helps to predict itself.
+X^{l+1} = σ(layer(X^l + E^l)), with E^l a free vector a node: what its place in the graph says
+beyond its features (Zheng et al., section 3.2). Nodes of low degree have none. Trained by link
+prediction, and on a label where the pipeline names one; the edges of a step are left out of its
+messages, so that no edge helps to predict itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.links import LinkScore
 from isohop.coldbrew.message_passing import MessageGraph, RelationalLayer, relations_of
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.tables import Table, module_key
+from isohop.coldbrew.tables import Table, mlp, module_key
 
 
 class Teacher(nn.Module):
@@ -39,7 +39,7 @@ class Teacher(nn.Module):
         self.dropout = settings.dropout
         self.project = nn.ModuleDict(
             {
-                module_key(name): nn.Sequential(nn.Linear(x.shape[1], d), nn.LayerNorm(d))
+                module_key(name): nn.Sequential(mlp(x.shape[1], d, self.dropout), nn.LayerNorm(d))
                 for name, x in inputs.features.items()
             }
         )

@@ -25,10 +25,7 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     if ray.is_initialized():
         yield
@@ -55,11 +52,31 @@ def ray_session() -> Iterator[None]:
                     f"Ray did not start {where}: {error}. Look at the machine's load and memory, "
                     "then run the same command again: what is done is not done twice."
                 ) from error
-            os.environ["RAY_raylet_start_wait_time_s"] = "120"
+            os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def all_cores() -> int:
+    """Cores of one worker that has a whole machine's: no more than the cluster has."""
+    import ray
+
+    here = os.cpu_count() or 1
+    return max(1, min(here, int(ray.cluster_resources().get("CPU", here))))
+
+
+def with_all_cores(what: Any) -> Any:
+    """A class as an actor, or a function as a task, that has all cores of its machine.
+
+    Ray sets OMP_NUM_THREADS to what a worker asked for at its start, so it is said here again.
+    """
+    import ray
+
+    cores = all_cores()
+    environment = {"env_vars": {"OMP_NUM_THREADS": str(cores)}}
+    return ray.remote(num_cpus=cores, runtime_env=environment)(what)
 
 
 def result_of(reference: Any) -> Any:

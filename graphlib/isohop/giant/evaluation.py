@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -25,7 +26,7 @@ SAMPLE = 1000
 """Held-out edges asked for of each edge type, at most."""
 BLOCK = 256
 
-Features = np.ndarray | sparse.csr_matrix
+Features: TypeAlias = np.ndarray | sparse.csr_matrix
 
 
 class Hits(BaseModel):
@@ -92,7 +93,7 @@ def _hits(
     )
     own = features[index.rows(asking)]
     candidates = _centroids(known.T.tocsr(), own)
-    columns = candidates.T.tocsr() if sparse.issparse(candidates) else candidates.T
+    columns = candidates.T.tocsr() if sparse.issparse(candidates) else candidates.T  # type: ignore[union-attr]
     nobody = np.asarray(known.sum(0)).ravel() == 0
     hits = 0
     for start in range(0, len(positions), BLOCK):

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import pyarrow.dataset as ds
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isohop.engines.progress import SILENT, Progress
-from isohop.engines.ray import ray_session, result_of
+from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
 from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.errors import IsohopError
 from isohop.giant.evaluation import Hits
@@ -148,11 +147,8 @@ def _run(
     from isohop.giant.inference import extract
 
     clock = time.monotonic()
-    cores = max(1, int(ray.cluster_resources().get("CPU", os.cpu_count() or 1)))
-    cores = min(cores, os.cpu_count() or 1)
-    remote = ray.remote(num_cpus=cores, runtime_env={"env_vars": {"OMP_NUM_THREADS": str(cores)}})
-    actor = remote(_Training).remote(
-        str(graph.path.resolve()), settings.model_dump(mode="json"), seed, label, cores
+    actor = with_all_cores(_Training).remote(
+        str(graph.path.resolve()), settings.model_dump(mode="json"), seed, label, all_cores()
     )
     seconds: dict[str, float] = {}
     curve: list[tuple[int, float]] = []

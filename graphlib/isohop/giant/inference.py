@@ -7,9 +7,12 @@ writes one file named after its first id: the same files for any number of worke
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -18,45 +21,46 @@ from isohop.engines.progress import SILENT, Progress
 from isohop.giant.documents import document_fields, render_documents
 from isohop.graph import Graph
 
+if TYPE_CHECKING:
+    from isohop.giant.encoder import HashingEncoder
+
 RANGE = 16_384
 
 
-class EncodeRange:
-    """The stateful worker: opens the graph and the encoder once."""
+@cache
+def _opened(graph: str, encoder: str) -> tuple[Graph, HashingEncoder]:
+    """Graph and encoder, opened once by each worker process."""
+    from isohop.giant.encoder import load_encoder
 
-    def __init__(self, graph: str, encoder: str, out: str, label: str | None, threads: int):
-        import torch
+    return Graph.open(graph), load_encoder(Path(encoder))
 
-        from isohop.giant.encoder import load_encoder
 
-        torch.set_num_threads(threads)
-        self.graph = Graph.open(graph)
-        self.encoder = load_encoder(Path(encoder))
-        self.out = Path(out)
-        self.label = label
+def encode_ranges(
+    batch: dict[str, Any], graph: str, encoder: str, out: str, label: str | None
+) -> dict[str, Any]:
+    """What a worker does: read, render, encode and write each range of ``batch``."""
+    opened, loaded = _opened(graph, encoder)
+    for name, start in zip(batch["node_type"], batch["start"], strict=True):
+        _encode(opened, loaded, Path(out), label, str(name), int(start))
+    return batch
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for name, start in zip(batch["node_type"], batch["start"], strict=True):
-            self._encode(str(name), int(start))
-        return batch
 
-    def _encode(self, name: str, start: int) -> None:
-        import numpy as np
+def _encode(
+    graph: Graph, encoder: HashingEncoder, out: Path, label: str | None, name: str, start: int
+) -> None:
+    from isohop.giant.training import encode_all
 
-        from isohop.giant.training import encode_all
-
-        fields = document_fields(self.graph, name, self.label)
-        wanted = (ds.field("node_id") >= start) & (ds.field("node_id") < start + RANGE)
-        table = (
-            ds.dataset(self.graph.path / "nodes" / name, format="parquet")
-            .to_table(columns=["node_id", *(field.name for field in fields)], filter=wanted)
-            .sort_by("node_id")
-        )
-        documents = render_documents(table, fields, self.encoder.vocabulary.characters)
-        marker = self.encoder.node_types.index(name)
-        types = np.full(len(documents), marker, np.int64)
-        features = encode_all(self.encoder, self.encoder.prepare(documents), types)
-        write_features(self.out / name / f"part-{start:012d}.parquet", table["node_id"], features)
+    fields = document_fields(graph, name, label)
+    wanted = (ds.field("node_id") >= start) & (ds.field("node_id") < start + RANGE)
+    table = (
+        ds.dataset(graph.path / "nodes" / name, format="parquet")
+        .to_table(columns=["node_id", *(field.name for field in fields)], filter=wanted)
+        .sort_by("node_id")
+    )
+    documents = render_documents(table, fields, encoder.vocabulary.characters)
+    types = np.full(len(documents), encoder.node_types.index(name), np.int64)
+    features = encode_all(encoder, encoder.prepare(documents), types)
+    write_features(out / name / f"part-{start:012d}.parquet", table["node_id"], features)
 
 
 def write_features(file: Path, node_id: pa.ChunkedArray, features: Any) -> None:
@@ -71,21 +75,22 @@ def extract(
 ) -> None:
     """Write ``out/<node type>/*.parquet`` for every node type. Ray must be running."""
     import ray
+    import ray.data
 
+    # Ray Data tells every step of every plan; what matters is told by `progress`.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ranges = [
         {"node_type": node.name, "start": start}
         for node in graph.node_types
         # A type without nodes has one empty range, so that its columns are there.
         for start in range(0, max(node.count, 1), RANGE)
     ]
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    arguments = {"graph": graph.path, "encoder": encoder, "out": out}
     encoded = ray.data.from_items(ranges, override_num_blocks=len(ranges)).map_batches(
-        EncodeRange,
+        encode_ranges,
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=1,
-        fn_constructor_args=(str(graph.path), str(encoder), str(out), label, 1),
+        fn_kwargs={"label": label, **{n: str(path.resolve()) for n, path in arguments.items()}},
     )
     with progress.task("features of all nodes", len(ranges)) as bar:
         for _ in encoded.iter_rows():

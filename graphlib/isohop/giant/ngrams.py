@@ -115,7 +115,7 @@ def _powers(base: np.uint64, count: int) -> np.ndarray:
 
 def _bucket(hashes: np.ndarray, salt: np.uint64) -> np.ndarray:
     """The upper bits after the finaliser of SplitMix64 (Steele, Lea, Flood, 2014)."""
-    mixed = hashes + salt * _MULTIPLIER
+    mixed = hashes + np.uint64(int(salt) * int(_MULTIPLIER) % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(64 - BUCKET_BITS)).astype(np.int64)

@@ -182,7 +182,8 @@ class Trainer:
                 continue
             wanted = wanted[have]
             chosen = self._labels(wanted)
-            vectors, bias = head.vectors, head.bias
+            vectors: torch.Tensor = head.vectors
+            bias: torch.Tensor = head.bias
             if chosen is not None:
                 wanted = wanted[:, chosen]
                 at = torch.from_numpy(chosen)

@@ -177,7 +177,7 @@ def open_run(pipeline: Pipeline, run_id: str) -> Run:
 
 
 def fingerprint(pipeline: Pipeline, run: Run, stage: Stage) -> str:
-    """What the stage's result depends on. Raises `IsohopError` when a stage before it is not done."""
+    """What the result depends on. Raises `IsohopError` when a stage before it is not done."""
     parts: dict[str, Any] = {"stage": stage.name, "version": isohop.__version__}
     chosen = pipeline.settings.model_dump(mode="json", include=set(stage.settings))
     parts["settings"] = chosen

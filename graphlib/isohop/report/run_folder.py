@@ -73,7 +73,6 @@ class FeaturesSummary(_Part):
 
     dimensions: int
     encoder: Any = None
-    levels: Sequence[int] = ()
     curves: Mapping[str, Curve] = {}
     hits_at_10: Mapping[str, Mapping[str, float | None]] = {}
     seconds: Mapping[str, float] = {}

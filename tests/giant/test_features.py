@@ -1,0 +1,127 @@
+"""The stage `features`, on a small library whose structure is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from isohop.engines.ray import ray_session
+from isohop.errors import IsohopError
+from isohop.giant.documents import document_fields, render_documents
+from isohop.giant.features import Features, extract_features
+from isohop.giant.settings import FeatureSettings
+from isohop.giant.targets import neighbourhoods
+from isohop.giant.text_matrix import Vocabulary
+from isohop.giant.training import Trainer
+from isohop.graph import Graph, hold_out
+from tests.worlds import library
+
+SMALL = FeatureSettings(dimensions=16, levels=(4, 16), epochs=(1, 1, 1), steps=40, batch=64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray():
+    with ray_session():
+        yield
+
+
+def test_training_finds_neighbours_that_it_never_saw(tmp_path):
+    graph = library(tmp_path / "g")
+    manifest = extract_features(graph.path, tmp_path / "f", SMALL, 1)
+    hits = manifest.hits_at_10["all"]
+    assert hits.trained >= hits.untrained
+    assert hits.trained > 0.9
+    assert hits.count > 20
+    losses = [loss for _, loss in manifest.curves["loss"]]
+    assert losses[-1] < losses[0]
+
+
+def test_every_node_has_one_finite_feature_in_the_order_of_ids(tmp_path):
+    graph = library(tmp_path / "g")
+    extract_features(graph.path, tmp_path / "f", SMALL, 1)
+    opened = Features.open(tmp_path / "f")
+    for node in graph.node_types:
+        matrix = opened.matrix(node.name)
+        assert matrix.shape == (node.count, 16)
+        assert np.allclose(np.linalg.norm(matrix, axis=1), 1, atol=1e-5)
+        table = pq.read_table(tmp_path / "f" / node.name)
+        assert table.schema.field("feature").type == pa.list_(pa.float32(), 16)
+
+
+def test_one_seed_gives_equal_features_and_another_does_not(tmp_path):
+    graph = library(tmp_path / "g")
+    made = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        extract_features(graph.path, tmp_path / name, SMALL, seed)
+        made.append(Features.open(tmp_path / name).matrix("book"))
+    assert np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[0], made[2])
+
+
+def test_a_held_out_edge_reaches_no_target(tmp_path):
+    """Swapping the far ends of held-out edges changes no target: nothing can learn from them."""
+    graph = library(tmp_path / "g")
+    held = hold_out(graph, 1)
+    targets = neighbourhoods(graph, held)
+    name = "book--reads--reader"
+    visible = graph.edge_index(name)[:, held.visible(name)]
+    offset = 0
+    got = targets["reader"][offset : offset + 240].nonzero()
+    assert set(zip(*visible.tolist(), strict=True)) == set(
+        zip(got[0].tolist(), got[1].tolist(), strict=True)
+    )
+
+
+def test_the_label_is_in_no_document_and_no_target(tmp_path):
+    graph = library(tmp_path / "g")
+    assert "topic" not in [f.name for f in document_fields(graph, "book", "book.topic")]
+    held = hold_out(graph, 1)
+    assert "book.shelf" in neighbourhoods(graph, held)
+    assert "book.shelf" not in neighbourhoods(graph, held, "book.shelf")
+
+
+def test_a_graph_without_edges_gets_features_of_text_and_says_so(tmp_path):
+    graph = library(tmp_path / "g", edges=False)
+    manifest = extract_features(graph.path, tmp_path / "f", SMALL, 1)
+    assert manifest.skipped is not None
+    assert np.isfinite(Features.open(tmp_path / "f").matrix("book")).all()
+
+
+def test_missing_text_is_a_state_of_its_own(tmp_path):
+    graph = library(tmp_path / "g")
+    trainer = Trainer(graph, SMALL, 1, "book.topic", 1)
+    rows = trainer.corpus.text
+    documents = render_documents(
+        graph.nodes("book"), document_fields(graph, "book", "book.topic"), 100
+    )
+    assert documents[0].as_py() is None
+    assert rows[0].nnz == 0
+    assert np.isfinite(trainer.encode()[0]).all()
+
+
+def test_a_loss_that_is_no_number_stops_with_its_step(tmp_path):
+    graph = library(tmp_path / "g")
+    trainer = Trainer(graph, SMALL, 1, None, 1)
+    trainer.start_level(0)
+    trainer.encoder.bag.data[:] = float("nan")
+    with pytest.raises(IsohopError, match="step 1 of level 1"):
+        trainer.train(1)
+
+
+def test_any_text_is_only_text():
+    texts = pa.array(["", None, "\0", "שלום עולם", "🎈🎈", "a" * 1_000_000, "é", "e\u0301"])
+    vocabulary = Vocabulary.learn([texts.cast(pa.large_string())], 1000, 2000)
+    matrix = vocabulary.matrix(texts.cast(pa.large_string()))
+    assert matrix.shape[0] == len(texts)
+    assert np.isfinite(matrix.data).all()
+    assert (matrix[6] != matrix[7]).nnz == 0
+
+
+def test_what_is_no_graph_is_an_error(tmp_path):
+    with pytest.raises(IsohopError, match="is not a graph dataset"):
+        extract_features(tmp_path, tmp_path / "f", SMALL, 1)
+    with pytest.raises(IsohopError, match="Run the stage 'features'"):
+        Features.open(tmp_path)
+    assert isinstance(library(tmp_path / "g"), Graph)
