@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +22,8 @@ def test_clusters_are_balanced_and_each_level_refines_the_one_before(count, seed
         held = np.bincount(clusters)
         assert len(held) == min(wanted, count)
         assert held.max() - held.min() <= 2
-    for coarse, fine in zip(levels, levels[1:], strict=False):
-        parents = {pair for pair in zip(fine.tolist(), coarse.tolist(), strict=True)}
+    for coarse, fine in pairwise(levels):
+        parents = set(zip(fine.tolist(), coarse.tolist(), strict=True))
         assert len(parents) == len(set(fine.tolist()))
     again = label_tree(features, sizes, seed)
     assert all(np.array_equal(a, b) for a, b in zip(levels, again, strict=True))

@@ -87,7 +87,7 @@ def extract(
     ]
     arguments = {"graph": graph.path, "encoder": encoder, "out": out}
     encoded = ray.data.from_items(ranges, override_num_blocks=len(ranges)).map_batches(
-        encode_ranges,
+        encode_ranges,  # type: ignore[arg-type]  # extra arguments come by fn_kwargs
         batch_size=1,
         num_cpus=1,
         fn_kwargs={"label": label, **{n: str(path.resolve()) for n, path in arguments.items()}},

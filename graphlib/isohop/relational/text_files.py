@@ -249,10 +249,9 @@ class CsvFile:
                 if stream.invalid:
                     batch, lines = _reject_escapes(batch, lines, landing)
                 texts.add(batch.columns, lines)
-            if broken and broken[-1].number > numbers.last:
-                text = broken[-1].text
-                last = text if text.count('"') % 2 else ""
             self._reject(broken, numbers, landing)
+            if numbers.last_left_out > numbers.last:
+                last = ""
             if "\n" in last and not stream.ends_with_quote:
                 raise unreadable(
                     str(self.path),

@@ -1,0 +1,157 @@
+"""The stages `distill` and `embed`, on a small library whose structure is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from isohop.coldbrew.distill import distill, read_manifest
+from isohop.coldbrew.embed import embed
+from isohop.coldbrew.settings import DistillSettings
+from isohop.engines.ray import ray_session
+from isohop.errors import IsohopError
+from isohop.graph import Graph
+from tests.worlds import TOPICS, library
+
+SMALL = DistillSettings(dimensions=16, steps=30, batch=256, negatives=16)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray():
+    with ray_session():
+        yield
+
+
+def write_features(graph: Graph, folder: Path, values: dict[str, np.ndarray]) -> Path:
+    for name, matrix in values.items():
+        (folder / name).mkdir(parents=True)
+        feature = pa.FixedSizeListArray.from_arrays(
+            pa.array(matrix.astype(np.float32).ravel()), matrix.shape[1]
+        )
+        table = pa.table({"node_id": np.arange(len(matrix)), "feature": feature})
+        pq.write_table(table, folder / name / "part-0.parquet")
+    return folder
+
+
+def topical(graph: Graph, folder: Path, noise: float = 0.6) -> Path:
+    """Features that tell a node's topic, with noise."""
+    draw = np.random.default_rng(5)
+    books = [TOPICS.index(t) for t in graph.nodes("book")["topic"].to_pylist()]
+    topics = {"book": np.array(books), "reader": np.arange(40) % 4, "book.shelf": np.arange(4)}
+    return write_features(
+        graph,
+        folder,
+        {n: np.eye(4)[t] + noise * draw.normal(size=(len(t), 4)) for n, t in topics.items()},
+    )
+
+
+def read(folder: Path, entity: str) -> pa.Table:
+    return ds.dataset(folder / entity).to_table().sort_by("node_id")
+
+
+def vectors(table: pa.Table) -> np.ndarray:
+    flat = table["embedding"].combine_chunks().flatten().to_numpy()
+    return flat.reshape(table.num_rows, -1)
+
+
+def run(tmp_path: Path, graph: Graph, features: Path, label: str | None = None, name: str = "m"):
+    manifest = distill(graph.path, features, tmp_path / name, SMALL, 1, label=label)
+    embed(graph.path, features, tmp_path / name, tmp_path / f"{name}-embeddings")
+    return manifest, tmp_path / f"{name}-embeddings"
+
+
+def test_isolated_nodes_get_the_student_and_others_the_teacher(tmp_path):
+    graph = library(tmp_path / "g")
+    _, out = run(tmp_path, graph, topical(graph, tmp_path / "f"))
+    table = read(out, "book")
+    assert table.num_rows == 240
+    assert table["id"].to_pylist() == graph.nodes("book")["id"].to_pylist()
+    for source, degree in zip(
+        table["source"].to_pylist(), table["degree"].to_pylist(), strict=True
+    ):
+        assert source == ("teacher" if degree else "student")
+    assert not (out / "book.shelf").exists()
+    assert np.isfinite(vectors(table)).all()
+
+
+def test_a_node_without_edges_is_near_its_own_kind(tmp_path):
+    """The student's vectors and the teacher's live in one space."""
+    graph = library(tmp_path / "g")
+    _, out = run(tmp_path, graph, topical(graph, tmp_path / "f", noise=0.2))
+    table = read(out, "book")
+    topic = np.array(graph.nodes("book")["topic"].to_pylist())
+    alone = np.array(table["source"].to_pylist()) == "student"
+    cosine = vectors(table)[alone] @ vectors(table)[~alone].T
+    nearest = topic[~alone][cosine.argmax(1)]
+    assert (nearest == topic[alone]).mean() > 0.8
+
+
+def test_the_evaluation_has_every_group_and_model(tmp_path):
+    graph = library(tmp_path / "g")
+    manifest, _ = run(tmp_path, graph, topical(graph, tmp_path / "f"))
+    got = {(row.group, row.model) for row in manifest.evaluation if row.entity == "all"}
+    groups = ("overall", "head", "tail", "isolated")
+    models = ("teacher", "student", "mlp", "served")
+    assert got == {(group, model) for group in groups for model in models}
+    assert all(0 <= row.value <= 1 and row.count > 0 for row in manifest.evaluation)
+
+
+def test_a_label_is_learned_where_features_hide_it_and_edges_show_it(tmp_path):
+    graph = library(tmp_path / "g")
+    features = topical(graph, tmp_path / "f", noise=1.5)
+    manifest, _ = run(tmp_path, graph, features, label="book.topic")
+    accuracy = {
+        row.model: row.value
+        for row in manifest.evaluation
+        if (row.metric, row.group, row.entity) == ("accuracy", "overall", "all")
+    }
+    assert accuracy["teacher"] > 0.8
+    assert accuracy["teacher"] > accuracy["mlp"]
+
+
+def test_a_label_with_one_class_is_noted_and_not_learned(tmp_path):
+    graph = library(tmp_path / "g")
+    nodes = {n.name: graph.nodes(n.name) for n in graph.node_types}
+    same = pa.array(["one"] * 240)
+    nodes["book"] = nodes["book"].set_column(3, "topic", same)
+    edges = {e.name: graph.edges(e.name) for e in graph.edge_types}
+    graph = Graph.write(tmp_path / "g2", graph.manifest, nodes, edges)
+    features = topical(library(tmp_path / "g"), tmp_path / "f")
+    manifest, _ = run(tmp_path, graph, features, label="book.topic")
+    assert any("fewer than two classes" in note for note in manifest.notes)
+
+
+def test_one_seed_gives_equal_embeddings(tmp_path):
+    graph = library(tmp_path / "g")
+    features = topical(graph, tmp_path / "f")
+    made = [run(tmp_path, graph, features, name=name)[1] for name in ("a", "b")]
+    for entity in ("book", "reader"):
+        assert read(made[0], entity).equals(read(made[1], entity))
+
+
+def test_a_graph_without_edges_gives_every_node_a_student_and_says_why(tmp_path):
+    graph = library(tmp_path / "g", edges=False)
+    manifest, out = run(tmp_path, graph, topical(graph, tmp_path / "f"))
+    assert manifest.skipped is not None
+    assert set(read(out, "book")["source"].to_pylist()) == {"student"}
+    assert np.isfinite(vectors(read(out, "book"))).all()
+
+
+def test_features_that_are_no_numbers_or_of_another_graph_are_named(tmp_path):
+    graph = library(tmp_path / "g")
+    topical(graph, tmp_path / "f")
+    bad = {n.name: np.ones((n.count, 4)) for n in graph.node_types}
+    bad["reader"][7, 2] = np.nan
+    with pytest.raises(IsohopError, match=r"reader: the feature of node 7 is not finite"):
+        distill(graph.path, write_features(graph, tmp_path / "n", bad), tmp_path / "m", SMALL, 1)
+    bad["reader"] = np.ones((3, 4))
+    with pytest.raises(IsohopError, match=r"reader has 3 rows and not one for each of 40"):
+        distill(graph.path, write_features(graph, tmp_path / "o", bad), tmp_path / "m", SMALL, 1)
+    assert not (tmp_path / "m").exists()
+    with pytest.raises(IsohopError, match="Run the stage 'distill'"):
+        read_manifest(tmp_path)
