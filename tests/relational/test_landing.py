@@ -183,9 +183,13 @@ def test_columns_without_a_value_are_named(tmp_path: Path) -> None:
 
 
 def test_a_landing_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="lost"), landing(tmp_path / "t") as arriving:
-        arriving.begin(SCHEMA)
-        raise RuntimeError("lost")
+    def fail() -> None:
+        with landing(tmp_path / "t") as arriving:
+            arriving.begin(SCHEMA)
+            raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 

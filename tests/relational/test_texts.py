@@ -86,7 +86,7 @@ def test_types_are_recognised(
         ["1,5", "2,5"],
         [str(2**63), "1"],
         ["12345678901234567", "1.5"],  # an identifier that a double would round
-        ["1", "0"] + ["true"],
+        ["1", "0", "true"],
         ["t", "f"],
         ["nan", "Inf", "NaN"],  # names, as no number is among them
         ["2020-02-30", "2020-02-01"],

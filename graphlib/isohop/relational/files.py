@@ -84,10 +84,13 @@ class FolderSource:
 
     def fingerprint(self, table: str) -> str:
         known_table(table, self.tables(), str(self._folder))
-        paths = self._files[table].paths
-        if len(paths) == 1:
-            return fingerprint(paths[0])
-        return hashlib.sha256("".join(map(fingerprint, paths)).encode()).hexdigest()
+        marks = []
+        for path in self._files[table].paths:
+            try:
+                marks.append(fingerprint(path))
+            except OSError as error:
+                raise unreadable(str(path), f"cannot be read: {error}.", "Is it there?") from error
+        return marks[0] if len(marks) == 1 else hashlib.sha256("".join(marks).encode()).hexdigest()
 
     def land(
         self,

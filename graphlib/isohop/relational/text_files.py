@@ -214,18 +214,15 @@ class CsvFile:
     def read(self, texts: TextTable, landing: Landing, block_bytes: int) -> None:
         header = self.columns()
         numbers = _Numbers()
-        broken: list[Any] = []
-
-        def skip(row: Any) -> str:
-            broken.append(row)
-            return "skip"
-
+        broken = _BrokenRows()
         parsing = {
             # The header is read as a row, and so counted with them.
             "read_options": pa.csv.ReadOptions(
                 use_threads=False, block_size=block_bytes, column_names=list(header)
             ),
-            "parse_options": pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+            "parse_options": pa.csv.ParseOptions(
+                newlines_in_values=True, invalid_row_handler=broken
+            ),
             "convert_options": pa.csv.ConvertOptions(
                 check_utf8=False,
                 column_types={name: pa.string() for name in header},
@@ -239,7 +236,7 @@ class CsvFile:
         last = ""
         with open_utf8(self.path) as stream:
             for batch in self._batches(stream, parsing):
-                self._reject(broken, numbers, landing)
+                broken.reject(numbers, landing)
                 lines = numbers.take(batch.num_rows)
                 if len(lines):
                     last = batch.column(header[-1])[-1].as_py() or ""
@@ -249,9 +246,9 @@ class CsvFile:
                 if stream.invalid:
                     batch, lines = _reject_escapes(batch, lines, landing)
                 texts.add(batch.columns, lines)
-            self._reject(broken, numbers, landing)
-            if numbers.last_left_out > numbers.last:
-                last = ""
+            broken.reject(numbers, landing)
+            if broken.last_number > numbers.last:
+                last = broken.last_text if broken.last_text.count('"') % 2 else ""
             if "\n" in last and not stream.ends_with_quote:
                 raise unreadable(
                     str(self.path),
@@ -268,19 +265,33 @@ class CsvFile:
                 raise _RowTooLarge from error
             raise unreadable(str(self.path), f"cannot be read as CSV: {error}.") from error
 
-    def _reject(self, broken: list[Any], numbers: _Numbers, landing: Landing) -> None:
-        if broken:
-            lines = [row.number for row in broken]
-            numbers.leave_out(lines)
-            reasons = [
-                f"{row.actual_columns} fields instead of {row.expected_columns}" for row in broken
-            ]
-            landing.reject(reasons, lines, [show_escapes(row.text) for row in broken])
-            broken.clear()
-
 
 class _RowTooLarge(Exception):
     """A CSV row did not fit into a block."""
+
+
+class _BrokenRows:
+    """What the CSV parser calls for a row with a wrong number of fields, to leave it out."""
+
+    def __init__(self) -> None:
+        self.last_number, self.last_text = 0, ""
+        self._waiting: list[Any] = []
+
+    def __call__(self, row: Any) -> str:
+        self._waiting.append(row)
+        return "skip"
+
+    def reject(self, numbers: _Numbers, landing: Landing) -> None:
+        """Reject those that have come since the last time."""
+        rows, self._waiting = self._waiting, []
+        if rows:
+            lines = [row.number for row in rows]
+            reasons = [
+                f"{row.actual_columns} fields instead of {row.expected_columns}" for row in rows
+            ]
+            landing.reject(reasons, lines, [show_escapes(row.text) for row in rows])
+            numbers.leave_out(lines)
+            self.last_number, self.last_text = rows[-1].number, rows[-1].text
 
 
 class _Numbers:
