@@ -64,11 +64,14 @@ def test_sqlite_keys_and_references_are_reflected(tmp_path: Path) -> None:
         CREATE TABLE city (country INT REFERENCES Country, no INT, name, PRIMARY KEY (country, no));
         CREATE TABLE person (home INT, no INT, other INT REFERENCES country (id),
                              FOREIGN KEY (home, no) REFERENCES city (country, no));
+        CREATE TABLE keyless (x INT);
+        CREATE TABLE lost (x INT REFERENCES keyless, y INT REFERENCES gone (id));
         CREATE VIEW everyone AS SELECT * FROM person;
     """
     with _sqlite(tmp_path, script) as source:
         tables = source.tables()
-    assert list(tables) == ["city", "country", "person"]
+    assert list(tables) == ["city", "country", "keyless", "lost", "person"]
+    assert tables["lost"].references == ()
     assert tables["country"].key == ("id",)
     assert tables["city"].key == ("country", "no")
     assert tables["city"].references == (SourceReference(("country",), "country", ("id",)),)
@@ -314,7 +317,7 @@ def test_postgres_keys_references_and_partitions_are_reflected(
     assert sorted(tables) == ["Ci.ty %(a)s", "log", "sale"]
     assert tables["Ci.ty %(a)s"].key == ("b", "a")
     # `elsewhere` is in another schema, so there is no table to refer to.
-    assert tables["sale"].references == (SourceReference(("ca", "cb"), "Ci.ty %(a)s", ("a", "b")),)
+    assert tables["sale"].references == (SourceReference(("cb", "ca"), "Ci.ty %(a)s", ("b", "a")),)
     assert log.rows == 2
     assert _rows(city) == [{"a": 1, "b": 2}]
 

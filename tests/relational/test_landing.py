@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isohop.engines.spark import Engine, spark_session
 from isohop.relational.landing import (
     Misfits,
     Notes,
@@ -201,3 +202,32 @@ def test_small_batches_make_few_row_groups(tmp_path: Path) -> None:
     table = arriving.landed("t", tmp_path / "t", "")
     assert pq.read_metadata(table.paths[0]).num_row_groups == 1
     assert table.rows == 500
+
+
+@pytest.mark.parametrize("engine", ["sail", pytest.param("spark", marks=pytest.mark.spark)])
+def test_engines_read_what_landed(tmp_path: Path, engine: Engine) -> None:
+    values: dict[str, tuple[pa.DataType, Any, str]] = {
+        "i": (pa.int64(), -(2**63), "bigint"),
+        "d": (pa.float64(), 0.1, "double"),
+        'a "b`.c ü': (pa.string(), "ü\n", "string"),
+        "b": (pa.bool_(), False, "boolean"),
+        "da": (pa.date32(), dt.date(1500, 1, 1), "date"),
+        "ts": (pa.timestamp("us"), dt.datetime(2020, 3, 29, 2, 30, 0, 1), "timestamp_ntz"),
+        "de": (pa.decimal128(20, 0), Decimal(2**64 - 1), "decimal(20,0)"),
+        "bi": (pa.binary(), b"\xff\0", "binary"),
+    }
+    schema = pa.schema([(name, type) for name, (type, _, _) in values.items()])
+    row = [value for _, value, _ in values.values()]
+    with spark_session(engine) as session:
+        for rows in ([], [row, [None] * len(row)]):
+            folder = tmp_path / str(len(rows))
+            with landing(folder) as arriving:
+                arriving.begin(schema)
+                if rows:
+                    columns = [list(column) for column in zip(*rows, strict=True)]
+                    arriving.write(pa.record_batch(columns, schema=schema))
+            table = arriving.landed("t", folder, "")
+            frame = session.read.parquet(*map(str, table.paths))
+            read = [tuple(found) for found in frame.collect()]
+            assert frame.dtypes == [(name, type) for name, (_, _, type) in values.items()]
+            assert sorted(read, key=repr) == sorted(map(tuple, rows), key=repr)

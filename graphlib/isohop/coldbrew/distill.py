@@ -38,6 +38,8 @@ class DistillManifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal[1] = 1
     seed: int
+    certificate: str | None = None
+    """Of the graph that it was distilled from."""
     label: str | None
     settings: DistillSettings
     classes: int = 0
@@ -183,6 +185,7 @@ def _run(
         ray.kill(actor)
     return DistillManifest(
         seed=seed,
+        certificate=graph.manifest.certificate,
         label=label,
         settings=settings,
         classes=about["classes"],

@@ -93,8 +93,8 @@ class Distiller:
         labels = read_labels(graph, label, self.holdout.groups[entity] == ISOLATION, self.seed)
         if labels is None:
             self.notes.append(
-                f"label '{label}' has fewer than two classes, so there is nothing to learn from "
-                "it: trained by link prediction"
+                f"label '{label}' has fewer than two classes to learn from: trained by link "
+                "prediction"
             )
         return labels
 
@@ -179,13 +179,14 @@ class Distiller:
         with torch.no_grad():
             score = self._validation_score(self._predict())
         self._module.train()
-        if self._best is None or score > self._best[0]:
+        # Of equal scores the later wins: where there is nothing to validate on, all are equal.
+        if self._best is None or score >= self._best[0]:
             state = {name: v.detach().clone() for name, v in self._module.state_dict().items()}
             self._best = score, state
         return score
 
     def _validation_score(self, vectors: Table) -> float:
-        if self.labels is not None:
+        if self.labels is not None and self.labels.validation.any():
             right = self._logits(self._name, vectors).argmax(1) == self.labels.classes
             return float(right[self.labels.validation].float().mean())
         return self.evaluation.validation(self._model(self._name, vectors))

@@ -8,6 +8,7 @@ embedding, source, degree.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from isohop.errors import IsohopError
 from isohop.graph import Graph
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 ROWS_A_FILE = 1_000_000
 
@@ -37,7 +38,10 @@ def embed(
 ) -> None:
     """Write ``out/<entity>/*.parquet`` for every entity. Raises `IsohopError`."""
     opened = Graph.open(graph)
-    read_manifest(Path(model))
+    if read_manifest(Path(model)).certificate not in (None, opened.manifest.certificate):
+        raise IsohopError(
+            f"{model} was distilled from another graph than {graph}. Run the stage 'distill' again."
+        )
     with ray_session(), folder_atomically(Path(out)) as folder:
         task = with_all_cores(_embed)
         with progress.task("embeddings of every entity") as bar:
@@ -86,10 +90,10 @@ def _vectors(
         for name, (count,) in manifest.structural.items()
     }
     teacher = Teacher(inputs, structural, manifest.settings, manifest.classes)
-    teacher.load_state_dict(load_file(model / "teacher.safetensors"))
+    _load(teacher, load_file(model / "teacher.safetensors"), model)
     widths = {name: inputs.features[name].shape[1] for name in inputs.entities}
     student = Student(widths, manifest.settings)
-    student.load_state_dict(load_file(model / "student.safetensors"))
+    _load(student, load_file(model / "student.safetensors"), model)
     taught = teacher.eval()(messages, inputs.features, {})
     out = dict(taught)
     degree = messages.degrees()
@@ -98,6 +102,11 @@ def _vectors(
         alone = torch.nonzero(degree[name] == 0)[:, 0]
         if not len(alone):
             continue
+        labelled = manifest.classes and name == (manifest.label or "").rpartition(".")[0]
+        if len(alone) == len(degree[name]) and not labelled:
+            # No node of this type has an edge, so the student of this type has learned nothing.
+            out[name] = _projected(inputs.features[name], manifest)
+            continue
         own = {name: inputs.features[name][alone]}
         index = latent_index(taught[name], degree[name] > 0, manifest.settings, manifest.seed)
         guessed = student.first.mlp_of(name, own[name])
@@ -105,6 +114,17 @@ def _vectors(
         values = student.second.mlp_of(name, torch.cat([own[name], latent[name]], 1))
         out[name] = taught[name].index_copy(0, alone, values)
     return out
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], model: Path) -> None:
+    """Raises `IsohopError` where the weights are those of another graph or other features."""
+    try:
+        module.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise IsohopError(
+            f"{model} was distilled from another graph or other features. Run the stage 'distill' "
+            "again."
+        ) from error
 
 
 def _projected(features: Tensor, manifest: DistillManifest) -> Tensor:

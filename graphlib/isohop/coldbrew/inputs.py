@@ -82,7 +82,7 @@ class Labels:
 
 def read_labels(graph: Graph, label: str, isolated: np.ndarray, seed: int) -> Labels | None:
     """The classes of ``entity.attribute``: 60 % train, 20 % validation, 20 % test; ``isolated``
-    nodes (boolean) are test nodes. None where there are fewer than two classes."""
+    nodes (boolean) are test nodes. None where training would see fewer than two classes."""
     entity, _, attribute = label.rpartition(".")
     count = graph.node_type(entity).count
     classes = np.full(count, -1, np.int64)
@@ -104,14 +104,13 @@ def read_labels(graph: Graph, label: str, isolated: np.ndarray, seed: int) -> La
         rank[order] = np.arange(len(words))
         codes = pc.fill_null(encoded.indices, -1).to_numpy()
         classes = np.where(codes >= 0, rank[codes] if len(rank) else -1, -1).astype(np.int64)
-    present = np.unique(classes[classes >= 0])
-    if len(present) < 2:
-        return None
     draw = np.random.default_rng([seed, 20]).random(count)
     known = classes >= 0
     test = known & (isolated | (draw >= 0.8))
     validation = known & ~test & (draw >= 0.6)
     train = known & ~test & ~validation
+    if len(np.unique(classes[train])) < 2:
+        return None
     parts = (torch.from_numpy(part) for part in (classes, train, validation, test))
     tensors = list(parts)
     return Labels(entity, tensors[0], int(classes.max()) + 1, *tensors[1:])

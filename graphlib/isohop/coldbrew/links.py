@@ -53,8 +53,12 @@ def queries_of(
 
 
 def adjacency(query: Query, edges: np.ndarray, counts: Mapping[str, int]) -> sparse.csr_matrix:
-    """Sparse bool (sources, targets) of a query's edges."""
+    """Sparse bool (sources, targets) of what is no candidate: the ends of a query's edges, and,
+    where both ends are of one type, the asking node itself, which would be its own best match."""
     source, target = query.ends(edges)
+    if query.source == query.target:
+        itself = np.arange(counts[query.source])
+        source, target = np.concatenate([source, itself]), np.concatenate([target, itself])
     shape = (counts[query.source], counts[query.target])
     return sparse.csr_matrix((np.ones(len(source), bool), (source, target)), shape=shape)
 

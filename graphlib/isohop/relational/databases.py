@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote_plus
 
 import adbc_driver_manager
@@ -26,8 +26,8 @@ from sqlalchemy.engine import URL, Connection, Inspector
 
 from isohop.engines.storage import fingerprint
 from isohop.errors import InvalidInput, did_you_mean
-from isohop.relational.dialects import Database, Postgres, Sqlite, SqlType, identifier
-from isohop.relational.landing import LandedTable, landing
+from isohop.relational.dialects import Ask, Postgres, Sqlite, SqlType, identifier
+from isohop.relational.landing import LandedTable, Landing, Notes, landing
 from isohop.relational.source import (
     SourceColumn,
     SourceReference,
@@ -44,6 +44,58 @@ _KINDS: Mapping[str, type[Sqlite] | type[Postgres]] = {
     "postgres": Postgres,
 }
 _FAILURES = (sa.exc.SQLAlchemyError, adbc_driver_manager.Error, pa.ArrowException, OSError)
+
+
+class Plan(Protocol):
+    """What to select of a table, and how the answer lands."""
+
+    selects: Sequence[sa.ColumnElement[Any]]
+    schema: pa.Schema
+
+    def land(self, batch: pa.RecordBatch, line: int, landing: Landing) -> None:
+        """Land one batch of the answer; ``line`` is the number of its first row."""
+        ...
+
+
+class Database(Protocol):
+    """A kind of database."""
+
+    dialect: sa.Dialect
+    takes_types: bool
+    """Whether types can be stated, as the database's own do not bind."""
+
+    def engine(self) -> sa.Engine:
+        """What reflects."""
+        ...
+
+    def stream(self) -> Any:
+        """A new ADBC connection, in a read-only transaction from its first statement on."""
+        ...
+
+    def partitions(self, connection: Connection, schema: str | None) -> set[str]:
+        """Tables whose rows are another table's."""
+        ...
+
+    def types(
+        self, connection: Connection, table: str, reflected: Sequence[Mapping[str, Any]]
+    ) -> dict[str, SqlType]:
+        """The declared type of each column; `sa.types.NullType` where only the values tell."""
+        ...
+
+    def landed_type(self, type: SqlType) -> pa.DataType | None:
+        """What a column lands as; None where only the values tell."""
+        ...
+
+    def plan(
+        self,
+        table: sa.TableClause,
+        types: Mapping[str, SqlType],
+        stated: Mapping[str, str],
+        ask: Ask,
+        notes: Notes,
+    ) -> Plan:
+        """How to read the columns of ``types``, with the types that are stated for some."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -194,8 +246,15 @@ class DatabaseSource:
             target = spelt.get(key["referred_table"], spelt.get(key["referred_table"].lower()))
             if target is None or key["referred_schema"] not in {None, *own}:
                 continue
-            columns = tuple(key["referred_columns"]) or tables[target].key or ()
-            found.append(SourceReference(tuple(key["constrained_columns"]), target, columns))
+            own_key = tables[target].key or ()
+            referred = key["referred_columns"] or own_key
+            if len(referred) != len(key["constrained_columns"]):
+                continue  # SQLite lets one refer to a key that is not there
+            pairs = list(zip(referred, key["constrained_columns"], strict=True))
+            if {column for column, _ in pairs} == set(own_key):
+                pairs.sort(key=lambda pair: own_key.index(pair[0]))
+            target_columns, columns = zip(*pairs, strict=True)
+            found.append(SourceReference(columns, target, target_columns))
         yield from sorted(found, key=lambda one: (one.columns, one.table))
 
     @contextmanager

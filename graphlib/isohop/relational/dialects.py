@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -33,58 +33,6 @@ _INT64 = sa.literal(-(2**63), sa.Numeric), sa.literal(2**63 - 1, sa.Numeric)
 def identifier(name: str) -> sa.sql.quoted_name:
     """A name that is always quoted, whatever is in it."""
     return sa.sql.quoted_name(name, True)
-
-
-class Plan(Protocol):
-    """What to select of a table, and how the answer lands."""
-
-    selects: Sequence[sa.ColumnElement[Any]]
-    schema: pa.Schema
-
-    def land(self, batch: pa.RecordBatch, line: int, landing: Landing) -> None:
-        """Land one batch of the answer; ``line`` is the number of its first row."""
-        ...
-
-
-class Database(Protocol):
-    """A kind of database."""
-
-    dialect: sa.Dialect
-    takes_types: bool
-    """Whether types can be stated, as the database's own do not bind."""
-
-    def engine(self) -> sa.Engine:
-        """What reflects."""
-        ...
-
-    def stream(self) -> Any:
-        """A new ADBC connection, in a read-only transaction from its first statement on."""
-        ...
-
-    def partitions(self, connection: Connection, schema: str | None) -> set[str]:
-        """Tables whose rows are another table's."""
-        ...
-
-    def types(
-        self, connection: Connection, table: str, reflected: Sequence[Mapping[str, Any]]
-    ) -> dict[str, SqlType]:
-        """The declared type of each column; `sa.types.NullType` where only the values tell."""
-        ...
-
-    def landed_type(self, type: SqlType) -> pa.DataType | None:
-        """What a column lands as; None where only the values tell."""
-        ...
-
-    def plan(
-        self,
-        table: sa.TableClause,
-        types: Mapping[str, SqlType],
-        stated: Mapping[str, str],
-        ask: Ask,
-        notes: Notes,
-    ) -> Plan:
-        """How to read the columns of ``types``, with the types that are stated for some."""
-        ...
 
 
 class Sqlite:
@@ -146,7 +94,7 @@ class Sqlite:
         stated: Mapping[str, str],
         ask: Ask,
         notes: Notes,
-    ) -> Plan:
+    ) -> _SqlitePlan:
         found = {name: stated.get(name) or _sqlite_type(type) for name, type in types.items()}
         unknown = [name for name, type in found.items() if type is None]
         if unknown:
@@ -346,7 +294,7 @@ class Postgres:
         stated: Mapping[str, str],
         ask: Ask,
         notes: Notes,
-    ) -> Plan:
+    ) -> _PostgresPlan:
         landed = {name: self.landed_type(type) for name, type in types.items()}
         counts: dict[str, sa.ColumnElement[bool]] = {}
         for name, type in landed.items():

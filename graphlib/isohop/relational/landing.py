@@ -10,8 +10,9 @@ A landed column is int64, double, bool, string, date32, timestamp[us] (UTC, with
 decimal128 or binary. What is narrower is widened; a value that no such type holds is read as NULL
 and counted (NaN, infinity), put as text (times of day, lists and structs as JSON), or its row is
 quarantined (texts that are not UTF-8, values that do not fit a stated type). ``raw`` shows such a
-row as JSON, or as it stands in the file; ``line`` counts from 1, a CSV file's header included, its
-blank lines not.
+row as JSON, or as it stands in the file; ``line`` counts from 1: rows of Parquet and of a database
+(in the order of its key), elements of a JSON array, lines of JSON, records of CSV with the header
+as the first and without blank lines.
 """
 
 from __future__ import annotations

@@ -81,7 +81,10 @@ class SourceColumn:
 
 @dataclass(frozen=True)
 class SourceReference:
-    """A foreign key as the database declares it, column for column."""
+    """A foreign key as the database declares it, column for column.
+
+    Where ``target`` is the key of ``table``, it is in that key's order.
+    """
 
     columns: tuple[str, ...]
     table: str

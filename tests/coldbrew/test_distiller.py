@@ -1,0 +1,176 @@
+"""What training may and may not see, and graphs at the edge of what can be learned from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from isohop.coldbrew.distill import DistillManifest
+from isohop.coldbrew.distiller import Distiller
+from isohop.coldbrew.embed import embed
+from isohop.coldbrew.settings import DistillSettings
+from isohop.errors import IsohopError
+from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
+from isohop.graph.dataset import Attribute
+from isohop.graph.holdout import ISOLATION
+
+SMALL = DistillSettings(dimensions=8, steps=20, batch=64, negatives=8)
+PAPERS = 60
+
+
+def citations(
+    path: Path, edges: np.ndarray, papers: int = PAPERS, topics: np.ndarray | None = None
+) -> tuple[Graph, Path]:
+    """Papers that cite papers, an author type that nothing refers to, and features."""
+    given = np.arange(papers) % 3 if topics is None else topics
+    nodes = {
+        "paper": pa.table(
+            {"node_id": np.arange(papers), "id": np.arange(papers), "topic": pa.array(given)}
+        ),
+        "author": pa.table({"node_id": np.arange(2), "id": np.arange(2)}),
+    }
+    cites = pa.table(
+        {"src": edges[:, 0], "dst": edges[:, 1], "count": np.ones(len(edges), np.int64)}
+    )
+    topic = Attribute(name="topic", kind="category", type="int64")
+    manifest = GraphManifest(
+        name="citations",
+        certificate=f"{len(edges):032x}",
+        node_types=(
+            NodeType(name="paper", key=("id",), attributes=(topic,), count=papers),
+            NodeType(name="author", key=("id",), count=2),
+        ),
+        edge_types=(EdgeType(source="paper", role="cites", target="paper", count=len(edges)),),
+    )
+    graph = Graph.write(path / "graph", manifest, nodes, {"paper--cites--paper": cites})
+    draw = np.random.default_rng(0)
+    for name, count in (("paper", papers), ("author", 2)):
+        (path / "features" / name).mkdir(parents=True)
+        values = draw.normal(size=(count, 5)).astype(np.float32)
+        feature = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 5)
+        table = pa.table({"node_id": np.arange(count), "feature": feature})
+        pq.write_table(table, path / "features" / name / "part-0.parquet")
+    return graph, path / "features"
+
+
+def some_edges(papers: int = PAPERS, connected: int = 50) -> np.ndarray:
+    pairs = np.random.default_rng(1).integers(0, connected, (200, 2))
+    return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+
+
+def trained(made: tuple[Graph, Path], label: str | None = None) -> Distiller:
+    distiller = Distiller(*made, SMALL, 1, label, 1)
+    for model in ("teacher", "mlp", "student"):
+        distiller.start(model)
+        distiller.train(SMALL.steps)
+        distiller.finish()
+    return distiller
+
+
+def weights(distiller: Distiller) -> dict[str, torch.Tensor]:
+    parts = (distiller.teacher, distiller.baseline, distiller.student)
+    return {
+        f"{i}{name}": v for i, part in enumerate(parts) for name, v in part.state_dict().items()
+    }
+
+
+def equal(one: Distiller, other: Distiller) -> bool:
+    return all(torch.equal(v, weights(other)[name]) for name, v in weights(one).items())
+
+
+def test_one_seed_gives_equal_weights_bit_for_bit(tmp_path):
+    made = citations(tmp_path, some_edges())
+    assert equal(trained(made), trained(made))
+
+
+def test_labels_of_test_nodes_change_nothing_in_training(tmp_path):
+    edges, topics = some_edges(), np.arange(PAPERS) % 3
+    one = trained(citations(tmp_path / "a", edges, topics=topics), "paper.topic")
+    test = one.labels.test.numpy()
+    other = trained(
+        citations(tmp_path / "b", edges, topics=np.where(test, (topics + 1) % 3, topics)),
+        "paper.topic",
+    )
+    assert test.any()
+    assert equal(one, other)
+
+
+def test_labels_of_isolated_nodes_are_never_trained_on(tmp_path):
+    distiller = Distiller(*citations(tmp_path, some_edges()), SMALL, 1, "paper.topic", 1)
+    alone = torch.from_numpy(distiller.holdout.groups["paper"] == ISOLATION)
+    labels = distiller.labels
+    assert alone.any()
+    assert not (labels.train & alone).any()
+    assert not (labels.validation & alone).any()
+    assert torch.equal(
+        (labels.train.int() + labels.validation + labels.test), torch.ones(PAPERS).int()
+    )
+
+
+def test_served_is_the_teacher_where_edges_are_visible_and_else_the_student(tmp_path):
+    distiller = trained(citations(tmp_path, some_edges()))
+    served = distiller.served()["paper"]
+    connected = distiller.connected["paper"]
+    assert torch.equal(served[connected], distiller._vectors["teacher"]["paper"][connected])
+    assert torch.equal(served[~connected], distiller._vectors["student"]["paper"][~connected])
+    assert connected.any()
+    assert (~connected).any()
+
+
+def test_nodes_of_low_degree_have_no_structural_embedding(tmp_path):
+    distiller = Distiller(*citations(tmp_path, some_edges()), SMALL, 1, None, 1)
+    degree = distiller.graph.degrees()["paper"]
+    assert (degree[distiller.structural["paper"]] >= SMALL.structural_degree).all()
+    assert len(distiller.structural["paper"]) == (degree >= SMALL.structural_degree).sum()
+    assert len(distiller.structural["author"]) == 0
+
+
+def test_the_penalty_of_structural_embeddings_is_squared(tmp_path):
+    """The authors' own code takes the norm."""
+    teacher = trained(citations(tmp_path, some_edges())).teacher
+    before = teacher.penalty().item()
+    with torch.no_grad():
+        for layer in teacher.structural:
+            for values in layer.values():
+                values.mul_(3)
+    assert teacher.penalty().item() == pytest.approx(9 * before)
+
+
+def test_a_second_class_that_training_does_not_see_is_no_class_to_learn(tmp_path):
+    made = citations(tmp_path / "all", some_edges())
+    test = Distiller(*made, SMALL, 1, "paper.topic", 1).labels.test.numpy()
+    topics = test.astype(np.int64)
+    made = citations(tmp_path, some_edges(), topics=topics)
+    assert any(
+        "fewer than two classes" in note
+        for note in Distiller(*made, SMALL, 1, "paper.topic", 1).notes
+    )
+
+
+@pytest.mark.parametrize(("papers", "edges"), [(1, []), (1, [(0, 0)]), (2, [(0, 1)])])
+def test_the_smallest_graphs_can_be_distilled(tmp_path, papers, edges):
+    pairs = np.array(edges, np.int64).reshape(-1, 2)
+    distiller = Distiller(*citations(tmp_path, pairs, papers), SMALL, 1, None, 1)
+    if distiller.skipped is None:
+        distiller = trained((Graph.open(tmp_path / "graph"), tmp_path / "features"))
+        assert all(torch.isfinite(v).all() for v in distiller.served().values())
+    else:
+        assert "no visible edge" in distiller.skipped
+
+
+def test_weights_of_another_graph_are_refused(tmp_path):
+    one, features = citations(tmp_path / "a", some_edges())
+    other, _ = citations(tmp_path / "b", some_edges()[:50])
+    (tmp_path / "model").mkdir()
+    manifest = DistillManifest(
+        seed=1, certificate=one.manifest.certificate, label=None, settings=SMALL
+    )
+    (tmp_path / "model" / "distill.json").write_text(manifest.model_dump_json())
+    with pytest.raises(IsohopError, match="distilled from another graph"):
+        embed(other.path, features, tmp_path / "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

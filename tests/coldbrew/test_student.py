@@ -1,0 +1,54 @@
+"""Latent neighbours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.student import Student, latent_index
+
+SETTINGS = DistillSettings(dimensions=4, latent_neighbours=3)
+
+
+def unit(rows: int, seed: int = 0) -> torch.Tensor:
+    return functional.normalize(
+        torch.randn(rows, 4, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_latent_neighbours_are_the_softmax_over_the_best_inner_products(own):
+    taught, asked = unit(30), unit(30, 1)
+    ids = torch.arange(30)
+    index = latent_index(taught, torch.ones(30, dtype=torch.bool), SETTINGS, 0)
+    score = asked @ taught.T
+    if own:
+        score.fill_diagonal_(-torch.inf)
+    best, place = score.topk(3, dim=1)
+    weight = torch.softmax(best / SETTINGS.latent_temperature, 1)
+    expected = (weight[:, :, None] * taught[place]).sum(1)
+    torch.testing.assert_close(index.latent(asked, ids if own else None), expected)
+
+
+def test_only_nodes_with_edges_are_found():
+    taught = unit(10)
+    connected = torch.arange(10) < 4
+    index = latent_index(taught, connected, SETTINGS, 0)
+    changed = torch.where(connected[:, None], taught, -taught)
+    again = latent_index(changed, connected, SETTINGS, 0)
+    torch.testing.assert_close(index.latent(unit(5, 2)), again.latent(unit(5, 2)))
+
+
+@pytest.mark.parametrize("connected", [0, 1])
+def test_where_nobody_else_is_to_be_found_the_latent_vector_is_zero(connected):
+    taught = unit(2)
+    index = latent_index(taught, torch.arange(2) < connected, SETTINGS, 0)
+    assert index.latent(taught[:1], torch.tensor([0])).abs().sum() == 0
+
+
+def test_the_student_needs_no_edges():
+    student = Student({"paper": 7}, SETTINGS).eval()
+    out = student({"paper": torch.randn(1, 7)}, {"paper": torch.zeros(1, 4)})["paper"]
+    torch.testing.assert_close(out.norm(dim=1), torch.ones(1))

@@ -1,0 +1,138 @@
+"""Whole pipelines, on the smallest of the example databases."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import isohop
+from isohop.engines.ray import ray_session
+from isohop.errors import InvalidInput, IsohopError
+from isohop.pipeline.pipeline_file import read_pipeline
+from isohop.pipeline.stages import STAGES, open_run, run_all, run_stage
+
+ROOT = Path(__file__).parents[2]
+SMALL = """
+features: {dimensions: 8, levels: [4], epochs: [1, 1], steps: 5, vocabulary: 256}
+distill: {dimensions: 8, steps: 6, batch: 64, negatives: 8}
+publish: {path: published}
+report: {sample: 50}
+"""
+
+
+def pipeline_file(folder: Path, more: str = SMALL) -> Path:
+    file = folder / "pipeline.yaml"
+    schema = ROOT / "schemas" / "shop" / "chain.yaml"
+    file.write_text(f"name: shop\nschema: {schema}\nseed: 1\nruns: runs\n{more}", "utf-8")
+    return file
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "isohop.cli", *map(str, words)]
+
+
+def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
+    with ray_session():
+        file = pipeline_file(tmp_path)
+        read = read_pipeline(file)
+        run = open_run(read, "current")
+        first = run_all(read, run)
+        assert [now for _, now in first] == [True] * len(STAGES)
+        table = isohop.read_embeddings(tmp_path / "published" / "shop", entity="customer")
+        assert table.num_rows == 120
+        assert table.schema.field("embedding").type == pa.list_(pa.float32(), 8)
+        assert (run.folder / "report.html").stat().st_size > 1000
+        assert [now for _, now in run_all(read, run)] == [False] * len(STAGES)
+
+        changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
+        again = {record.stage: now for record, now in run_all(changed, run)}
+        assert again == {
+            "build": False,
+            "features": False,
+            "distill": True,
+            "embed": True,
+            "publish": True,
+            "report": True,
+        }
+
+        other = open_run(changed, "other")
+        run_all(changed, other)
+        published = tmp_path / "published" / "shop"
+        one, two = (
+            isohop.read_embeddings(published, entity="customer", version=version)
+            for version in (2, 3)
+        )
+        assert one.equals(two)  # two runs with one seed
+
+
+def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path):
+    file = pipeline_file(tmp_path)
+    process = subprocess.Popen(
+        command("run", file), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "neighbourhood prediction" in line:  # the middle of the stage `features`
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert not (tmp_path / "published").exists()
+    done = subprocess.run(command("run", file), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "done before" in done.stdout
+    assert isohop.read_embeddings(tmp_path / "published", entity="customer").num_rows == 120
+    left = [path.name for path in (tmp_path / "runs" / "shop" / "current").iterdir()]
+    assert not [name for name in left if name.startswith(".tmp-")]
+
+
+def test_nothing_is_published_from_a_run_that_failed(tmp_path):
+    folder = tmp_path / "schema"
+    shutil.copytree(ROOT / "examples" / "shop" / "flat", folder / "data")
+    schema = (ROOT / "schemas" / "shop" / "flat.yaml").read_text("utf-8")
+    schema = schema.replace("../../examples/shop/flat", "data")
+    (folder / "schema.yaml").write_text(schema + "policies: {violations: fail}\n", "utf-8")
+    (folder / "data" / "orders.csv").write_text("id,c,town\n1,1,A\n2,1,B\n", "utf-8")
+    text = (folder / "schema.yaml").read_text("utf-8")
+    text = text.replace(
+        "entities:",
+        "  orders:\n    columns: {town: customer.town}\n"
+        "    references:\n      - {columns: c, table: customer}\nentities:",
+    )
+    (folder / "schema.yaml").write_text(text, "utf-8")
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(f"name: shop\nschema: {folder / 'schema.yaml'}\n{SMALL}", "utf-8")
+    done = subprocess.run(command("run", file), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "customer.town" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "published").exists()
+
+
+def test_every_mistake_of_both_files_is_told_at_once(tmp_path):
+    file = pipeline_file(
+        tmp_path, "labell: x\nlabel: customer.ctiy\nfeatures: {dimension: 8}\npublish: {path: p}\n"
+    )
+    with pytest.raises(InvalidInput) as caught:
+        read_pipeline(file)
+    text = str(caught.value)
+    assert "Did you mean 'label'?" in text
+    assert "Did you mean 'dimensions'?" in text
+    assert "Did you mean 'customer.city'?" in text
+
+
+def test_a_stage_says_what_it_needs(tmp_path):
+    read = read_pipeline(pipeline_file(tmp_path))
+    with pytest.raises(IsohopError, match="needs the stage 'features'"):
+        run_stage(read, open_run(read, "r"), "distill")
+    with pytest.raises(IsohopError, match="Did you mean 'distill'"):
+        run_stage(read, open_run(read, "r"), "distil")
+    with pytest.raises(IsohopError, match="cannot be the name of a run"):
+        open_run(read, "../elsewhere")

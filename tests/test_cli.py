@@ -1,0 +1,138 @@
+"""The command line, as a person meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHOP = ROOT / "schemas" / "shop"
+COMMANDS = (
+    "check",
+    "build",
+    "explain",
+    "certificate",
+    "run",
+    "features",
+    "distill",
+    "embed",
+    "publish",
+    "report",
+)
+
+
+def isohop(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "isohop.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    done = isohop(command, "--help")
+    assert done.returncode == 0
+    assert f"isohop {command}" in done.stdout.replace("Usage: isohop", "")
+
+
+def test_the_certificate_is_one_line_equal_for_equal_facts(tmp_path):
+    printed = set()
+    for shop in ("chain", "flat"):
+        done = isohop("build", SHOP / f"{shop}.yaml", "--out", tmp_path / shop)
+        assert done.returncode == 0, done.stderr
+        printed.add(isohop("certificate", tmp_path / shop).stdout)
+    (line,) = printed
+    assert re.fullmatch(r"[0-9a-f]{32}\n", line)
+    parts = json.loads(isohop("certificate", tmp_path / "flat", "--json").stdout)
+    assert parts["certificate"] == line.strip()
+    assert "nodes/customer" in parts["parts"]
+
+
+def test_explain_tells_what_became_of_a_column_and_how_far_things_are():
+    done = isohop("explain", SHOP / "chain.yaml")
+    assert "folded into customer" in done.stdout
+    assert "surrogate key" in done.stdout
+    assert re.search(r"same country\s+│\s+4\s+│\s+2", done.stdout)
+    mermaid = isohop("explain", SHOP / "chain.yaml", "--mermaid").stdout
+    assert mermaid.startswith("flowchart LR")
+
+
+def test_check_prints_the_ledger():
+    done = isohop("check", SHOP / "junction.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "The sums close" in done.stdout
+    ledger = json.loads(isohop("check", SHOP / "junction.yaml", "--json").stdout)
+    assert ledger["closes"]
+    assert {table["table"]: table["used"] for table in ledger["tables"]}["customer"] == 120
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "missing.yaml"),
+        ("check", "."),
+        ("build", "missing.yaml", "--out", "x"),
+        ("certificate", "schemas"),
+        ("run", "schemas/shop/flat.yaml"),
+        ("stage", "distil", "examples/sakila.yaml"),
+        ("features", "missing.yaml"),
+    ],
+)
+def test_a_mistake_of_the_user_has_a_message_and_no_traceback(words):
+    done = isohop(*words)
+    assert done.returncode in (1, 2)
+    assert done.stderr.strip()
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.spark
+def test_spark_submit_builds_the_same_graph(tmp_path):
+    submit = Path(sys.executable).with_name("spark-submit")
+    done = subprocess.run(
+        [
+            *(submit, "--master", "local[2]", "--conf", "spark.ui.enabled=false"),
+            *(ROOT / "jobs" / "build_graph.py", SHOP / "star.yaml", "--out", tmp_path / "spark"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "PYSPARK_PYTHON": sys.executable,
+            "PYSPARK_DRIVER_PYTHON": sys.executable,
+            "SPARK_LOCAL_IP": "127.0.0.1",
+        },
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    isohop("build", SHOP / "star.yaml", "--out", tmp_path / "sail")
+    assert (
+        isohop("certificate", tmp_path / "spark").stdout
+        == isohop("certificate", tmp_path / "sail").stdout
+    )
+
+
+def test_spark_without_java_says_what_it_needs(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "isohop.cli", "build", SHOP / "flat.yaml"),
+            *("--out", tmp_path / "g", "--engine", "spark"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    assert "needs a Java runtime" in done.stderr
+    assert shutil.which("java", path=str(tmp_path)) is None
