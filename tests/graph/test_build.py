@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
+import sqlite3
 from collections import deque
 from pathlib import Path
 
@@ -385,3 +387,50 @@ def test_types_that_never_match_are_a_mistake(tmp_path):
     file = write_database(tmp_path, schema, {"a": {"id": [1]}, "b": {"a": ["1"], "x": [1]}})
     with pytest.raises(InvalidInput, match=r"b\.a is string and a\.id is int64"):
         check(file)
+
+
+def test_a_database_needs_no_key_or_reference_written_again(tmp_path):
+    """What the database declares is taken; the result is that of the four schemas."""
+    chain = ROOT / "examples" / "shop" / "chain"
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.executescript(
+            """
+            CREATE TABLE country (id INTEGER PRIMARY KEY, name TEXT);
+            CREATE TABLE city (
+              id INTEGER PRIMARY KEY, name TEXT, country_id INTEGER REFERENCES country (id));
+            CREATE TABLE customer (
+              id INTEGER PRIMARY KEY, name TEXT, city_id INTEGER REFERENCES city (id));
+            """
+        )
+        for table in ("country", "city", "customer"):
+            rows = list(csv.reader((chain / f"{table}.csv").open(encoding="utf-8")))[1:]
+            marks = ", ".join("?" * len(rows[0]))
+            database.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+    (tmp_path / "schema.yaml").write_text(
+        """
+database: shop
+source: {url: "sqlite:///shop.db"}
+tables:
+  customer: {}
+  city: {surrogate: true, columns: {name: city}}
+  country: {surrogate: true, columns: {name: country}}
+entities: {customer: {table: customer}}
+attributes:
+  customer.city: {kind: category, share: true}
+  customer.country: {kind: category, share: true}
+""",
+        "utf-8",
+    )
+    ours = build(tmp_path / "schema.yaml", tmp_path / "graph").manifest.certificate
+    files = build(ROOT / "schemas" / "shop" / "chain.yaml", tmp_path / "files")
+    assert ours == files.manifest.certificate
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["sakila", "gutenberg"])
+def test_real_databases_build_and_their_ledgers_close(tmp_path, name):
+    graph = build(ROOT / "schemas" / f"{name}.yaml", tmp_path / "graph")
+    assert ledger(graph)["closes"]
+    counts = {node.name: node.count for node in graph.node_types}
+    expected = {"sakila": {"film": 1000, "customer": 599}, "gutenberg": {"work": 78766}}[name]
+    assert counts.items() >= expected.items()

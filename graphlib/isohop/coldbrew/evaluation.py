@@ -21,7 +21,7 @@ from isohop.coldbrew.inputs import Inputs, Labels
 from isohop.coldbrew.links import LinkScore, Query, adjacency, queries_of
 from isohop.coldbrew.tables import Table
 from isohop.graph import Holdout
-from isohop.graph.holdout import HEAD, ISOLATED, ISOLATION, TAIL, TEST, VALIDATION
+from isohop.graph.holdout import HEAD, ISOLATED, ISOLATION, NO_EDGES, TAIL, TEST, VALIDATION
 
 SAMPLE = 2000
 CANDIDATES = 1000
@@ -164,11 +164,12 @@ def label_figures(
 ) -> Iterable[Figure]:
     """Accuracy on test nodes by group, for each model's ``logits`` (nodes, classes)."""
     test = labels.test.numpy()
+    alone = np.isin(groups, (ISOLATION, NO_EDGES))
     masks = {
-        "overall": test & (groups != ISOLATION),
+        "overall": test & ~alone,
         "head": test & (groups == HEAD),
         "tail": test & (groups == TAIL),
-        "isolated": test & (groups == ISOLATION),
+        "isolated": test & alone,
     }
     for model, values in logits.items():
         right = (values.argmax(1) == labels.classes).numpy()

@@ -75,7 +75,9 @@ def with_all_cores(what: Any) -> Any:
     import ray
 
     cores = all_cores()
-    environment = {"env_vars": {"OMP_NUM_THREADS": str(cores)}}
+    # Torch and DGL each have a pool of threads; one that waits must not spin in the other's way.
+    variables = {"OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {"env_vars": variables}
     return ray.remote(num_cpus=cores, runtime_env=environment)(what)
 
 

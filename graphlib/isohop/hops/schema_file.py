@@ -28,7 +28,7 @@ from pydantic import Field, field_validator, model_validator
 
 from isohop.errors import did_you_mean
 from isohop.hops.kinds import Kind
-from isohop.relational.database import Policies, Table
+from isohop.relational.database import Policies, Reference, Table
 from isohop.relational.source import SourceSpec, SourceTable
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
 
@@ -155,7 +155,7 @@ def check_columns(file: YamlFile[SchemaFile], source: Mapping[str, SourceTable])
             continue
         columns = {column.name for column in source[name].columns}
         _check_table_columns(file, name, table, columns)
-        tables[name] = _with_declared(schema, name, table, source[name])
+        tables[name] = _with_declared(schema, name, table, source)
     for name, table in tables.items():
         for index, reference in enumerate(table.references or ()):
             if reference.table in tables and tables[reference.table].key is None:
@@ -202,13 +202,28 @@ def _check_table_columns(
             check(("references", index, "columns"), column)
 
 
-def _with_declared(schema: SchemaFile, name: str, table: Table, declared: SourceTable) -> Table:
+def _key(
+    schema: SchemaFile, table: str, source: Mapping[str, SourceTable]
+) -> tuple[str, ...] | None:
+    """A table's key: the file's, else the one that the database declares."""
+    stated = schema.tables[table].key
+    return stated or (tuple(source[table].key or ()) if table in source else None)
+
+
+def _with_declared(
+    schema: SchemaFile, name: str, table: Table, source: Mapping[str, SourceTable]
+) -> Table:
+    declared = source[name]
     update: dict[str, Any] = {}
     if table.key is None and declared.key:
         update["key"] = tuple(declared.key)
     if table.references is None:
+        # One that refers to anything but its table's key has no N:1 meaning here.
         update["references"] = tuple(
-            reference for reference in declared.references if reference.table in schema.tables
+            Reference(columns=tuple(reference.columns), table=reference.table)
+            for reference in declared.references
+            if reference.table in schema.tables
+            and tuple(reference.target) == _key(schema, reference.table, source)
         )
     return table.model_copy(update=update)
 

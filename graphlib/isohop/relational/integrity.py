@@ -49,8 +49,10 @@ def read_landed(session: SparkSession, landed: LandedTable) -> CleanTable:
     columns = sorted(landed.schema.names)
     names = {column: f"c{index}" for index, column in enumerate(columns)}
     frame = session.read.parquet(*(str(path) for path in landed.paths))
-    in_file = {column: names[column] for column in frame.columns}
-    frame = frame.toDF(*(in_file[column] for column in frame.columns))
+    # A source's own files, used as they are, may hold more columns than were asked for.
+    held = [column for column in frame.columns if column in names]
+    frame = frame.toDF(*(names.get(c, f"x{i}") for i, c in enumerate(frame.columns)))
+    frame = frame.select(*(names[column] for column in held))
     types = {field.name: field.type for field in landed.schema}
     return CleanTable(landed.name, frame, names, types, landed.rows)
 
