@@ -20,9 +20,9 @@ class DistillSettings(StrictModel):
     """Nodes below this degree have no structural embedding: too little to learn it from."""
     steps: int = Field(100, ge=1)
     """Steps of the teacher, of the MLP beside it, and of the student, each."""
-    batch: int = Field(8192, ge=1)
+    batch: int = Field(4096, ge=1)
     """Edges of each type in a step, at most."""
-    negatives: int = Field(512, ge=1)
+    negatives: int = Field(256, ge=1)
     learning_rate: float = Field(0.005, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     scale: float = Field(10.0, gt=0)
