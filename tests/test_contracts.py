@@ -1,0 +1,40 @@
+"""`schemas/contracts/` says, for other programs, what the files between stages hold.
+
+`python -m tests.test_contracts` writes them anew after a change of a model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from isohop.embeddings.contract import EmbeddingsManifest
+from isohop.graph import GraphManifest
+from isohop.hops.schema_file import SchemaFile
+from isohop.pipeline.pipeline_file import PipelineFile
+from isohop.relational.ledger import Ledger
+
+CONTRACTS = Path(__file__).parents[1] / "schemas" / "contracts"
+MODELS = {
+    "schema-file": SchemaFile,
+    "pipeline-file": PipelineFile,
+    "graph": GraphManifest,
+    "ledger": Ledger,
+    "embeddings": EmbeddingsManifest,
+}
+
+
+def written(name: str) -> str:
+    return json.dumps(MODELS[name].model_json_schema(), indent=1, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_contract_on_file_is_that_of_the_code(name):
+    assert (CONTRACTS / f"{name}.schema.json").read_text("utf-8") == written(name)
+
+
+if __name__ == "__main__":
+    for contract in MODELS:
+        (CONTRACTS / f"{contract}.schema.json").write_text(written(contract), "utf-8")
