@@ -1,8 +1,8 @@
 # make demo   tables in, embeddings out, on flights from New York
 # make test   every test
-# Each sets up what it needs: Python 3.11 or 3.12, make and a C compiler are enough.
+# Each sets up what it needs: Python 3.11, make and a C compiler are enough.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: install demo test lint clean
@@ -10,7 +10,7 @@ BIN := .venv/bin
 install: .venv/installed
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit("Isohop needs Python 3.11 or 3.12, and $(PYTHON) is %d.%d. Say which to use: make PYTHON=/path/to/python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit("Isohop needs Python 3.11, and $(PYTHON) is %d.%d. Say which to use: make PYTHON=/path/to/python3.11" % v)'
 	@echo "Installing into .venv (once; some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip setuptools wheel

@@ -12,11 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from isohop.coldbrew.figures import Figure
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
@@ -24,16 +25,13 @@ from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.errors import IsohopError
 from isohop.graph import Graph
 
-if TYPE_CHECKING:
-    from isohop.coldbrew.evaluation import Figure
-
 STEPS_AT_ONCE = 10
 MODELS = ("teacher", "mlp", "student")
 """In the order in which they are trained."""
 
 
 class DistillManifest(BaseModel):
-    """``distill.json``. ``evaluation``: rows of `isohop.coldbrew.evaluation.Figure`."""
+    """``distill.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal[1] = 1
@@ -46,27 +44,11 @@ class DistillManifest(BaseModel):
     structural: Mapping[str, tuple[int, ...]] = {}
     """Number of nodes with structural embeddings, by type."""
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
-    evaluation: tuple[EvaluationRow, ...] = ()
+    evaluation: tuple[Figure, ...] = ()
     skipped: str | None = None
     """Why nothing was trained, where nothing was."""
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = {}
-
-
-class EvaluationRow(BaseModel):
-    """As `isohop.coldbrew.evaluation.Figure`; here so that reading it needs no torch."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    task: str
-    entity: str
-    group: str
-    metric: str
-    model: str
-    value: float
-    count: int
-
-
-DistillManifest.model_rebuild()
 
 
 def read_manifest(model: Path) -> DistillManifest:
@@ -130,8 +112,7 @@ class _Distillation:
 
     def evaluate(self, folder: str) -> list[dict[str, Any]]:
         self.distiller.save(Path(folder))
-        figures: list[Figure] = self.distiller.evaluate()
-        return [figure.model_dump() for figure in figures]
+        return [figure.model_dump() for figure in self.distiller.evaluate()]
 
 
 def _run(
@@ -191,7 +172,7 @@ def _run(
         classes=about["classes"],
         structural=about["structural"],
         curves={name: tuple(points) for name, points in curves.items()},
-        evaluation=tuple(EvaluationRow(**row) for row in rows),
+        evaluation=tuple(Figure(**row) for row in rows),
         skipped=about["skipped"],
         notes=tuple(about["notes"]),
         seconds=seconds,

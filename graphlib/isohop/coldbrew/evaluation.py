@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from isohop.coldbrew.figures import Figure
 from isohop.coldbrew.inputs import Inputs, Labels
 from isohop.coldbrew.links import LinkScore, Query, adjacency, queries_of
 from isohop.coldbrew.tables import Table
@@ -27,19 +27,6 @@ SAMPLE = 2000
 CANDIDATES = 1000
 K = 10
 GROUPS = {"head": HEAD, "tail": TAIL}
-
-
-class Figure(BaseModel):
-    """One figure of the evaluation. ``entity``: whose nodes ask, or ``all``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    task: str
-    entity: str
-    group: str
-    metric: str
-    model: str
-    value: float
-    count: int
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _report(context: Context) -> list[Made]:
     path = write_report(
         run.folder,
         run.report,
-        pipeline.settings.report,
+        pipeline.settings.report.model_copy(update={"seed": pipeline.settings.seed}),
         title=pipeline.settings.name,
         published=published if published.exists() else None,
         progress=context.progress,

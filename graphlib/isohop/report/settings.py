@@ -24,4 +24,4 @@ class ReportSettings(BaseModel):
     examples: int = Field(default=4, ge=1, le=50)
     """Nodes of each entity whose neighbours are listed."""
     seed: int = 0
-    """Draws the sample and starts t-SNE."""
+    """Draws the sample and starts t-SNE. A pipeline sets it to its own seed."""

@@ -1,0 +1,119 @@
+"""The report: one file, offline, whole, and safe whatever the data say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import subprocess
+import zlib
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from isohop.errors import IsohopError
+from isohop.report.report import write_report
+from isohop.report.settings import ReportSettings
+
+SECTIONS = ("plan", "ledger", "degrees", "training", "hits", "results", "maps", "neighbours")
+FAST = ReportSettings(map="pca", sample=200)
+
+
+def sections(html: str) -> set[str]:
+    return set(re.findall(r'<section id="([a-z]+)"', html))
+
+
+def links(html: str) -> list[str]:
+    """Whatever a tag's attribute refers to."""
+    found: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.extend(v or "" for name, v in attrs if name in ("src", "href", "xlink:href"))
+
+    Reader().feed(html)
+    return found
+
+
+def test_the_report_has_every_section_and_needs_nothing_else(run, tmp_path):
+    file = write_report(run, tmp_path / "report.html", FAST, "a title")
+    html = file.read_text("utf-8")
+    assert set(SECTIONS) <= sections(html)
+    assert "<script" not in html
+    assert [link for link in links(html) if not link.startswith(("#", "data:"))] == []
+    assert "@import" not in html
+    assert file.stat().st_size < 5_000_000
+
+
+def test_text_from_the_data_never_becomes_markup(run, tmp_path, hostile):
+    html = write_report(run, tmp_path / "report.html", FAST, hostile).read_text("utf-8")
+    assert hostile not in html
+
+
+def test_a_part_that_is_absent_is_said_to_be(run, tmp_path):
+    shutil.rmtree(run / "model")
+    html = write_report(run, tmp_path / "report.html", FAST, "t").read_text("utf-8")
+    assert set(SECTIONS) <= sections(html)
+    assert "distill" in html
+
+
+def test_equal_runs_have_equal_reports(run, tmp_path):
+    one, two = (write_report(run, tmp_path / name, FAST, "t") for name in ("a.html", "b.html"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_what_is_damaged_or_not_there_is_an_error(run, tmp_path):
+    with pytest.raises(IsohopError, match="no such run"):
+        write_report(tmp_path / "nothing", tmp_path / "r.html", FAST, "t")
+    (run / "features" / "features.json").write_text("{")
+    with pytest.raises(IsohopError, match=r"features\.json"):
+        write_report(run, tmp_path / "r.html", FAST, "t")
+    assert not (tmp_path / "r.html").exists()
+
+
+def rows(png: Path) -> Iterator[bytes]:
+    """Raw rows of an 8-bit PNG."""
+    data, at, packed, width, channels = png.read_bytes(), 8, b"", 0, 0
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        if kind == b"IHDR":
+            width, _, _, colour = struct.unpack(">IIBB", data[at + 8 : at + 18])
+            channels = {2: 3, 6: 4}[colour]
+        if kind == b"IDAT":
+            packed += data[at + 8 : at + 8 + size]
+        at += size + 12
+    raw = zlib.decompress(packed)
+    step = width * channels + 1
+    for start in range(0, len(raw), step):
+        yield raw[start + 1 : start + step]
+
+
+@pytest.mark.chromium
+def test_a_browser_without_a_network_shows_it(run, tmp_path):
+    file = write_report(run, tmp_path / "report.html", FAST, "a title")
+    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
+    flags = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--hide-scrollbars", "--window-size=1000,1600"),
+    ]
+    common = [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}"]
+    dom = subprocess.run(
+        [*common, "--dump-dom", file.as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    assert set(SECTIONS) <= sections(dom)
+    picture = tmp_path / "report.png"
+    subprocess.run(
+        [*common, f"--screenshot={picture}", file.as_uri()],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    drawn = sum(len(set(row)) > 2 for row in rows(picture))
+    assert drawn > 400  # of 1600 rows of pixels: not blank
