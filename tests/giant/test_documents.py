@@ -1,0 +1,64 @@
+"""Documents and their n-grams: the same for every layout, and any text is only text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isohop.giant.documents import Field, render_documents
+from isohop.giant.ngrams import hash_ngrams
+
+texts = st.lists(st.none() | st.text(max_size=20), min_size=1, max_size=8)
+
+
+def document(fields: tuple[Field, ...], **columns: object) -> list[str | None]:
+    return render_documents(pa.table(columns), fields, 200).to_pylist()
+
+
+def test_the_order_of_columns_changes_nothing():
+    fields = (Field(name="a", rendering="text"), Field(name="b", rendering="category"))
+    one = document(fields, a=["x y"], b=["k"])
+    assert one == document(fields, b=["k"], a=["x y"])
+
+
+def test_a_missing_value_is_a_word_and_a_row_without_values_has_no_document():
+    fields = (Field(name="a", rendering="text"), Field(name="b", rendering="text"))
+    a, b = pa.array(["x", None], pa.string()), pa.array([None, None], pa.string())
+    assert document(fields, a=a, b=b) == ["x b=∅", None]
+
+
+def test_near_numbers_share_words_and_far_ones_do_not():
+    fields = (Field(name="born", rendering="number"),)
+    near, nearer, far = (set((d or "").split()) for d in document(fields, born=[1809, 1811, 42]))
+    assert near & nearer
+    assert not near & far
+
+
+def test_the_order_of_a_list_changes_nothing():
+    fields = (Field(name="a", rendering="text"),)
+    column = pa.array([["x", "y"], ["y", "x"], []], pa.list_(pa.string()))
+    one, other, none = document(fields, a=column)
+    assert one == other == "x y"
+    assert none is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(values=texts)
+def test_a_document_has_the_same_ngrams_alone_and_among_others(values):
+    together = hash_ngrams(pa.array(values, pa.large_string()), 100)
+    for row, value in enumerate(values):
+        alone = hash_ngrams(pa.array([value], pa.large_string()), 100)
+        part = slice(together.offsets[row], together.offsets[row + 1])
+        assert np.array_equal(together.buckets[part], alone.buckets)
+        assert np.array_equal(together.counts[part], alone.counts)
+
+
+def test_case_and_accents_do_not_matter_and_symbols_do():
+    ngrams = hash_ngrams(pa.array(["Émile ZOLA", "emile zola", "emile", "🎈", ""]), 100)
+    parts = [ngrams.buckets[a:b] for a, b in zip(ngrams.offsets, ngrams.offsets[1:], strict=False)]
+    assert np.array_equal(parts[0], parts[1])
+    assert not np.array_equal(parts[1], parts[2])
+    assert len(parts[3]) > 0
+    assert len(parts[4]) == 0
