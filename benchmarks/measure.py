@@ -44,7 +44,7 @@ def show(title: str, figures: Mapping[str, float], file: Path | None) -> None:
 @dataclass(frozen=True)
 class Cost:
     """Wall-clock seconds and the peak resident memory, in bytes, of a command and all its
-    descendants together (sampled ten times a second; proportional set size where the system tells
+    descendants together (sampled twice a second; proportional set size where the system tells
     it, so that shared pages count once)."""
 
     seconds: float
@@ -69,7 +69,7 @@ def cost_of(command: Sequence[str]) -> Cost:
     reader.start()
     while process.poll() is None:
         peak = max(peak, _memory(process.pid))
-        time.sleep(0.1)
+        time.sleep(0.5)
     seconds = time.monotonic() - clock
     reader.join()
     if process.returncode:
