@@ -21,12 +21,15 @@ from isohop.hops import certificate
 from isohop.hops.explain import explain
 from isohop.hops.plan import Plan, make_plan
 from isohop.hops.schema_file import SchemaFile, check_columns, check_types, read_schema_file
-from isohop.relational.integrity import Integrity
+from isohop.relational.integrity import CleanTable, Integrity
 from isohop.relational.ledger import Ledger
+from isohop.relational.parts import united
 from isohop.relational.source import LandedTable, Source, open_source
 from isohop.yaml_file import YamlFile
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from isohop.hops.nodes import Built
 
 
@@ -50,12 +53,12 @@ def plan_schema(path: str | Path) -> Planned:
         file.raise_problems()
         raise IsohopError(f"{path} could not be read.")
     try:
-        source = open_source(file.model.source, file.path.parent)
+        source = united(open_source(file.model.source, file.path.parent), file.model.tables)
+        tables = source.tables()
     except InvalidInput as error:
         file.problems.extend(error.problems)
         file.raise_problems()
         raise
-    tables = source.tables()
     schema = check_columns(file, tables)
     file.raise_problems()
     columns = {name: tuple(c.name for c in tables[name].columns) for name in schema.tables}
@@ -70,9 +73,17 @@ def build(
 ) -> Graph:
     """Build the graph dataset ``out`` from ``schema_file``; see `isohop.graph.dataset`."""
     planned = plan_schema(schema_file)
+    with spark_session(engine) as session:
+        return construct_graph(planned, out, session, progress)
+
+
+def construct_graph(
+    planned: Planned, out: str | Path, session: SparkSession, progress: Progress = SILENT
+) -> Graph:
+    """As `build`, in a session that is there already."""
     out = Path(out)
     with folder_atomically(out) as folder:
-        _construct(planned, folder, engine, progress)
+        _construct(planned, folder, session, progress)
     return Graph.open(out)
 
 
@@ -81,18 +92,25 @@ def check(
 ) -> tuple[Plan, Ledger]:
     """The plan and the integrity ledger of a database, with nothing left behind."""
     planned = plan_schema(schema_file)
-    with tempfile.TemporaryDirectory(prefix="isohop-check-") as folder:
-        ledger = _construct(planned, Path(folder), engine, progress)
+    with (
+        spark_session(engine) as session,
+        tempfile.TemporaryDirectory(prefix="isohop-check-") as folder,
+    ):
+        ledger = _construct(planned, Path(folder), session, progress)
     return planned.plan, ledger
 
 
-def _construct(planned: Planned, folder: Path, engine: Engine, progress: Progress) -> Ledger:
-    from isohop.hops.construct import construct
-    from isohop.hops.facts import Facts
-
-    schema, plan, ledger = planned.schema, planned.plan, Ledger()
-    stage = folder / ".stage"
-    landed = _land(planned, stage / "landed", folder / "quarantine", progress)
+def clean_tables(
+    planned: Planned,
+    session: SparkSession,
+    stage: Path,
+    quarantine: Path,
+    ledger: Ledger,
+    progress: Progress = SILENT,
+) -> tuple[dict[str, LandedTable], Mapping[str, CleanTable]]:
+    """Every table as it was read, and the rows of it that can be used."""
+    schema = planned.schema
+    landed = _land(planned, stage / "landed", quarantine, progress)
     types = {name: {f.name: f.type for f in table.schema} for name, table in landed.items()}
     empty = {
         name: {c.name for c in planned.source.tables()[name].columns if c.all_null}
@@ -103,24 +121,26 @@ def _construct(planned: Planned, folder: Path, engine: Engine, progress: Progres
         for name, columns in types.items()
     }
     check_types(planned.file, schema, known)
-    with spark_session(engine) as session:
-        integrity = Integrity(
-            session,
-            schema.tables,
-            schema.policies,
-            landed,
-            stage / "clean",
-            folder / "quarantine",
-            ledger,
-        )
-        with progress.task("integrity", 2 * len(schema.tables)) as bar:
-            for check_table in (integrity.check, integrity.check_references):
-                for name in schema.tables:
-                    bar.note(name)
-                    check_table(name)
-                    bar.advance()
-        facts = Facts(session, plan, integrity.clean, stage, folder / "quarantine", ledger)
-        nodes, edges = construct(facts, folder, progress)
+    integrity = Integrity(
+        session, schema.tables, schema.policies, landed, stage / "clean", quarantine, ledger
+    )
+    with progress.task("integrity", 2 * len(schema.tables)) as bar:
+        for check_table in (integrity.check, integrity.check_references):
+            for name in schema.tables:
+                bar.note(name)
+                check_table(name)
+                bar.advance()
+    return landed, integrity.clean
+
+
+def _construct(planned: Planned, folder: Path, session: SparkSession, progress: Progress) -> Ledger:
+    from isohop.hops.construct import construct
+    from isohop.hops.facts import Facts
+
+    ledger, stage, quarantine = Ledger(), folder / ".stage", folder / "quarantine"
+    landed, clean = clean_tables(planned, session, stage, quarantine, ledger, progress)
+    facts = Facts(session, planned.plan, clean, stage, quarantine, ledger)
+    nodes, edges = construct(facts, folder, progress)
     ledger.close()
     _write_manifest(planned, nodes, edges, landed, folder)
     write_text_atomically(folder / "ledger.json", ledger.model_dump_json(indent=1))

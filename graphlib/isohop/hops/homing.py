@@ -110,33 +110,55 @@ def _occurrences_by_name(schema: SchemaFile, row: UniversalRow) -> Iterator[Occu
 
 
 def _depend_on_owners(schema: SchemaFile, row: UniversalRow, homes: Homes) -> None:
-    """`owner.attribute` says that the owner's key determines the value, wherever both occur."""
+    """`owner.attribute`, or a reference's `owner`, says that the owner's key determines the value,
+    or the reference, wherever both occur."""
     for value, owner in row.owners.items():
         visit, _ = row.source[value]
-        named = [o for o in homes.occurrences if owner in (o.entity, o.role)]
-        here = [o for o in named if row.keys.get(visit) == o.key]
-        by_role = [o for o in named if o.role == owner]
-        chosen = here or by_role or named
-        if len(chosen) > 1:
-            homes.problems.append(
-                Problem(
-                    f"tables.{row.visits[visit].table}.columns",
-                    f"'{owner}.{row.names[value]}': '{owner}' occurs in {row.root} in "
-                    f"{len(chosen)} roles.",
-                    f"Write one of {', '.join(repr(o.role) for o in chosen)} in its place.",
-                )
+        where = f"tables.{row.visits[visit].table}.columns"
+        told = f"'{owner}.{row.names[value]}'"
+        _depend(schema, row, homes, owner, frozenset([value]), visit, where, told)
+    for reached in row.visits:
+        if reached.owner is not None:
+            parent = reached.parent or 0
+            values = frozenset(row.values[parent, column] for column in reached.columns)
+            where = f"tables.{row.visits[parent].table}.references"
+            told = f"the owner of {', '.join(reached.columns)}"
+            _depend(schema, row, homes, reached.owner, values, parent, where, told)
+
+
+def _depend(
+    schema: SchemaFile,
+    row: UniversalRow,
+    homes: Homes,
+    owner: str,
+    values: frozenset[int],
+    visit: int,
+    where: str,
+    told: str,
+) -> None:
+    named = [o for o in homes.occurrences if owner in (o.entity, o.role)]
+    here = [o for o in named if row.keys.get(visit) == o.key]
+    by_role = [o for o in named if o.role == owner]
+    chosen = here or by_role or named
+    if len(chosen) > 1:
+        homes.problems.append(
+            Problem(
+                where,
+                f"{told}: '{owner}' occurs in {row.root} in {len(chosen)} roles.",
+                f"Write one of {', '.join(repr(o.role) for o in chosen)} in its place.",
             )
-        elif chosen:
-            row.dependencies.append((frozenset(chosen[0].key), frozenset([value])))
-        elif owner not in schema.entities and owner not in schema.tables:
-            known = [*schema.entities, *schema.tables, *(o.role for o in homes.occurrences)]
-            homes.problems.append(
-                Problem(
-                    f"tables.{row.visits[visit].table}.columns",
-                    f"'{owner}' in '{owner}.{row.names[value]}' is no entity, event or role.",
-                    did_you_mean(owner, known),
-                )
+        )
+    elif chosen:
+        row.dependencies.append((frozenset(chosen[0].key), values))
+    elif owner not in schema.entities and owner not in schema.tables:
+        known = [*schema.entities, *schema.tables, *(o.role for o in homes.occurrences)]
+        homes.problems.append(
+            Problem(
+                where,
+                f"{told}: '{owner}' is no entity, event or role.",
+                did_you_mean(owner, known),
             )
+        )
 
 
 def _minimal(

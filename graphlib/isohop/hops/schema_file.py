@@ -112,8 +112,16 @@ def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
                 f"table '{entity.table}' is already the home of '{schema.home(entity.table)}'.",
                 "Give the second entity its own 'key' and no home.",
             )
+    held: dict[str, str] = {}
     for name, table in schema.tables.items():
         _check_name(file, ("tables", name), name)
+        for part in table.parts or (name,):
+            if held.setdefault(part, name) != name:
+                file.add(
+                    ("tables", name, *(("parts",) if table.parts else ())),
+                    f"the rows of '{part}' are already those of '{held[part]}'.",
+                    "Each of the source's tables holds rows of one table.",
+                )
         for index, reference in enumerate(table.references or ()):
             at = ("tables", name, "references", index)
             if reference.table not in schema.tables:

@@ -33,12 +33,15 @@ class Reference(StrictModel):
     """``columns`` hold the key of ``table``, column for column.
 
     ``prefix`` goes before the names of all that is reached through this reference, and names its
-    role: with ``prefix: origin_`` the role is ``origin``.
+    role: with ``prefix: origin_`` the role is ``origin``. ``owner`` is the entity (or role) whose
+    key determines the reference wherever both occur: with ``owner: customer``, a city of an order
+    is its customer's.
     """
 
     columns: tuple[str, ...] = Field(min_length=1)
     table: str
     prefix: str = ""
+    owner: str | None = None
     orphans: OrphanPolicy | None = None
 
     @field_validator("columns", mode="before")
@@ -48,8 +51,12 @@ class Reference(StrictModel):
 
 
 class Table(StrictModel):
-    """One physical table. ``columns`` maps a column to its logical attribute; null: not used."""
+    """One table. ``parts``: the source's tables that hold its rows; left out, the one of its name.
 
+    ``columns`` maps a column to its logical attribute; null: not used.
+    """
+
+    parts: tuple[str, ...] = ()
     key: tuple[str, ...] | None = None
     unique: tuple[tuple[str, ...], ...] = ()
     surrogate: bool = False
