@@ -136,9 +136,16 @@ def _depend(
     where: str,
     told: str,
 ) -> None:
-    named = [o for o in homes.occurrences if owner in (o.entity, o.role)]
+    # A role is told from where the owner is named: what leads there has prefixes of its own.
+    before = row.visits[visit].prefix
+
+    def near(occurrence: Occurrence) -> bool:
+        role = occurrence.prefix.removeprefix(before).strip("_ ") or occurrence.entity
+        return occurrence.prefix.startswith(before) and role == owner
+
+    named = [o for o in homes.occurrences if owner in (o.entity, o.role) or near(o)]
     here = [o for o in named if row.keys.get(visit) == o.key]
-    by_role = [o for o in named if o.role == owner]
+    by_role = [o for o in named if near(o)] or [o for o in named if o.role == owner]
     chosen = here or by_role or named
     if len(chosen) > 1:
         homes.problems.append(

@@ -1,0 +1,318 @@
+"""Audit: does a database give the same graph however it is laid out? Tried on the user's own.
+
+Each trial rewrites the database by a few random lossless rewrites (`isohop.relational.refactor`),
+builds the graph of what came out, and compares certificates. A trial that differs is shrunk to the
+smallest rewrite that does. Beside it stands the plain graph of keys and references, in which the
+same pairs of nodes move.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from isohop.engines.progress import SILENT, Progress
+from isohop.engines.spark import Engine, spark_session
+from isohop.graph.build import Planned, clean_tables, construct_graph, plan_schema
+from isohop.graph.dataset import Graph
+from isohop.graph.distances import Adjacency, normal_form, plain, read_rows, row_of
+from isohop.hops.proposals import propose, says_the_same
+from isohop.hops.schema_file import SchemaFile
+from isohop.relational.ledger import Ledger
+from isohop.relational.refactor import Database, NotLossless, Relation, Rewrite
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+PAIRS = 6
+TRIES = 60
+"""Proposals before a trial is content with fewer rewrites: most that are refused are so quickly."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two nodes: (entity, key values) each."""
+
+    one: tuple[str, tuple[Any, ...]]
+    other: tuple[str, tuple[Any, ...]]
+
+    def __str__(self) -> str:
+        ends = (f"{entity} {', '.join(map(str, key))}" for entity, key in (self.one, self.other))
+        return " – ".join(ends)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one database gave. ``hops``, ``plain_hops``: by pair, None where no path leads."""
+
+    rewrites: tuple[Rewrite, ...]
+    certificate: str
+    nodes: int
+    edges: int
+    hops: tuple[int | None, ...]
+    plain_nodes: int
+    plain_edges: int
+    plain_hops: tuple[int | None, ...]
+
+
+@dataclass
+class Audit:
+    """All outcomes. ``failure``: the smallest rewrites that change the graph, where some do."""
+
+    database: str
+    pairs: tuple[Pair, ...]
+    original: Outcome
+    trials: list[Outcome] = field(default_factory=list)
+    applied: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    failure: tuple[Rewrite, ...] | None = None
+    error: str = ""
+
+    @property
+    def equal(self) -> int:
+        """Trials whose graph is the original's."""
+        return sum(trial.certificate == self.original.certificate for trial in self.trials)
+
+    def moved(self, index: int) -> list[int | None]:
+        """All lengths that a pair has in plain graphs; more than one: it moved."""
+        found = {outcome.plain_hops[index] for outcome in [self.original, *self.trials]}
+        return sorted(found, key=lambda hops: (hops is None, hops or 0))
+
+
+def audit(
+    schema_file: str | Path,
+    rewrites: int = 20,
+    seed: int = 7,
+    steps: int = 5,
+    engine: Engine = "sail",
+    progress: Progress = SILENT,
+) -> Audit:
+    """``rewrites`` trials of one to ``steps`` rewrites each; stops at the first that differs."""
+    planned = plan_schema(schema_file)
+    with (
+        spark_session(engine) as session,
+        tempfile.TemporaryDirectory(prefix="isohop-audit-") as folder,
+    ):
+        with_database = Auditor(planned, session, Path(folder))
+        found = with_database.start()
+        with progress.task("rewrites", rewrites) as bar:
+            for number in range(rewrites):
+                bar.note(f"{found.equal} of {number} equal")
+                if not with_database.trial(found, random.Random(f"{seed}-{number}"), steps):  # noqa: S311
+                    break
+                bar.advance()
+        return found
+
+
+class Auditor:
+    """One database, its graph, and the trials made of it."""
+
+    def __init__(self, planned: Planned, session: SparkSession, folder: Path):
+        self.schema = planned.schema
+        self.session = session
+        self.folder = folder
+        self.database = open_database(planned, session, folder / "original")
+        self.pairs: tuple[Pair, ...] = ()
+
+    def start(self) -> Audit:
+        """The graph of the database as it is, and the pairs to be watched in it."""
+        with self._graph(self.database) as (graph, tables):
+            self.pairs = tuple(_pairs(graph, self.schema, random.Random(0)))  # noqa: S311
+            return Audit(
+                self.schema.database, self.pairs, self._outcome((), graph, self.database, tables)
+            )
+
+    def trial(self, found: Audit, draw: random.Random, steps: int) -> bool:
+        """Rewrite, build, compare; False where the graph is another one."""
+        database, rewrites = self.database, list[Rewrite]()
+        wanted = draw.randint(1, steps)
+        for _ in range(TRIES):
+            if len(rewrites) == wanted:
+                break
+            rewrite = propose(database, draw)
+            name = type(rewrite).__name__
+            try:
+                after = rewrite(database)
+                if not says_the_same(self.schema, database, rewrite, after):
+                    raise NotLossless("it declares what the schema file does not say, or hides it")
+            except NotLossless:
+                found.refused[name] += 1
+                continue
+            found.applied[name] += 1
+            database = after
+            rewrites.append(rewrite)
+        outcome, error = self._try(tuple(rewrites), database)
+        if outcome is not None:
+            found.trials.append(outcome)
+            if outcome.certificate == found.original.certificate:
+                return True
+        found.failure, found.error = self._shrink(found, tuple(rewrites)), error
+        return False
+
+    def _try(self, rewrites: tuple[Rewrite, ...], database: Database) -> tuple[Outcome | None, str]:
+        try:
+            with self._graph(database) as (graph, tables):
+                return self._outcome(rewrites, graph, database, tables), ""
+        except Exception as error:  # noqa: BLE001 Whatever goes wrong with it is the finding.
+            return None, f"{type(error).__name__}: {error}"
+
+    def _shrink(self, found: Audit, rewrites: tuple[Rewrite, ...]) -> tuple[Rewrite, ...]:
+        """Leave out rewrites one by one as long as what is left still changes the graph."""
+        index = 0
+        while index < len(rewrites) and len(rewrites) > 1:
+            fewer = rewrites[:index] + rewrites[index + 1 :]
+            if self._differs(found, fewer):
+                rewrites = fewer
+            else:
+                index += 1
+        return rewrites
+
+    def _differs(self, found: Audit, rewrites: tuple[Rewrite, ...]) -> bool:
+        database = self.database
+        try:
+            for rewrite in rewrites:
+                database = rewrite(database)
+        except NotLossless:
+            return False
+        outcome, _ = self._try(rewrites, database)
+        return outcome is None or outcome.certificate != found.original.certificate
+
+    @contextmanager
+    def _graph(self, database: Database) -> Iterator[tuple[Graph, Path]]:
+        """The graph of a database, and where its tables lie; gone afterwards."""
+        folder = self.folder / "trial"
+        shutil.rmtree(folder, ignore_errors=True)
+        file = write_database(database, self.schema, folder)
+        try:
+            yield (
+                construct_graph(plan_schema(file), folder / "graph", self.session),
+                folder / "data",
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _outcome(
+        self, rewrites: tuple[Rewrite, ...], graph: Graph, database: Database, tables: Path
+    ) -> Outcome:
+        ours, theirs = normal_form(graph), plain(database, tables)
+        return Outcome(
+            rewrites,
+            graph.manifest.certificate,
+            ours.nodes,
+            ours.edges,
+            tuple(_hops_here(graph, ours, pair) for pair in self.pairs),
+            theirs.nodes,
+            theirs.edges,
+            tuple(self._hops_there(database, theirs, tables, pair) for pair in self.pairs),
+        )
+
+    def _hops_there(
+        self, database: Database, adjacency: Adjacency, tables: Path, pair: Pair
+    ) -> int | None:
+        places = []
+        for entity, key in (pair.one, pair.other):
+            home, found = self.schema.entities[entity].table or "", None
+            columns = database.declared(home).key or ()
+            for part in database.parts(home):
+                row = row_of(read_rows(tables / part, columns), columns, key)
+                found = (part, row) if row is not None else found
+            if found is None:
+                return None
+            places.append(found)
+        return _length(adjacency, places[0], places[1])
+
+
+def open_database(planned: Planned, session: SparkSession, folder: Path) -> Database:
+    """The clean rows of a schema file's tables, ready to be rewritten."""
+    schema = planned.schema
+    _, clean = clean_tables(planned, session, folder / "stage", folder / "quarantine", Ledger())
+    homes = frozenset(e.table for e in schema.entities.values() if e.table is not None)
+    whole = {
+        name: table.model_copy(update={"parts": (), "types": {}})
+        for name, table in schema.tables.items()
+    }
+    database = Database(session, folder / "rows", whole, {}, homes)
+    relations: dict[str, Relation | None] = {
+        name: database.relation_of(table.frame, dict(table.names)) for name, table in clean.items()
+    }
+    return database.changed({}, relations)
+
+
+def write_database(database: Database, schema: SchemaFile, folder: Path) -> Path:
+    """``<folder>/data/<table>/*.parquet`` and the schema file, whose path is returned."""
+    database.write(folder / "data")
+    raw = schema.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"source"})
+    tables = {
+        name: {
+            **table.model_dump(mode="json", exclude_defaults=True),
+            "references": [
+                reference.model_dump(mode="json", exclude_defaults=True)
+                for reference in table.references or ()
+            ],
+        }
+        for name, table in database.tables.items()
+    }
+    raw |= {"source": {"path": "data"}, "tables": tables}
+    file = folder / "schema.yaml"
+    file.write_text(yaml.safe_dump(raw, allow_unicode=True, sort_keys=False), "utf-8")
+    return file
+
+
+def _pairs(graph: Graph, schema: SchemaFile, draw: random.Random) -> Iterator[Pair]:
+    """Pairs of nodes one or two hops apart, or else anywhere; of entities keyed by their home."""
+    able = [node for node in graph.entities if node.count and _keyed_by_home(schema, node.name)]
+    if not able:
+        return
+    adjacency = normal_form(graph)
+    for number in range(PAIRS):
+        node, wanted = able[number % len(able)], able[(number // len(able)) % len(able)]
+        start = draw.randrange(node.count)
+        hops = adjacency.of(adjacency.from_one((node.name, start)), wanted.name, wanted.count)
+        near = np.flatnonzero((hops == 1) | (hops == 2))
+        near = near if len(near) else np.flatnonzero(hops > 0)
+        if len(near):
+            other = int(near[draw.randrange(len(near))])
+            yield Pair(
+                (node.name, _key(graph, node.name, start)),
+                (wanted.name, _key(graph, wanted.name, other)),
+            )
+
+
+def _keyed_by_home(schema: SchemaFile, entity: str) -> bool:
+    declared = schema.entities[entity]
+    return declared.table is not None and declared.key in (
+        None,
+        schema.tables[declared.table].key,
+    )
+
+
+def _key(graph: Graph, entity: str, node: int) -> tuple[Any, ...]:
+    names = graph.node_type(entity).key
+    row = graph.nodes(entity, names).slice(node, 1).to_pylist()[0]
+    return tuple(row[name] for name in names)
+
+
+def _hops_here(graph: Graph, adjacency: Adjacency, pair: Pair) -> int | None:
+    places = []
+    for entity, key in (pair.one, pair.other):
+        names = graph.node_type(entity).key
+        node = row_of(graph.nodes(entity, names), names, key)
+        if node is None:
+            return None
+        places.append((entity, node))
+    return _length(adjacency, places[0], places[1])
+
+
+def _length(adjacency: Adjacency, one: tuple[str, int], other: tuple[str, int]) -> int | None:
+    hops = int(adjacency.from_one(one)[adjacency.first[other[0]] + other[1]])
+    return None if hops < 0 else hops

@@ -1,0 +1,271 @@
+"""Random rewrites to try on a database, and which of them leave the schema file's word as it was.
+
+A rewrite that is lossless for the data may still say more, or less, than the schema file: a lookup
+table keyed by a store's number declares that a store determines the lookup's columns.
+`says_the_same` compares what each entity determines before and after.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from isohop.hops.plan import make_plan
+from isohop.hops.schema_file import SchemaFile
+from isohop.relational.refactor import (
+    ChainToStar,
+    Database,
+    ExtractLookup,
+    HashKeys,
+    InlineLookup,
+    JunctionToReference,
+    NaturalKey,
+    ReferenceToJunction,
+    RenameColumn,
+    RenameTable,
+    Renumber,
+    Reorder,
+    Rewrite,
+    SplitRows,
+    StarToChain,
+    UniteRows,
+    VerticalMerge,
+    VerticalSplit,
+)
+
+Proposal = Callable[[Database, random.Random], Rewrite | None]
+
+
+def propose(database: Database, draw: random.Random) -> Rewrite:
+    """A rewrite of some kind, each as likely; whether it is lossless it must find out itself."""
+    while True:
+        rewrite = draw.choice(_KINDS)(database, draw)
+        if rewrite is not None:
+            return rewrite
+
+
+def says_the_same(schema: SchemaFile, before: Database, rewrite: Rewrite, after: Database) -> bool:
+    """Whether keys and constraints let each entity determine what it did, and no more.
+
+    Only of the rewrites that make or drop a key of facts: of all others it holds by construction,
+    and to ask would hide their faults.
+    """
+    if not isinstance(rewrite, ExtractLookup | InlineLookup | NaturalKey | StarToChain):
+        return True
+    told, tells = _determined(schema, before), _determined(schema, after)
+    return all(tells[root] == told[root] for root in told.keys() & tells.keys())
+
+
+Determined = dict[str, dict[tuple[str, str], frozenset[str]]]
+
+
+def _determined(schema: SchemaFile, database: Database) -> Determined:
+    columns = {name: _columns(database, name) for name in database.tables}
+    plan = make_plan(schema.model_copy(update={"tables": dict(database.tables)}), columns)
+    return {
+        name: {
+            (o.entity, o.role): frozenset(
+                root.row.names[value]
+                for value in root.row.closure(frozenset(o.key))
+                if value in root.row.names
+            )
+            for o in root.homes.occurrences
+        }
+        for name, root in plan.roots.items()
+    }
+
+
+def _columns(database: Database, table: str) -> tuple[str, ...]:
+    return tuple(database.relations[database.parts(table)[0]].columns)
+
+
+def _table(
+    database: Database, draw: random.Random, fit: Callable[[str], bool] = lambda _: True
+) -> str | None:
+    """A table that lies in one piece and fits."""
+    found = [n for n in sorted(database.tables) if len(database.parts(n)) == 1 and fit(n)]
+    return draw.choice(found) if found else None
+
+
+def _units(database: Database, table: str) -> list[tuple[str, ...]]:
+    """Columns that can move, those of one reference or constraint together."""
+    declared = database.declared(table)
+    tied = [*(r.columns for r in declared.references or ()), *declared.unique]
+    fixed = {*(declared.key or ()), *([declared.time] if declared.time else [])}
+    alone = set(_columns(database, table)) - fixed - {c for unit in tied for c in unit}
+    units = [unit for unit in tied if not set(unit) & fixed] + [(c,) for c in alone]
+    return sorted(dict.fromkeys(units))
+
+
+def _some(units: Sequence[tuple[str, ...]], draw: random.Random, most: int) -> tuple[str, ...]:
+    chosen = draw.sample(units, draw.randint(1, min(most, len(units))))
+    return tuple(dict.fromkeys(column for unit in chosen for column in unit))
+
+
+def _fresh(database: Database, stem: str) -> str:
+    taken = {name.lower() for name in [*database.tables, *database.relations]}
+    numbers = range(1, len(taken) + 2)
+    return next(f"{stem}_{n}" for n in numbers if f"{stem}_{n}".lower() not in taken)
+
+
+def _split(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _table(database, draw, lambda n: bool(database.declared(n).key and _units(database, n)))
+    if table is None:
+        return None
+    columns = _some(_units(database, table), draw, 4)
+    return VerticalSplit(table, columns, _fresh(database, f"{table}_part"), draw.random() < 0.3)
+
+
+def _parts_of(database: Database) -> list[tuple[str, str]]:
+    """(table, part): tables whose key refers to another table's key."""
+    return sorted(
+        (reference.table, name)
+        for name, table in database.tables.items()
+        for reference in table.references or ()
+        if table.key and set(reference.columns) == set(table.key) and name not in database.homes
+    )
+
+
+def _merge(database: Database, draw: random.Random) -> Rewrite | None:
+    found = _parts_of(database)
+    return VerticalMerge(*draw.choice(found)) if found else None
+
+
+def _junction(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _table(
+        database,
+        draw,
+        lambda n: bool(database.declared(n).references and database.declared(n).key),
+    )
+    if table is None:
+        return None
+    index = draw.randrange(len(database.declared(table).references or ()))
+    return ReferenceToJunction(table, index, _fresh(database, f"{table}_link"))
+
+
+def _from_junction(database: Database, draw: random.Random) -> Rewrite | None:
+    found = _parts_of(database)
+    return JunctionToReference(*draw.choice(found)) if found else None
+
+
+def _extract(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _table(database, draw, lambda n: bool(_units(database, n)))
+    if table is None:
+        return None
+    columns = _some(_units(database, table), draw, 3)
+    into = _fresh(database, f"{table}_lookup")
+    return ExtractLookup(table, columns, into, (), f"{into}_id", draw.randrange(1000))
+
+
+def _extract_natural(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _table(database, draw, lambda n: len(_units(database, n)) > 1)
+    if table is None:
+        return None
+    first, *rest = draw.sample(
+        _units(database, table), draw.choice((2, 2, 3)) if len(_units(database, table)) > 2 else 2
+    )
+    columns = tuple(dict.fromkeys((*first, *(c for unit in rest for c in unit))))
+    return ExtractLookup(table, columns, _fresh(database, f"{table}_lookup"), first)
+
+
+def _inline(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _table(
+        database, draw, lambda n: n not in database.homes and bool(database.referrers(n))
+    )
+    return InlineLookup(table) if table else None
+
+
+def _to_star(database: Database, draw: random.Random) -> Rewrite | None:
+    def fit(name: str) -> bool:
+        referred = bool(database.referrers(name)) and name not in database.homes
+        return referred and bool(database.declared(name).references)
+
+    table = _table(database, draw, fit)
+    if table is None:
+        return None
+    return ChainToStar(table, draw.randrange(len(database.declared(table).references or ())))
+
+
+def _to_chain(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _table(database, draw, lambda n: len(database.declared(n).references or ()) > 1)
+    if table is None:
+        return None
+    via, reference = draw.sample(range(len(database.declared(table).references or ())), 2)
+    return StarToChain(table, via, reference)
+
+
+def _with_surrogate(database: Database, draw: random.Random) -> str | None:
+    return _table(
+        database, draw, lambda n: database.declared(n).surrogate and n not in database.homes
+    )
+
+
+def _renumber(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _with_surrogate(database, draw)
+    return Renumber(table, draw.randrange(1000)) if table else None
+
+
+def _hash(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _with_surrogate(database, draw)
+    return HashKeys(table, draw.randrange(1000)) if table else None
+
+
+def _natural(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _with_surrogate(database, draw)
+    if table is None or not _units(database, table):
+        return None
+    return NaturalKey(table, _some(_units(database, table), draw, 2))
+
+
+def _split_rows(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _table(database, draw)
+    return SplitRows(table, draw.choice((2, 3)), draw.randrange(1000)) if table else None
+
+
+def _unite(database: Database, draw: random.Random) -> Rewrite | None:
+    found = [name for name in sorted(database.tables) if len(database.parts(name)) > 1]
+    if not found:
+        return None
+    table = draw.choice(found)
+    return UniteRows(table, _fresh(database, table))
+
+
+def _rename_table(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _table(database, draw)
+    return RenameTable(table, _fresh(database, "renamed")) if table else None
+
+
+def _rename_column(database: Database, draw: random.Random) -> Rewrite | None:
+    table = _table(database, draw)
+    if table is None:
+        return None
+    columns = _columns(database, table)
+    taken = {column.lower() for column in columns}
+    name = next(f"renamed_{n}" for n in range(len(taken) + 1) if f"renamed_{n}" not in taken)
+    return RenameColumn(table, draw.choice(sorted(columns)), name)
+
+
+def _reorder(database: Database, draw: random.Random) -> Rewrite | None:
+    return Reorder(draw.choice(sorted(database.tables)), draw.randrange(1000))
+
+
+_KINDS: tuple[Proposal, ...] = (
+    _split,
+    _merge,
+    _junction,
+    _from_junction,
+    _extract,
+    _extract_natural,
+    _inline,
+    _inline,
+    _to_star,
+    _to_chain,
+    _renumber,
+    _hash,
+    _natural,
+    _split_rows,
+    _unite,
+    _rename_table,
+    _rename_column,
+    _reorder,
+)
