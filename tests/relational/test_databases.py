@@ -169,7 +169,7 @@ def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
     script = "CREATE TABLE t (i INT, s TEXT, d DATE, x); CREATE TABLE u (i INT);"
     with _sqlite(tmp_path, script) as source:
         table = source.land("t", tmp_path / "landed")
-    assert (table.rows, table.rows_read, table.all_null) == (0, 0, ())
+    assert (table.rows, table.rows_read, table.all_null) == (0, 0, ("i", "s", "d", "x"))
     assert _types(table) == {"i": "int64", "s": "string", "d": "date32[day]", "x": "string"}
 
 

@@ -123,7 +123,7 @@ def test_a_column_of_nulls_is_known_before_reading(tmp_path: Path) -> None:
     assert [column.all_null for column in parquet_columns([path])] == [True, True, False]
     assert _land(path).all_null == ("x", "n")
     empty = _write(tmp_path / "e.parquet", {"x": pa.array([], pa.string())})
-    assert [column.all_null for column in parquet_columns([empty])] == [False]
+    assert [column.all_null for column in parquet_columns([empty])] == [True]
 
 
 def test_parts_are_one_table(tmp_path: Path) -> None:

@@ -112,12 +112,8 @@ def clean_tables(
     schema = planned.schema
     landed = _land(planned, stage / "landed", quarantine, progress)
     types = {name: {f.name: f.type for f in table.schema} for name, table in landed.items()}
-    empty = {
-        name: {c.name for c in planned.source.tables()[name].columns if c.all_null}
-        for name in landed
-    }
     known = {
-        name: {c: t for c, t in columns.items() if c not in empty[name]}
+        name: {c: t for c, t in columns.items() if c not in landed[name].all_null}
         for name, columns in types.items()
     }
     check_types(planned.file, schema, known)

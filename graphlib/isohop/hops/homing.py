@@ -110,20 +110,33 @@ def _occurrences_by_name(schema: SchemaFile, row: UniversalRow) -> Iterator[Occu
 
 
 def _depend_on_owners(schema: SchemaFile, row: UniversalRow, homes: Homes) -> None:
-    """`owner.attribute`, or a reference's `owner`, says that the owner's key determines the value,
-    or the reference, wherever both occur."""
+    """`owner.attribute` says that the owner's key determines the value, wherever both occur;
+    `determines` of the root says the same of all that its universal row holds."""
     for value, owner in row.owners.items():
         visit, _ = row.source[value]
+        named = [o for o in homes.occurrences if owner in (o.entity, o.role)]
+        here = [o for o in named if row.keys.get(visit) == o.key]
         where = f"tables.{row.visits[visit].table}.columns"
         told = f"'{owner}.{row.names[value]}'"
-        _depend(schema, row, homes, owner, frozenset([value]), visit, where, told)
-    for reached in row.visits:
-        if reached.owner is not None:
-            parent = reached.parent or 0
-            values = frozenset(row.values[parent, column] for column in reached.columns)
-            where = f"tables.{row.visits[parent].table}.references"
-            told = f"the owner of {', '.join(reached.columns)}"
-            _depend(schema, row, homes, reached.owner, values, parent, where, told)
+        _depend(schema, row, homes, owner, here, frozenset([value]), where, told)
+    for owner, names in schema.tables[row.root].determines.items():
+        for name in names:
+            where = f"tables.{row.root}.determines.{owner}"
+            values = _named(row, homes, name)
+            if values is None:
+                known = [*row.names.values(), *(o.role for o in homes.occurrences)]
+                what = f"a row of '{row.root}' leads to nothing named '{name}', or to several."
+                homes.problems.append(Problem(where, what, did_you_mean(name, known)))
+            else:
+                told = f"'{owner}: [{name}]'"
+                _depend(schema, row, homes, owner, [], values, where, told)
+
+
+def _named(row: UniversalRow, homes: Homes, name: str) -> frozenset[int] | None:
+    """The value of that name, or the key of the entity in that role."""
+    values = {frozenset([value]) for value, held in row.names.items() if held == name}
+    values = values or {frozenset(o.key) for o in homes.occurrences if o.role == name}
+    return values.pop() if len(values) == 1 else None
 
 
 def _depend(
@@ -131,22 +144,13 @@ def _depend(
     row: UniversalRow,
     homes: Homes,
     owner: str,
+    here: list[Occurrence],
     values: frozenset[int],
-    visit: int,
     where: str,
     told: str,
 ) -> None:
-    # A role is told from where the owner is named: what leads there has prefixes of its own.
-    before = row.visits[visit].prefix
-
-    def near(occurrence: Occurrence) -> bool:
-        role = occurrence.prefix.removeprefix(before).strip("_ ") or occurrence.entity
-        return occurrence.prefix.startswith(before) and role == owner
-
-    named = [o for o in homes.occurrences if owner in (o.entity, o.role) or near(o)]
-    here = [o for o in named if row.keys.get(visit) == o.key]
-    by_role = [o for o in named if near(o)] or [o for o in named if o.role == owner]
-    chosen = here or by_role or named
+    named = [o for o in homes.occurrences if owner in (o.entity, o.role)]
+    chosen = here or [o for o in named if o.role == owner] or named
     if len(chosen) > 1:
         homes.problems.append(
             Problem(

@@ -37,8 +37,6 @@ class Visit:
     optional: bool = False
     """A 1:1 partner of its parent that may be missing: no orphan."""
     orphans: str = "keep"
-    owner: str | None = None
-    """The entity or role that determines this visit, where the schema file says so."""
 
 
 @dataclass
@@ -187,7 +185,6 @@ def _visit(
         entity=schema.home(reference.table),
         optional=partner,
         orphans=reference.orphans or schema.policies.orphans,
-        owner=reference.owner,
     )
 
 

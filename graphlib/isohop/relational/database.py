@@ -33,15 +33,12 @@ class Reference(StrictModel):
     """``columns`` hold the key of ``table``, column for column.
 
     ``prefix`` goes before the names of all that is reached through this reference, and names its
-    role: with ``prefix: origin_`` the role is ``origin``. ``owner`` is the entity (or role) whose
-    key determines the reference wherever both occur: with ``owner: customer``, a city of an order
-    is its customer's.
+    role: with ``prefix: origin_`` the role is ``origin``.
     """
 
     columns: tuple[str, ...] = Field(min_length=1)
     table: str
     prefix: str = ""
-    owner: str | None = None
     orphans: OrphanPolicy | None = None
 
     @field_validator("columns", mode="before")
@@ -53,7 +50,10 @@ class Reference(StrictModel):
 class Table(StrictModel):
     """One table. ``parts``: the source's tables that hold its rows; left out, the one of its name.
 
-    ``columns`` maps a column to its logical attribute; null: not used.
+    ``columns`` maps a column to its logical attribute; null: not used. ``determines`` says what an
+    entity or role determines among all that a row of this table leads to, by logical names (of
+    values) and roles (of entities): with ``customer: [city, shop]``, the city and the shop of an
+    order are its customer's.
     """
 
     parts: tuple[str, ...] = ()
@@ -64,6 +64,7 @@ class Table(StrictModel):
     columns: Mapping[str, str | None] = {}
     types: Mapping[str, ColumnType] = {}
     references: tuple[Reference, ...] | None = None
+    determines: Mapping[str, tuple[str, ...]] = {}
 
     @field_validator("key", mode="before")
     @classmethod

@@ -58,7 +58,7 @@ class LandedTable:
     notes: tuple[str, ...]
     fingerprint: str
     all_null: tuple[str, ...] = ()
-    """Columns that have rows but no value."""
+    """Columns without a single value; their type says nothing."""
 
 
 class Notes:
@@ -188,7 +188,7 @@ class Landing:
             folder / "quarantine" / _PART if rejected else None,
             self.notes.sentences(),
             fingerprint,
-            tuple(empty) if rows else (),
+            tuple(empty),
         )
 
 

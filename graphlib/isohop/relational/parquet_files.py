@@ -207,7 +207,7 @@ def _statistics(parts: Sequence[pq.ParquetFile], column: str) -> list[pq.Statist
 def _is_all_null(parts: Sequence[pq.ParquetFile], column: str) -> bool:
     statistics = _statistics(parts, column)
     if pa.types.is_null(parts[0].schema_arrow.field(column).type):
-        return len(parts) == 1 and bool(statistics)
-    return bool(statistics) and all(
+        return len(parts) == 1
+    return all(
         known is not None and known.has_null_count and known.num_values == 0 for known in statistics
     )

@@ -76,7 +76,7 @@ class SourceColumn:
     type: pa.DataType | None
     """The Arrow type that it lands with; None where only the rows tell (CSV, JSON)."""
     all_null: bool = False
-    """True where Parquet's statistics say that it has rows and all of them are NULL."""
+    """True where Parquet's statistics say that it has no value, so that its type says nothing."""
 
 
 @dataclass(frozen=True)

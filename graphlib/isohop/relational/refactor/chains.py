@@ -63,7 +63,7 @@ class ChainToStar:
         table, lookup = database.declared(name), database.declared(self.lookup)
         joined, names, columns = fetched(database, name, outer, inner.columns)
         update = {
-            "columns": {**table.columns, **moved_names(lookup, names, outer.prefix, outer.owner)},
+            "columns": {**table.columns, **moved_names(lookup, names, outer.prefix)},
             "references": (
                 *(table.references or ()),
                 through(outer, inner, names),
@@ -107,8 +107,8 @@ class StarToChain:
         require_free(database, self.table, inner.columns)
         require_key(database, lookup)
         require(
-            inner.prefix.startswith(outer.prefix) and inner.owner in (None, outer.owner),
-            "the two references have names or owners that do not go one behind the other",
+            inner.prefix.startswith(outer.prefix),
+            "the two references have names that do not go one behind the other",
         )
         require(
             not set(inner.columns) & set(table.columns),

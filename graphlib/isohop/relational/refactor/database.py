@@ -186,7 +186,9 @@ def require_new(database: Database, name: str) -> None:
 
 def _logical(table: Table, column: str, prefix: str = "") -> str | None:
     """A column's entry under ``columns`` once it is reached with ``prefix`` in place of none."""
-    mapped = table.columns.get(column, column)
+    if column not in table.columns:
+        return prefix + column.replace(".", "_")
+    mapped = table.columns[column]
     if mapped is None:
         return None
     owner, dot, name = mapped.rpartition(".")
@@ -194,7 +196,7 @@ def _logical(table: Table, column: str, prefix: str = "") -> str | None:
 
 
 def moved_names(
-    table: Table, columns: Mapping[str, str], prefix: str = "", owner: str | None = None
+    table: Table, columns: Mapping[str, str], prefix: str = ""
 ) -> dict[str, str | None]:
     """The entries under ``columns`` of columns that move (own name -> new name).
 
@@ -206,8 +208,6 @@ def moved_names(
         if column in referring and column not in table.columns:
             continue
         logical = _logical(table, column, prefix)
-        if logical is not None and owner is not None and "." not in logical:
-            logical = f"{owner}.{logical}"
         if logical != new:
             entries[new] = logical
     return entries

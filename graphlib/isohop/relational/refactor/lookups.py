@@ -135,12 +135,10 @@ class ExtractLookup:
 
 def through(outer: Reference, inner: Reference, names: Mapping[str, str]) -> Reference:
     """The reference that stands for two, one behind the other; ``names``: of the inner columns."""
-    require(not (outer.owner and inner.owner), "both references say whose they are: one would go")
     return Reference(
         columns=tuple(names[c] for c in inner.columns),
         table=inner.table,
         prefix=outer.prefix + inner.prefix,
-        owner=outer.owner or inner.owner,
         orphans=inner.orphans,
     )
 
@@ -196,7 +194,7 @@ class InlineLookup:
             )
         rest = (c for c in theirs.columns if c not in (lookup.key or ()))
         joined, names, columns = fetched(database, name, reference, rest, leaving)
-        moved = moved_names(lookup, names, reference.prefix, reference.owner)
+        moved = moved_names(lookup, names, reference.prefix)
         if not lookup.surrogate:
             # The columns that referred now name themselves, as the lookup's key named them.
             mapped = {
@@ -204,7 +202,7 @@ class InlineLookup:
                 for c, k in zip(reference.columns, lookup.key or (), strict=True)
                 if c not in table.columns
             }
-            moved |= moved_names(lookup, mapped, reference.prefix, reference.owner)
+            moved |= moved_names(lookup, mapped, reference.prefix)
         update = without(table, leaving)
         update["columns"] |= moved
         update["references"] = (
