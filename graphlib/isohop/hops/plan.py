@@ -34,6 +34,8 @@ class Root:
     unreferenced: bool
     row: UniversalRow
     homes: Homes
+    key: tuple[str, ...] = ()
+    unique: tuple[tuple[str, ...], ...] = ()
 
     @property
     def is_event(self) -> bool:
@@ -47,8 +49,18 @@ class Root:
         alone = self.homes.participants[0] if self.homes.participants else None
         if alone is None or alone.shared:
             return True
-        everything = frozenset(value for (visit, _), value in self.row.values.items() if visit == 0)
-        return not everything <= self.row.closure(frozenset(alone.key))
+        return not (self.one_row_for(alone.key) or self._one_row_by(self.unique, alone.key))
+
+    def one_row_for(self, values: tuple[int, ...]) -> bool:
+        """Whether no two rows share these values: they determine the table's key.
+
+        Of a table without a key no values do: two equal rows are two facts.
+        """
+        return self._one_row_by((self.key,) if self.key else (), values)
+
+    def _one_row_by(self, candidates: tuple[tuple[str, ...], ...], values: tuple[int, ...]) -> bool:
+        known = self.row.closure(frozenset(values))
+        return any(all(self.row.values[0, c] in known for c in key) for key in candidates)
 
 
 @dataclass(frozen=True)
@@ -146,7 +158,10 @@ def make_plan(
         problems += wrong + homes.problems
         unreferenced = schema.home(table) is None and table in referenced
         if homes.occurrences:
-            plan.roots[table] = Root(table, unreferenced, row, homes)
+            declared = schema.tables[table]
+            plan.roots[table] = Root(
+                table, unreferenced, row, homes, declared.key or (), declared.unique
+            )
     for root in plan.roots.values():
         _gather(plan, root)
     for root in plan.roots.values():
@@ -187,12 +202,10 @@ def _declared_nodes(schema: SchemaFile) -> dict[str, NodePlan]:
 
 def _gather(plan: Plan, root: Root) -> None:
     """Add what a root's rows say of each entity: keys, attributes, functional targets."""
-    row, homes = root.row, root.homes
-    everything = frozenset(value for (visit, _), value in row.values.items() if visit == 0)
+    homes = root.homes
 
     def source(holder: Occurrence, values: tuple[int, ...]) -> Source:
-        keyed = everything <= row.closure(frozenset(holder.key))
-        return Source(root.table, holder.key, values, keyed)
+        return Source(root.table, holder.key, values, root.one_row_for(holder.key))
 
     for occurrence in homes.occurrences:
         node = plan.nodes.setdefault(

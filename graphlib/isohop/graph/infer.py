@@ -1,0 +1,364 @@
+"""Infer: a first schema file from a database and the names of its entities.
+
+    relational/inference.py    keys, references, surrogates, parts of one table
+    hops/naming.py             names that tell everything apart
+    hops/dependencies.py       what entities determine though no key says so
+    hops/attribute_kinds.py    kinds, and attributes worth sharing
+
+What is declared is taken as it is. Each finding carries its evidence as a comment of the file; what
+was looked at and left out is in `Inferred.rejected`. A build never guesses: it uses what the file
+says, so a person reads it first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from isohop.engines.progress import SILENT, Progress, Task
+from isohop.engines.spark import Engine, spark_session
+from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
+from isohop.graph.build import Planned, clean_tables
+from isohop.hops.attribute_kinds import is_shared, kind_of, measure
+from isohop.hops.dependencies import find_dependencies
+from isohop.hops.facts import Facts
+from isohop.hops.naming import with_names
+from isohop.hops.plan import Plan, make_plan
+from isohop.hops.schema_file import AttributeSpec, Entity, SchemaFile, check_columns
+from isohop.hops.schema_text import schema_text
+from isohop.hops.universal_row import folded_cycles
+from isohop.relational.database import Policies, Table
+from isohop.relational.inference import Physical, infer_physical, propose_entities
+from isohop.relational.integrity import read_landed
+from isohop.relational.ledger import Ledger
+from isohop.relational.parts import united
+from isohop.relational.source import Source, SourceSpec, open_source
+from isohop.yaml_file import StrictModel, YamlFile, read_yaml
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class TablesFile(StrictModel):
+    """A schema file that may lack its logical side."""
+
+    database: str | None = None
+    source: SourceSpec
+    policies: Policies = Policies()
+    tables: dict[str, Table] = {}
+    entities: dict[str, Entity] = Field(default={})
+    attributes: dict[str, AttributeSpec] = {}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """What was looked at and not written into the file."""
+
+    what: str
+    where: str
+    why: str
+
+
+@dataclass
+class Inferred:
+    """A schema file that builds, the evidence for each line, and what was left out.
+
+    Without entities ``schema`` is None and ``proposed`` has (table, reason), best first.
+    """
+
+    schema: SchemaFile | None
+    notes: dict[tuple[str, ...], str] = field(default_factory=dict)
+    rejected: list[Rejected] = field(default_factory=list)
+    proposed: list[tuple[str, str]] = field(default_factory=list)
+
+    def text(self) -> str:
+        """The schema file."""
+        if self.schema is None:
+            raise ValueError("there is no schema without entities")
+        heading = (
+            f"{self.schema.database}, as isohop infer found it. Read it, mend it, commit it: a "
+            "build uses what\nstands here and checks that the data agree."
+        )
+        return schema_text(self.schema, self.notes, heading)
+
+
+def infer(
+    source: str,
+    entities: Sequence[str] = (),
+    engine: Engine = "sail",
+    base: Path | None = None,
+    progress: Progress = SILENT,
+) -> Inferred:
+    """Infer a schema file for ``source``: a folder, a database URL, or a schema file.
+
+    ``entities``: names of tables, or of a column that identifies an entity without one. ``base``:
+    the folder that the schema file will lie in, which relative paths start from.
+    """
+    file, opened = _open(source, base or Path.cwd())
+    with (
+        spark_session(engine) as session,
+        tempfile.TemporaryDirectory(prefix="isohop-infer-") as folder,
+    ):
+        with progress.task("infer", 5) as bar:
+            return _Inference(file, opened, session, Path(folder), bar).run(entities)
+
+
+def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source]:
+    """The declared side of a database as a schema file without entities, and its source."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        read = read_yaml(path, TablesFile, "schema file")
+        read.raise_problems()
+        held = read.model
+        if held is None:
+            raise IsohopError(f"{path} could not be read.")
+        here = path.parent
+        spec, lines = held.source, read.lines
+        name, tables = held.database or path.stem, held.tables
+    else:
+        held, here, lines, tables = None, Path.cwd(), {}, {}
+        is_url = re.match(r"^(env:|[a-z][a-z0-9+]*://)", source) is not None
+        spec = SourceSpec(url=source) if is_url else _file_or_folder(path)
+        name = re.sub(r"[?#].*$", "", source).rstrip("/").rpartition("/")[2] or "database"
+        name = Path(name).stem if is_url or path.is_file() else name
+    opened = united(open_source(spec, here), tables)
+    known = opened.tables()
+    schema = SchemaFile.model_construct(
+        database=name,
+        source=_moved(spec, here, base),
+        policies=held.policies if held else Policies(),
+        tables=tables or {table: Table() for table in known},
+        entities=held.entities if held else {},
+        attributes=held.attributes if held else {},
+    )
+    file = YamlFile(path, f"{source}", schema, lines)
+    declared = check_columns(file, known)
+    file.raise_problems()
+    return YamlFile(path, f"{source}", declared, lines), opened
+
+
+def _file_or_folder(path: Path) -> SourceSpec:
+    if path.is_file():
+        return SourceSpec(url=f"sqlite:///{path.resolve()}")
+    return SourceSpec(path=str(path))
+
+
+def _moved(spec: SourceSpec, here: Path, base: Path) -> SourceSpec:
+    """The same place, as seen from another folder."""
+    if spec.path is None or spec.package is not None or Path(spec.path).is_absolute():
+        return spec
+    return spec.model_copy(update={"path": os.path.relpath(here / spec.path, base)})
+
+
+class _Inference:
+    """The steps, each of which leaves a schema that can be planned."""
+
+    def __init__(
+        self,
+        file: YamlFile[SchemaFile],
+        source: Source,
+        session: SparkSession,
+        folder: Path,
+        bar: Task,
+    ):
+        if file.model is None:
+            raise ValueError("a file without a model cannot be inferred from")
+        self.file, self.source, self.declared = file, source, file.model
+        self.session, self.folder, self.bar = session, folder, bar
+        self.found = Inferred(None)
+
+    def run(self, entities: Sequence[str]) -> Inferred:
+        self.bar.note("keys and references")
+        physical = self._physical()
+        self.bar.advance()
+        if not entities and not self.declared.entities:
+            self.found.proposed = propose_entities(physical)
+            return self.found
+        schema = self._with_entities(physical, entities)
+        source = united(self.source, schema.tables)
+        known = source.tables()
+        columns = {name: known[name].column_names for name in schema.tables}
+        schema = with_names(self._without_cycles(schema), columns)
+        self.bar.note("dependencies")
+        facts = self._facts(schema, columns, source, "before")
+        schema = with_names(self._with_dependencies(facts, schema), columns)
+        self.bar.advance()
+        self.bar.note("kinds and shared attributes")
+        facts = self._facts(schema, columns, source, "after")
+        schema = self._with_kinds(facts, schema)
+        self.bar.advance()
+        make_plan(schema, columns, self.file.title)
+        self.found.schema = schema
+        return self.found
+
+    def _physical(self) -> Physical:
+        clean = {}
+        for name in self.declared.tables:
+            landed = self.source.land(
+                name, self.folder / "landed" / name, types=self.declared.tables[name].types
+            )
+            clean[name] = read_landed(self.session, landed)
+        physical = infer_physical(clean, dict(self.declared.tables))
+        for evidence in physical.evidence:
+            if evidence.adopted:
+                self.found.notes[evidence.place] = evidence.why
+            else:
+                self.found.rejected.append(Rejected(evidence.what, evidence.where, evidence.why))
+        return physical
+
+    def _with_entities(self, physical: Physical, names: Sequence[str]) -> SchemaFile:
+        tables = {
+            name: table.model_copy(update={"parts": physical.parts.get(name, table.parts)})
+            for name, table in physical.tables.items()
+        }
+        entities = dict(self.declared.entities)
+        by_lower = {name.lower(): name for name in tables}
+        columns = {c for profile in physical.profiles.values() for c in profile.columns}
+        problems = []
+        for name in names:
+            table = by_lower.get(name.lower())
+            if table is not None and tables[table].key:
+                entities[name] = Entity(table=table)
+            elif table is not None:
+                what = "its table has no key, and no column or two identify its rows."
+                problems.append(Problem(f"entity '{name}'", what, "Declare the key in a file."))
+            elif name in columns:
+                entities[name] = Entity(key=(name,))
+            else:
+                hint = did_you_mean(name, [*tables, *columns])
+                problems.append(
+                    Problem(f"entity '{name}'", "no table or column is so named.", hint)
+                )
+        if problems:
+            raise InvalidInput(self.file.title, problems)
+        for entity in entities.values():
+            if entity.table in tables and entity.key is None:
+                # An entity's key is a fact, whatever it looks like.
+                home = tables[entity.table]
+                tables[entity.table] = home.model_copy(update={"surrogate": False})
+                self.found.notes.pop(("tables", entity.table, "surrogate"), None)
+        return SchemaFile(
+            database=self.declared.database,
+            source=self.declared.source,
+            policies=self.declared.policies,
+            tables=tables,
+            entities=entities,
+            attributes=self.declared.attributes,
+        )
+
+    def _without_cycles(self, schema: SchemaFile) -> SchemaFile:
+        """Tables that refer to each other in a cycle have no universal rows: one is an entity."""
+        while cycles := folded_cycles(schema):
+            inside = sorted(set(cycles[0]))
+            referred = {
+                name: sum(
+                    r.table == name for t in schema.tables.values() for r in t.references or ()
+                )
+                for name in inside
+            }
+            name = max(inside, key=lambda table: (referred[table], table))
+            table = schema.tables[name].model_copy(update={"surrogate": False})
+            path = " → ".join(cycles[0])
+            self.found.notes["entities", name] = f"added, because rows refer in a cycle: {path}"
+            self.found.notes.pop(("tables", name, "surrogate"), None)
+            schema = schema.model_copy(
+                update={
+                    "tables": {**schema.tables, name: table},
+                    "entities": {**schema.entities, name: Entity(table=name)},
+                }
+            )
+        return schema
+
+    def _facts(
+        self, schema: SchemaFile, columns: dict[str, tuple[str, ...]], source: Source, name: str
+    ) -> Facts:
+        """The universal rows by the schema as it is so far."""
+        plan = make_plan(schema, columns, self.file.title)
+        file = YamlFile(self.file.path, self.file.title, schema, self.file.lines)
+        stage, quarantine = self.folder / name, self.folder / name / "quarantine"
+        ledger = Ledger()
+        planned = Planned(file, schema, source, plan)
+        _, clean = clean_tables(planned, self.session, stage, quarantine, ledger)
+        facts = Facts(self.session, plan, clean, stage, quarantine, ledger)
+        for root in plan.roots.values():
+            facts.make(root)
+        return facts
+
+    def _with_dependencies(self, facts: Facts, schema: SchemaFile) -> SchemaFile:
+        tables = dict(schema.tables)
+        for found in find_dependencies(facts):
+            where = f"{found.root}: {found.owner} → {found.name}"
+            if not found.adopted:
+                self.found.rejected.append(Rejected("dependency", where, found.why))
+                continue
+            determines = dict(tables[found.root].determines)
+            determines[found.owner] = (*determines.get(found.owner, ()), found.name)
+            tables[found.root] = tables[found.root].model_copy(update={"determines": determines})
+            place = ("tables", found.root, "determines", found.owner)
+            told = f"{found.name}: {found.why}"
+            self.found.notes[place] = "; ".join(
+                [*filter(None, [self.found.notes.get(place)]), told]
+            )
+        return schema.model_copy(update={"tables": tables})
+
+    def _with_kinds(self, facts: Facts, schema: SchemaFile) -> SchemaFile:
+        from isohop.hops.construct import construct
+
+        out = self.folder / "graph"
+        nodes, _ = construct(facts, out)
+        attributes = dict(schema.attributes)
+        for node in facts.plan.nodes.values():
+            names = [name for name, _, how in nodes[node.name].attributes if how is None]
+            if node.shared or not names:
+                continue
+            frame = self.session.read.parquet(str(out / "nodes" / node.name))
+            frame = frame.toDF(*(f"c{index}" for index in range(len(frame.columns))))
+            at = {
+                name: f"c{index}"
+                for index, name in enumerate(
+                    ["node_id", *node.key, *(n for n, *_ in nodes[node.name].attributes)]
+                )
+            }
+            types = dict(frame.dtypes)
+            for name in names:
+                spec = self._describe(f"{node.name}.{name}", frame, at[name], types[at[name]])
+                if spec is not None:
+                    attributes.setdefault(f"{node.name}.{name}", spec)
+        for event in facts.plan.events:
+            if event.root in facts.empty:
+                continue
+            frame = facts.frames[event.root]
+            types = dict(frame.dtypes)
+            for name, value in event.attributes.items():
+                column = f"v{value}"
+                alone = len(event.participants) == 1
+                spec = self._describe(f"{event.name}.{name}", frame, column, types[column], alone)
+                if spec is not None:
+                    attributes.setdefault(f"{event.name}.{name}", spec)
+        return schema.model_copy(update={"attributes": attributes})
+
+    def _describe(
+        self, name: str, frame: object, column: str, type_name: str, shareable: bool = True
+    ) -> AttributeSpec | None:
+        values = measure(frame, column, type_name)  # type: ignore[arg-type]
+        kind, why = kind_of(values, type_name)
+        shared, because = is_shared(values, kind)
+        if because and not shared:
+            self.found.rejected.append(Rejected("shared attribute", name, f"{why}; {because}"))
+        if kind is None:
+            return None
+        shared = shared and shareable
+        self.found.notes["attributes", name] = f"{why}; {because}" if shared else why
+        return AttributeSpec(kind=kind, share=shared)
+
+
+def folder_of(path: Path | None) -> Path:
+    """The folder that relative paths of a schema file written to ``path`` start from."""
+    return path.parent if path is not None else Path.cwd()
