@@ -15,12 +15,10 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic import Field
 
 from isohop.engines.progress import SILENT, Progress, Task
 from isohop.engines.spark import Engine, spark_session
@@ -30,7 +28,7 @@ from isohop.hops.attribute_kinds import is_shared, kind_of, measure
 from isohop.hops.dependencies import find_dependencies
 from isohop.hops.facts import Facts
 from isohop.hops.naming import with_names
-from isohop.hops.plan import Plan, make_plan
+from isohop.hops.plan import make_plan
 from isohop.hops.schema_file import AttributeSpec, Entity, SchemaFile, check_columns
 from isohop.hops.schema_text import schema_text
 from isohop.hops.universal_row import folded_cycles
@@ -52,9 +50,9 @@ class TablesFile(StrictModel):
     database: str | None = None
     source: SourceSpec
     policies: Policies = Policies()
-    tables: dict[str, Table] = {}
-    entities: dict[str, Entity] = Field(default={})
-    attributes: dict[str, AttributeSpec] = {}
+    tables: Mapping[str, Table] = {}
+    entities: Mapping[str, Entity] = {}
+    attributes: Mapping[str, AttributeSpec] = {}
 
 
 @dataclass(frozen=True)
@@ -105,9 +103,9 @@ def infer(
     with (
         spark_session(engine) as session,
         tempfile.TemporaryDirectory(prefix="isohop-infer-") as folder,
+        progress.task("infer", 3) as bar,
     ):
-        with progress.task("infer", 5) as bar:
-            return _Inference(file, opened, session, Path(folder), bar).run(entities)
+        return _Inference(file, opened, session, Path(folder), bar).run(entities)
 
 
 def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source]:

@@ -108,8 +108,16 @@ def _candidates(root: Root, owner: Occurrence) -> list[_Candidate]:
             continue
         parents = homes.parents[other]
         if not parents or any(map(larger, parents)):
-            found.append(_Candidate(other.role, tuple(f"v{value}" for value in other.key)))
+            found.append(_Candidate(_name(root, other), tuple(f"v{value}" for value in other.key)))
     return found
+
+
+def _name(root: Root, occurrence: Occurrence) -> str:
+    """What `determines` calls an occurrence: its role, where that says which one is meant."""
+    homes = root.homes
+    by_role = homes.named(occurrence.role) == [occurrence]
+    free = occurrence.role not in root.row.names.values()
+    return occurrence.role if by_role and free else occurrence.full_name
 
 
 def _of_one(frame: DataFrame, root: Root, owner: Occurrence) -> Iterator[Dependency]:
@@ -141,7 +149,7 @@ def _of_one(frame: DataFrame, root: Root, owner: Occurrence) -> Iterator[Depende
         expected = (total - count) * (1.0 - _collision(rows, name, total))
         if violations <= 10 * MOST_VIOLATED * max(expected, 1.0):
             yield Dependency(
-                root.table, owner.role, candidate.name, total, count, violations, expected
+                root.table, _name(root, owner), candidate.name, total, count, violations, expected
             )
 
 

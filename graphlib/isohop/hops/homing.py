@@ -35,6 +35,11 @@ class Occurrence:
     determines: bool = True
     shared: bool = False
 
+    @property
+    def full_name(self) -> str:
+        """The prefix and the entity: it tells apart what roles alone do not."""
+        return self.prefix + self.entity
+
 
 @dataclass
 class Homes:
@@ -51,6 +56,13 @@ class Homes:
     participants: list[Occurrence] = field(default_factory=list)
     event_values: dict[int, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+
+    def named(self, name: str) -> list[Occurrence]:
+        """Occurrences of entities by full name, or else by role, or else by entity."""
+        entities = [o for o in self.occurrences if not o.shared]
+        full = [o for o in entities if o.full_name == name]
+        by_role = [o for o in entities if o.role == name]
+        return full or by_role or [o for o in entities if o.entity == name]
 
 
 def home_values(schema: SchemaFile, row: UniversalRow) -> Homes:
@@ -135,7 +147,7 @@ def _depend_on_owners(schema: SchemaFile, row: UniversalRow, homes: Homes) -> No
 def _named(row: UniversalRow, homes: Homes, name: str) -> frozenset[int] | None:
     """The value of that name, or the key of the entity in that role."""
     values = {frozenset([value]) for value, held in row.names.items() if held == name}
-    values = values or {frozenset(o.key) for o in homes.occurrences if o.role == name}
+    values = values or {frozenset(o.key) for o in homes.named(name)}
     return values.pop() if len(values) == 1 else None
 
 
@@ -149,14 +161,13 @@ def _depend(
     where: str,
     told: str,
 ) -> None:
-    named = [o for o in homes.occurrences if owner in (o.entity, o.role)]
-    chosen = here or [o for o in named if o.role == owner] or named
+    chosen = here or homes.named(owner)
     if len(chosen) > 1:
         homes.problems.append(
             Problem(
                 where,
                 f"{told}: '{owner}' occurs in {row.root} in {len(chosen)} roles.",
-                f"Write one of {', '.join(repr(o.role) for o in chosen)} in its place.",
+                f"Write one of {', '.join(repr(o.full_name) for o in chosen)} in its place.",
             )
         )
     elif chosen:

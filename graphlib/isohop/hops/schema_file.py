@@ -28,7 +28,7 @@ from pydantic import Field, field_validator, model_validator
 
 from isohop.errors import did_you_mean
 from isohop.hops.kinds import Kind
-from isohop.relational.database import Policies, Reference, Table
+from isohop.relational.database import Policies, Reference, Table, type_family
 from isohop.relational.source import SourceSpec, SourceTable
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
 
@@ -272,18 +272,3 @@ def _check_types(
                     "For CSV and JSON, say the same type for both under 'types:'; else mend the "
                     "source.",
                 )
-
-
-def type_family(type_: pa.DataType) -> str:
-    """Types of one family compare by value: all integers, all decimals and doubles, …"""
-    if pa.types.is_integer(type_):
-        return "integer"
-    if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
-        return "number"
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
-        return "string"
-    if pa.types.is_dictionary(type_):
-        return type_family(type_.value_type)
-    if pa.types.is_timestamp(type_):
-        return "timestamp"
-    return str(type_)

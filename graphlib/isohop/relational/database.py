@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import pyarrow as pa
 from pydantic import Field, field_validator
 
 from isohop.yaml_file import StrictModel
@@ -77,3 +78,18 @@ class Table(StrictModel):
         if isinstance(value, list):
             return [[item] if isinstance(item, str) else item for item in value]
         return value
+
+
+def type_family(type_: pa.DataType) -> str:
+    """Types of one family compare by value: all integers, all decimals and doubles, …"""
+    if pa.types.is_integer(type_):
+        return "integer"
+    if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+        return "number"
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
+        return "string"
+    if pa.types.is_dictionary(type_):
+        return type_family(type_.value_type)
+    if pa.types.is_timestamp(type_):
+        return "timestamp"
+    return str(type_)
