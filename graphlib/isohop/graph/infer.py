@@ -99,9 +99,20 @@ def infer(
     ``entities``: names of tables, or of a column that identifies an entity without one. ``base``:
     the folder that the schema file will lie in, which relative paths start from.
     """
+    with spark_session(engine) as session:
+        return infer_in(session, source, entities, base, progress)
+
+
+def infer_in(
+    session: SparkSession,
+    source: str,
+    entities: Sequence[str] = (),
+    base: Path | None = None,
+    progress: Progress = SILENT,
+) -> Inferred:
+    """As `infer`, in a session that is there already."""
     file, opened = _open(source, base or Path.cwd())
     with (
-        spark_session(engine) as session,
         tempfile.TemporaryDirectory(prefix="isohop-infer-") as folder,
         progress.task("infer", 3) as bar,
     ):
@@ -174,7 +185,7 @@ class _Inference:
 
     def run(self, entities: Sequence[str]) -> Inferred:
         self.bar.note("keys and references")
-        physical = self._physical()
+        physical = self._physical(entities)
         self.bar.advance()
         if not entities and not self.declared.entities:
             self.found.proposed = propose_entities(physical)
@@ -196,14 +207,16 @@ class _Inference:
         self.found.schema = schema
         return self.found
 
-    def _physical(self) -> Physical:
+    def _physical(self, entities: Sequence[str]) -> Physical:
         clean = {}
         for name in self.declared.tables:
             landed = self.source.land(
                 name, self.folder / "landed" / name, types=self.declared.tables[name].types
             )
             clean[name] = read_landed(self.session, landed)
-        physical = infer_physical(clean, dict(self.declared.tables))
+        wanted = {name.lower() for name in entities}
+        needed = [name for name in clean if name.lower() in wanted]
+        physical = infer_physical(clean, dict(self.declared.tables), needed)
         for evidence in physical.evidence:
             if evidence.adopted:
                 self.found.notes[evidence.place] = evidence.why
@@ -355,8 +368,3 @@ class _Inference:
         shared = shared and shareable
         self.found.notes["attributes", name] = f"{why}; {because}" if shared else why
         return AttributeSpec(kind=kind, share=shared)
-
-
-def folder_of(path: Path | None) -> Path:
-    """The folder that relative paths of a schema file written to ``path`` start from."""
-    return path.parent if path is not None else Path.cwd()

@@ -57,7 +57,7 @@ def measure(frame: DataFrame, column: str, type_name: str) -> Values:
 
 def kind_of(values: Values, type_name: str) -> tuple[Kind | None, str]:
     """The kind, with its reason; None where the type says it already."""
-    if not values.holders:
+    if values.distinct < 2:
         return None, ""
     per_value = values.holders / values.distinct
     told = f"{values.distinct:,} values for {values.holders:,} holders"

@@ -20,7 +20,7 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
 
-from isohop.engines.frames import all_given
+from isohop.engines.frames import all_given, equal
 from isohop.hops import certificate
 from isohop.hops.facts import Facts
 from isohop.hops.homing import Occurrence
@@ -73,6 +73,7 @@ class Dependency:
 class _Candidate:
     name: str
     columns: tuple[str, ...]
+    same_entity: bool = False
 
 
 def find_dependencies(facts: Facts) -> Iterator[Dependency]:
@@ -108,7 +109,8 @@ def _candidates(root: Root, owner: Occurrence) -> list[_Candidate]:
             continue
         parents = homes.parents[other]
         if not parents or any(map(larger, parents)):
-            found.append(_Candidate(_name(root, other), tuple(f"v{value}" for value in other.key)))
+            columns = tuple(f"v{value}" for value in other.key)
+            found.append(_Candidate(_name(root, other), columns, other.entity == owner.entity))
     return found
 
 
@@ -145,8 +147,12 @@ def _of_one(frame: DataFrame, root: Root, owner: Occurrence) -> Iterator[Depende
     for name, candidate, contested in zip(hashed, candidates, mixed, strict=True):
         if contested > _WORTH_COUNTING * total:
             continue
-        violations = _violations(rows, key, name) if contested else 0
         expected = (total - count) * (1.0 - _collision(rows, name, total))
+        if expected < 1:
+            continue  # A constant depends on everything, and on nothing.
+        if candidate.same_entity and _mostly_itself(frame, key, candidate.columns):
+            continue  # Two roles of one thing: it does not determine itself.
+        violations = _violations(rows, key, name) if contested else 0
         if violations <= 10 * MOST_VIOLATED * max(expected, 1.0):
             yield Dependency(
                 root.table, _name(root, owner), candidate.name, total, count, violations, expected
@@ -178,3 +184,13 @@ def _collision(rows: DataFrame, name: str, total: int) -> float:
     counted = rows.groupBy(name).agg(F.count(F.lit(1)).alias("n"))
     squares = F.sum(F.col("n").cast("decimal(19,0)") * F.col("n").cast("decimal(19,0)"))
     return float(counted.agg(squares).collect()[0][0] or 0) / total**2
+
+
+def _mostly_itself(frame: DataFrame, key: list[str], other: tuple[str, ...]) -> bool:
+    """Whether both roles are the same entity in more than half of the rows that have both."""
+    from pyspark.sql import functions as F
+
+    both = frame.where(all_given([*key, *other]))
+    same = F.sum(equal(key, other).cast("bigint"))
+    rows, alike = both.agg(F.count(F.lit(1)), same).collect()[0]
+    return bool(rows) and alike > rows / 2

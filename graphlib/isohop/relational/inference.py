@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import combinations, islice
@@ -58,14 +58,22 @@ class Physical:
         self.evidence.append(Evidence(what, where, place, adopted, why))
 
 
-def infer_physical(tables: Mapping[str, CleanTable], declared: Mapping[str, Table]) -> Physical:
-    """Find what ``declared`` does not say of ``tables`` (same names)."""
+def infer_physical(
+    tables: Mapping[str, CleanTable], declared: Mapping[str, Table], needed: Collection[str] = ()
+) -> Physical:
+    """Find what ``declared`` does not say of ``tables`` (same names).
+
+    A database that declares keys is taken at its word, so a table without one stays without,
+    unless it is ``needed``; one that declares references has no others.
+    """
     found = Physical()
     united = _unite(tables, declared, found)
     for name, table in united.items():
         found.profiles[name] = profile(table)
+    declares = any(table.key for table in found.tables.values())
     for name in united:
-        found.tables[name] = _with_key(united[name], found.tables[name], found)
+        if not declares or name in needed:
+            found.tables[name] = _with_key(united[name], found.tables[name], found)
     if not any(table.references for table in found.tables.values()):
         _find_references(united, found)
     for name, known in found.tables.items():
