@@ -34,6 +34,7 @@ from isohop.errors import InvalidInput, IsohopError
 
 if TYPE_CHECKING:
     from isohop.engines.progress import Task
+    from isohop.graph.audit import Audit
     from isohop.hops.plan import Plan
     from isohop.pipeline.runs import StageRecord
     from isohop.relational.ledger import Ledger
@@ -141,6 +142,115 @@ def build(
         table.add_row("edge", escape(edge.name), f"{edge.count:,}")
     out.print(table)
     out.print(f"certificate {graph.manifest.certificate}   {time.monotonic() - clock:.1f} s")
+
+
+@app.command(epilog="Example: `isohop infer data/shop --entities customer,product -o shop.yaml`")
+def infer(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of tables, a database URL, or a schema file that has tables only.",
+        ),
+    ],
+    entities: Annotated[
+        str,
+        typer.Option(help="What gets a node: tables, or columns that identify something."),
+    ] = "",
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The schema file to write; the report lies beside it, as .md."
+        ),
+    ] = None,
+    engine: EngineName = Engine.sail,
+) -> None:
+    """Find keys, references, dependencies and kinds, and write a first schema file.
+
+    Without --entities it proposes some, with reasons, and stops.
+    """
+    from isohop.engines.storage import write_text_atomically
+    from isohop.graph.infer import infer as infer_schema
+
+    names = [name.strip() for name in entities.split(",") if name.strip()]
+    base = to.parent if to is not None else None
+    found = infer_schema(source, names, engine.value, base, TerminalProgress())
+    if found.schema is None:
+        table = Table(title="Entities that might be meant", title_justify="left")
+        table.add_column("table")
+        table.add_column("because", overflow="fold")
+        for name, reason in found.proposed:
+            table.add_row(escape(name), escape(reason))
+        out.print(table)
+        chosen = ",".join(name for name, _ in found.proposed[:3])
+        out.print(f"Choose, and run again with: --entities {escape(chosen)}")
+        return
+    if to is None:
+        print(found.text(), end="")
+        return
+    write_text_atomically(to, found.text())
+    report = to.with_suffix(".md")
+    write_text_atomically(report, found.report())
+    out.print(f"{to}: {len(found.schema.tables)} tables, {len(found.schema.entities)} entities")
+    out.print(f"{report}: {len(found.rejected)} findings that were left out, and why")
+    out.print(f"Read it, then: isohop check {to}", style="dim")
+
+
+@app.command(epilog="Example: `isohop audit schemas/sakila.yaml --rewrites 20 --seed 7`")
+def audit(
+    schema: SchemaPath,
+    rewrites: Annotated[int, typer.Option(min=1, help="Rewritten databases to try.")] = 20,
+    seed: Annotated[int, typer.Option(help="Draws the rewrites.")] = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Most rewrites of one database.")] = 5,
+    mapping: Annotated[
+        bool,
+        typer.Option(
+            "--mapping/--no-mapping",
+            help="Rewrite the schema file along, or infer it anew from keys and entity names.",
+        ),
+    ] = True,
+    engine: EngineName = Engine.sail,
+) -> None:
+    """Rewrite the database at random without losing a fact, and see whether its graph changes.
+
+    Exit code 1, with the smallest rewrite that does it, when it does.
+    """
+    from isohop.graph.audit import audit as audit_schema
+
+    found = audit_schema(schema, rewrites, seed, steps, mapping, engine.value, TerminalProgress())
+    _print_audit(found)
+    if found.failure is not None:
+        raise typer.Exit(1)
+
+
+def _print_audit(found: Audit) -> None:
+    kinds = Table(title=f"{found.database}: rewrites", title_justify="left")
+    for column in ("rewrite", "applied", "not lossless here"):
+        kinds.add_column(column, justify="left" if column == "rewrite" else "right")
+    for kind in sorted(found.applied | found.refused):
+        kinds.add_row(kind, str(found.applied[kind]), str(found.refused[kind]))
+    out.print(kinds)
+    pairs = Table(title="Hops between pairs of nodes, least to most", title_justify="left")
+    for column in ("pair", "keys and references", "hop normal form"):
+        pairs.add_column(column, overflow="fold")
+    for index, pair in enumerate(found.pairs):
+        plain = ", ".join("none" if hops is None else str(hops) for hops in found.moved(index))
+        ours = {trial.hops[index] for trial in [found.original, *found.trials]}
+        told = ", ".join("none" if hops is None else str(hops) for hops in sorted(ours, key=str))
+        pairs.add_row(escape(str(pair)), plain, told)
+    out.print(pairs)
+    moved = sum(len(found.moved(index)) > 1 for index in range(len(found.pairs)))
+    out.print(
+        f"{found.equal} of {len(found.trials)} graphs equal, certificate "
+        f"{found.original.certificate}. {moved} of {len(found.pairs)} pairs moved in the graph of "
+        "keys and references."
+    )
+    if found.failure is not None:
+        err.print("The graph changed. The smallest rewrite that does it:", style="bold red")
+        for rewrite in found.failure:
+            err.print(f"  {rewrite}", highlight=False, markup=False)
+        if found.error:
+            err.print(found.error, highlight=False, markup=False)
 
 
 @app.command(epilog="Example: `isohop explain schemas/nycflights13.yaml --mermaid > plan.mmd`")

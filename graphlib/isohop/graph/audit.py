@@ -4,11 +4,16 @@ Each trial rewrites the database by a few random lossless rewrites (`isohop.rela
 builds the graph of what came out, and compares certificates. A trial that differs is shrunk to the
 smallest rewrite that does. Beside it stands the plain graph of keys and references, in which the
 same pairs of nodes move.
+
+Two forms: with the mapping, where the physical side of the schema file is rewritten along; and with
+no mapping, where only keys, references and the names of the entities are given, of the original
+and of each rewritten database, and `infer` has to find the rest.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -26,7 +31,8 @@ from isohop.engines.spark import Engine, spark_session
 from isohop.graph.build import Planned, clean_tables, construct_graph, plan_schema
 from isohop.graph.dataset import Graph
 from isohop.graph.distances import Adjacency, normal_form, plain, read_rows, row_of
-from isohop.hops.proposals import propose, says_the_same
+from isohop.graph.infer import infer_in
+from isohop.hops.proposals import propose, require_recognisable, says_the_same
 from isohop.hops.schema_file import SchemaFile
 from isohop.relational.ledger import Ledger
 from isohop.relational.refactor import Database, NotLossless, Relation, Rewrite
@@ -94,6 +100,7 @@ def audit(
     rewrites: int = 20,
     seed: int = 7,
     steps: int = 5,
+    mapping: bool = True,
     engine: Engine = "sail",
     progress: Progress = SILENT,
 ) -> Audit:
@@ -103,12 +110,12 @@ def audit(
         spark_session(engine) as session,
         tempfile.TemporaryDirectory(prefix="isohop-audit-") as folder,
     ):
-        with_database = Auditor(planned, session, Path(folder))
-        found = with_database.start()
+        auditor = Auditor(planned, session, Path(folder), mapping)
+        found = auditor.start()
         with progress.task("rewrites", rewrites) as bar:
             for number in range(rewrites):
                 bar.note(f"{found.equal} of {number} equal")
-                if not with_database.trial(found, random.Random(f"{seed}-{number}"), steps):  # noqa: S311
+                if not auditor.trial(found, random.Random(f"{seed}-{number}"), steps):  # noqa: S311
                     break
                 bar.advance()
         return found
@@ -117,12 +124,18 @@ def audit(
 class Auditor:
     """One database, its graph, and the trials made of it."""
 
-    def __init__(self, planned: Planned, session: SparkSession, folder: Path):
-        self.schema = planned.schema
+    def __init__(self, planned: Planned, session: SparkSession, folder: Path, mapping: bool = True):
         self.session = session
         self.folder = folder
-        self.database = open_database(planned, session, folder / "original")
+        self.mapping = mapping
         self.pairs: tuple[Pair, ...] = ()
+        self.schema = planned.schema
+        self.database = open_database(planned, session, folder / "original")
+        if not mapping:
+            file = self._inferred(self.database, folder / "inferred")
+            planned = plan_schema(file)
+            self.schema = planned.schema
+            self.database = open_database(planned, session, folder / "known")
 
     def start(self) -> Audit:
         """The graph of the database as it is, and the pairs to be watched in it."""
@@ -145,6 +158,8 @@ class Auditor:
                 after = rewrite(database)
                 if not says_the_same(self.schema, database, rewrite, after):
                     raise NotLossless("it declares what the schema file does not say, or hides it")
+                if not self.mapping:
+                    require_recognisable(database, rewrite, after)
             except NotLossless:
                 found.refused[name] += 1
                 continue
@@ -192,14 +207,43 @@ class Auditor:
         """The graph of a database, and where its tables lie; gone afterwards."""
         folder = self.folder / "trial"
         shutil.rmtree(folder, ignore_errors=True)
-        file = write_database(database, self.schema, folder)
         try:
-            yield (
-                construct_graph(plan_schema(file), folder / "graph", self.session),
-                folder / "data",
+            file = (
+                write_database(database, self.schema, folder)
+                if self.mapping
+                else self._inferred(database, folder)
             )
+            graph = construct_graph(plan_schema(file), folder / "graph", self.session)
+            yield graph, folder / "data"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _inferred(self, database: Database, folder: Path) -> Path:
+        """The schema file that `infer` writes, told no more than a database would tell."""
+        database.write(folder / "data")
+        tables: dict[str, Any] = {}
+        for name, table in database.tables.items():
+            told = table.model_dump(mode="json", include={"key", "unique"}, exclude_defaults=True)
+            told["references"] = [
+                {"columns": list(reference.columns), "table": part}
+                for reference in table.references or ()
+                for part in database.parts(reference.table)
+            ]
+            tables |= dict.fromkeys(database.parts(name), told)
+        raw = {"source": {"path": "data"}, "tables": tables}
+        declared = folder / "declared.yaml"
+        declared.write_text(yaml.safe_dump(raw, allow_unicode=True, sort_keys=False), "utf-8")
+        # Where a home lies in parts, `infer` has to find that they are one.
+        homes = [
+            parts[0] if len(parts) == 1 else re.sub(r"_\d+$", "", parts[0])
+            for entity in self.schema.entities.values()
+            if entity.table is not None and (parts := database.parts(entity.table))
+        ]
+        without = [k for e in self.schema.entities.values() if not e.table for k in e.key or ()]
+        inferred = infer_in(self.session, str(declared), [*homes, *without], folder)
+        file = folder / "schema.yaml"
+        file.write_text(inferred.text(), "utf-8")
+        return file
 
     def _outcome(
         self, rewrites: tuple[Rewrite, ...], graph: Graph, database: Database, tables: Path

@@ -86,6 +86,14 @@ class Inferred:
         )
         return schema_text(self.schema, self.notes, heading)
 
+    def report(self) -> str:
+        """What was left out, as Markdown."""
+        lines = ["# Looked at and left out", "", "| what | where | why |", "|---|---|---|"]
+        for one in sorted(self.rejected, key=lambda r: (r.what, r.where)):
+            cells = (one.what, one.where, one.why)
+            lines.append(f"| {' | '.join(cell.replace('|', '¦') for cell in cells)} |")
+        return "\n".join(lines) + "\n"
+
 
 def infer(
     source: str,

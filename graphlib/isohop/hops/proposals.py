@@ -10,8 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+import pyarrow as pa
+
 from isohop.hops.plan import make_plan
 from isohop.hops.schema_file import SchemaFile
+from isohop.relational.integrity import CleanTable
+from isohop.relational.profile import profile
 from isohop.relational.refactor import (
     ChainToStar,
     Database,
@@ -20,6 +24,7 @@ from isohop.relational.refactor import (
     InlineLookup,
     JunctionToReference,
     NaturalKey,
+    NotLossless,
     ReferenceToJunction,
     RenameColumn,
     RenameTable,
@@ -54,6 +59,28 @@ def says_the_same(schema: SchemaFile, before: Database, rewrite: Rewrite, after:
         return True
     told, tells = _determined(schema, before), _determined(schema, after)
     return all(tells[root] == told[root] for root in told.keys() & tells.keys())
+
+
+def require_recognisable(database: Database, rewrite: Rewrite, after: Database) -> None:
+    """Refuse what no reader of keys and values could see through, told nothing else.
+
+    A natural key that looks like a counter is taken for a surrogate; to a table in parts no
+    reference can be declared.
+    """
+    if isinstance(rewrite, SplitRows) and database.referrers(rewrite.table):
+        raise NotLossless(f"no reference to the parts of '{rewrite.table}' can be declared")
+    if isinstance(rewrite, ExtractLookup | NaturalKey):
+        table = rewrite.into if isinstance(rewrite, ExtractLookup) else rewrite.table
+        declared, relation = after.declared(table), after.relation(table)
+        if declared.surrogate or len(declared.key or ()) != 1:
+            return
+        (key,) = declared.key or ()
+        types = {"string": pa.string(), "bigint": pa.int64()}
+        type_ = types.get(dict(relation.frame.dtypes)[relation.columns[key]], pa.null())
+        names = {key: relation.columns[key]}
+        column = profile(CleanTable(table, relation.frame, names, {key: type_}, 0)).columns[key]
+        if column.opaque or column.counts():
+            raise NotLossless(f"{key} of '{table}' would be taken for a surrogate key")
 
 
 Determined = dict[str, dict[tuple[str, str], frozenset[str]]]
