@@ -218,6 +218,17 @@ class Auditor:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _node_type(self, database: Database, entity: str) -> str:
+        """What an entity is called in the graph of a rewritten database."""
+        declared = self.schema.entities[entity]
+        if self.mapping:
+            return entity
+        if declared.table is None:
+            return (declared.key or (entity,))[0]
+        parts = database.parts(declared.table)
+        # Where a home lies in parts, `infer` has to find that they are one.
+        return parts[0] if len(parts) == 1 else re.sub(r"_\d+$", "", parts[0])
+
     def _inferred(self, database: Database, folder: Path) -> Path:
         """The schema file that `infer` writes, told no more than a database would tell."""
         database.write(folder / "data")
@@ -230,17 +241,11 @@ class Auditor:
                 for part in database.parts(reference.table)
             ]
             tables |= dict.fromkeys(database.parts(name), told)
-        raw = {"source": {"path": "data"}, "tables": tables}
+        raw = {"database": self.schema.database, "source": {"path": "data"}, "tables": tables}
         declared = folder / "declared.yaml"
         declared.write_text(yaml.safe_dump(raw, allow_unicode=True, sort_keys=False), "utf-8")
-        # Where a home lies in parts, `infer` has to find that they are one.
-        homes = [
-            parts[0] if len(parts) == 1 else re.sub(r"_\d+$", "", parts[0])
-            for entity in self.schema.entities.values()
-            if entity.table is not None and (parts := database.parts(entity.table))
-        ]
-        without = [k for e in self.schema.entities.values() if not e.table for k in e.key or ()]
-        inferred = infer_in(self.session, str(declared), [*homes, *without], folder)
+        names = [self._node_type(database, name) for name in self.schema.entities]
+        inferred = infer_in(self.session, str(declared), names, folder)
         file = folder / "schema.yaml"
         file.write_text(inferred.text(), "utf-8")
         return file
@@ -254,11 +259,24 @@ class Auditor:
             graph.manifest.certificate,
             ours.nodes,
             ours.edges,
-            tuple(_hops_here(graph, ours, pair) for pair in self.pairs),
+            tuple(self._hops_here(database, graph, ours, pair) for pair in self.pairs),
             theirs.nodes,
             theirs.edges,
             tuple(self._hops_there(database, theirs, tables, pair) for pair in self.pairs),
         )
+
+    def _hops_here(
+        self, database: Database, graph: Graph, adjacency: Adjacency, pair: Pair
+    ) -> int | None:
+        places = []
+        for entity, key in (pair.one, pair.other):
+            node_type = self._node_type(database, entity)
+            names = graph.node_type(node_type).key
+            node = row_of(graph.nodes(node_type, names), names, key)
+            if node is None:
+                return None
+            places.append((node_type, node))
+        return _length(adjacency, places[0], places[1])
 
     def _hops_there(
         self, database: Database, adjacency: Adjacency, tables: Path, pair: Pair
@@ -344,17 +362,6 @@ def _key(graph: Graph, entity: str, node: int) -> tuple[Any, ...]:
     names = graph.node_type(entity).key
     row = graph.nodes(entity, names).slice(node, 1).to_pylist()[0]
     return tuple(row[name] for name in names)
-
-
-def _hops_here(graph: Graph, adjacency: Adjacency, pair: Pair) -> int | None:
-    places = []
-    for entity, key in (pair.one, pair.other):
-        names = graph.node_type(entity).key
-        node = row_of(graph.nodes(entity, names), names, key)
-        if node is None:
-            return None
-        places.append((entity, node))
-    return _length(adjacency, places[0], places[1])
 
 
 def _length(adjacency: Adjacency, one: tuple[str, int], other: tuple[str, int]) -> int | None:

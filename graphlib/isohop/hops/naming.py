@@ -71,7 +71,9 @@ def _with_roles(schema: SchemaFile, name: str, columns: Columns) -> Table:
 
 def _role(reference: Reference, key: tuple[str, ...]) -> str:
     """What a referring column says beyond the name of its target: "" for ``customer_id``."""
-    column = reference.columns[0] if len(reference.columns) == 1 else "_".join(reference.columns)
+    if len(reference.columns) > 1:
+        return ""
+    column = reference.columns[0]
     for ending in (key[0] if len(key) == 1 else "", reference.table, reference.table.rstrip("s")):
         for whole in (ending, f"{ending}_id", f"{ending}id"):
             if ending and column.lower().endswith(whole.lower()):
@@ -181,7 +183,9 @@ def _prefixed(schema: SchemaFile, row: UniversalRow, index: int) -> SchemaFile |
         return None
     reference = held[at]
     taken = {r.prefix for r in held} | {reference.prefix}
-    stem = _role(reference, visit.key) or _clean(_ENDING.sub("", reference.columns[0]))
+    stem = _role(reference, visit.key)
+    if not stem and len(reference.columns) == 1:
+        stem = _clean(_ENDING.sub("", reference.columns[0]))
     stem = stem or _clean(reference.table)
     held[at] = reference.model_copy(update={"prefix": _free(stem, taken)})
     return _replaced(schema, {name: table.model_copy(update={"references": tuple(held)})})

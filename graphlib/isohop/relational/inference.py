@@ -31,6 +31,8 @@ LEAST_SUPPORT = 20
 """Distinct values that a text needs for a reference that no name suggests."""
 _INCLUDED = {4: 0.5, 3: 0.5, 2: 0.9, 1: 1.0, 0: 0.99}
 """The least share of distinct values that the target must have, by likeness of names."""
+INCLUDED_TOGETHER = 0.95
+"""The same for several columns, whose names say little of which table is meant."""
 _NUMBERED = re.compile(r"^(?P<stem>.*?[^\W\d_])[_-]?(?:p|part|shard|y)?[_-]?\d+(?:[_-]\d+)*$", re.I)
 
 
@@ -242,7 +244,9 @@ def _find_references(tables: Mapping[str, CleanTable], found: Physical) -> None:
             )
             why = f"{share:.1%} of {values:,} values are keys of {candidate.target}; {named}"
             better = (candidate.likeness, share)
-            if share < _INCLUDED[candidate.likeness] or not values - missing:
+            alone = len(candidate.columns) == 1
+            least = _INCLUDED[candidate.likeness] if alone else INCLUDED_TOGETHER
+            if share < least or not values - missing:
                 found.note("reference", where, place, False, why)
             elif best.get(candidate.columns, (-1, 0.0)) >= better:
                 found.note("reference", where, place, False, f"{why}; another table fits better")
@@ -284,7 +288,9 @@ def _reference_candidates(table: str, found: Physical) -> Iterator[_Candidate]:
             continue
         # Of two tables with one key, one is a part of the other: the latter by name.
         apart = set(theirs) != set(key or ()) or table > target
-        held = apart and set(theirs) <= set(columns)
+        # Where a row's own key is among them, the other table holds several rows of each.
+        smaller = bool(key) and set(key or ()) < set(theirs)
+        held = apart and not smaller and set(theirs) <= set(columns)
         if held and all(_fits(columns[c], found.profiles[target].columns[c]) for c in theirs):
             yield _Candidate(theirs, target, 3)
 

@@ -24,9 +24,11 @@ class RenameTable:
 
     def __call__(self, database: Database) -> Database:
         relation = database.relation(self.table)
-        require_new(database, self.name)
+        if self.name != self.table or self.name in database.relations:
+            require_new(database, self.name)
         (before,) = database.parts(self.table)
-        table = database.declared(self.table).model_copy(update={"parts": (self.name,)})
+        parts = () if self.name == self.table else (self.name,)
+        table = database.declared(self.table).model_copy(update={"parts": parts})
         return database.changed({self.table: table}, {before: None, self.name: relation})
 
     def inverse(self, before: Database) -> Rewrite | None:

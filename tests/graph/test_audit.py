@@ -1,0 +1,71 @@
+"""The audit: it finds nothing where there is nothing, and the smallest cause where there is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from isohop.cli import app
+from isohop.graph.audit import audit
+from isohop.relational.refactor import RenameColumn
+
+ROOT = Path(__file__).parents[2]
+SHOP = ROOT / "schemas" / "shop" / "chain.yaml"
+ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
+
+
+@pytest.mark.parametrize("mapping", [True, False])
+def test_no_rewrite_of_the_shop_changes_its_graph(mapping):
+    found = audit(SHOP, rewrites=8, seed=3, mapping=mapping)
+    assert found.failure is None
+    assert found.equal == len(found.trials) == 8
+    assert sum(found.applied.values()) >= 8
+    for trial in found.trials:
+        assert trial.hops == found.original.hops
+    assert any(len(found.moved(index)) > 1 for index in range(len(found.pairs)))
+
+
+def test_the_audit_runs_on_spark(request):
+    pytest.importorskip("pyspark")
+    found = audit(SHOP, rewrites=1, seed=4, engine="spark")
+    assert found.equal == 1
+
+
+test_the_audit_runs_on_spark = pytest.mark.spark(test_the_audit_runs_on_spark)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("mapping", [True, False])
+def test_no_rewrite_of_a_real_database_changes_its_graph(mapping):
+    found = audit(ROOT / "schemas" / "sakila.yaml", rewrites=3, seed=5, mapping=mapping)
+    assert found.failure is None, (found.failure, found.error)
+    assert found.equal == 3
+
+
+def test_a_rewrite_that_loses_facts_is_found_and_shrunk(monkeypatch):
+    """Renaming is made to lose the values of the column it renames."""
+    rename = RenameColumn.__call__
+
+    def losing(self, database):
+        from pyspark.sql import functions as F
+
+        after = rename(self, database)
+        part = after.parts(self.table)[0]
+        relation = after.relations[part]
+        if self.column in (database.tables[self.table].key or ()):
+            return after
+        internal = relation.columns[self.name]
+        type_ = dict(relation.frame.dtypes)[internal]
+        frame = relation.frame.withColumn(internal, F.lit(None).cast(type_))
+        return after.changed({}, {part: replace(relation, frame=frame)})
+
+    monkeypatch.setattr(RenameColumn, "__call__", losing)
+    result = CliRunner().invoke(app, ["audit", str(SHOP), "--rewrites", "30", "--seed", "1"])
+    assert result.exit_code == 1
+    told = result.stderr.strip().splitlines()
+    (cause,) = [line for line in told if line.startswith("  ")][-1:]
+    assert cause.startswith("  RenameColumn(")
+    assert sum(line.startswith("  Re") for line in told) == 1
