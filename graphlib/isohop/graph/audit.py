@@ -13,7 +13,6 @@ and of each rewritten database, and `infer` has to find the rest.
 from __future__ import annotations
 
 import random
-import re
 import shutil
 import tempfile
 from collections import Counter
@@ -35,6 +34,7 @@ from isohop.graph.infer import infer_in
 from isohop.hops.proposals import propose, require_recognisable, says_the_same
 from isohop.hops.schema_file import SchemaFile
 from isohop.relational.ledger import Ledger
+from isohop.relational.naming import stem_of_part
 from isohop.relational.refactor import Database, NotLossless, Relation, Rewrite
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class Auditor:
             return (declared.key or (entity,))[0]
         parts = database.parts(declared.table)
         # Where a home lies in parts, `infer` has to find that they are one.
-        return parts[0] if len(parts) == 1 else re.sub(r"_\d+$", "", parts[0])
+        return parts[0] if len(parts) == 1 else stem_of_part(parts[0]) or parts[0]
 
     def _inferred(self, database: Database, folder: Path) -> Path:
         """The schema file that `infer` writes, told no more than a database would tell."""

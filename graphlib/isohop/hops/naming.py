@@ -74,9 +74,10 @@ def _role(reference: Reference, key: tuple[str, ...]) -> str:
     if len(reference.columns) > 1:
         return ""
     column = reference.columns[0]
-    for ending in (key[0] if len(key) == 1 else "", reference.table, reference.table.rstrip("s")):
-        for whole in (ending, f"{ending}_id", f"{ending}id"):
-            if ending and column.lower().endswith(whole.lower()):
+    own = key[0] if len(key) == 1 and len(key[0]) > 3 else reference.table
+    for ending in (own, reference.table, reference.table.rstrip("s")):
+        for whole in (f"{ending}_id", f"{ending}id", ending):
+            if column.lower().endswith(whole.lower()):
                 return _clean(column[: len(column) - len(whole)])
     return _clean(_ENDING.sub("", column))
 
@@ -152,11 +153,10 @@ def _apart(schema: SchemaFile, row: UniversalRow, clash: _Clash) -> SchemaFile:
     shared = 0
     while shared < min(len(one), len(other)) and one[shared] == other[shared]:
         shared += 1
-    for path in (other[shared:], one[shared:]):
-        if path:
-            changed = _prefixed(schema, row, path[0])
-            if changed is not None:
-                return changed
+    for visit in (*other[shared:], *one[shared:]):
+        changed = _prefixed(schema, row, visit)
+        if changed is not None:
+            return changed
     return _renamed(schema, row, clash.second[1], {name.lower() for name in row.names.values()})
 
 
@@ -182,7 +182,8 @@ def _prefixed(schema: SchemaFile, row: UniversalRow, index: int) -> SchemaFile |
     if at is None or visit.optional:
         return None
     reference = held[at]
-    taken = {r.prefix for r in held} | {reference.prefix}
+    # Prefixes of all tables: another one may lead to the same names.
+    taken = {r.prefix for t in schema.tables.values() for r in t.references or ()}
     stem = _role(reference, visit.key)
     if not stem and len(reference.columns) == 1:
         stem = _clean(_ENDING.sub("", reference.columns[0]))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import pyarrow as pa
 
 from isohop.hops.plan import make_plan
 from isohop.hops.schema_file import SchemaFile
+from isohop.relational.inference import surrogate
 from isohop.relational.integrity import CleanTable
 from isohop.relational.profile import profile
 from isohop.relational.refactor import (
@@ -38,6 +40,7 @@ from isohop.relational.refactor import (
     VerticalSplit,
 )
 
+_LETTERS = "abcefgijklnorstuvxz"  # without those that stand for parts and spans of time
 Proposal = Callable[[Database, random.Random], Rewrite | None]
 
 
@@ -79,7 +82,7 @@ def require_recognisable(database: Database, rewrite: Rewrite, after: Database) 
         type_ = types.get(dict(relation.frame.dtypes)[relation.columns[key]], pa.null())
         names = {key: relation.columns[key]}
         column = profile(CleanTable(table, relation.frame, names, {key: type_}, 0)).columns[key]
-        if column.opaque or column.counts():
+        if surrogate(column)[0]:
             raise NotLossless(f"{key} of '{table}' would be taken for a surrogate key")
 
 
@@ -130,9 +133,10 @@ def _some(units: Sequence[tuple[str, ...]], draw: random.Random, most: int) -> t
 
 
 def _fresh(database: Database, stem: str) -> str:
+    """A name that is free. No number is in it: that would make it look like a part of a table."""
     taken = {name.lower() for name in [*database.tables, *database.relations]}
-    numbers = range(1, len(taken) + 2)
-    return next(f"{stem}_{n}" for n in numbers if f"{stem}_{n}".lower() not in taken)
+    letters = ("".join(pair) for pair in product(("", *_LETTERS), _LETTERS))
+    return next(f"{stem}_{n}" for n in letters if f"{stem}_{n}".lower() not in taken)
 
 
 def _split(database: Database, draw: random.Random) -> Rewrite | None:

@@ -1,375 +1,568 @@
-"""Inference of the physical side: keys, references, surrogate keys, parts of one table.
+"""The physical side of a database, found in its data: parts, keys, references, surrogate keys.
 
-What is declared is taken as it is; inference fills what is missing. It looks at values, and at
-names where values alone would be chance: that integers of one column are among those of another
-means nothing. No rule looks at the order of rows or columns, or at how rows lie in files.
+What is declared is taken as it is; only what is missing is looked for, and each finding carries its
+evidence. Names propose and values decide: no reference rests on integers that happen to lie in each
+other's range. Thresholds look at values alone, so files, rows and columns may come in any order.
 
-Cost: one pass a table for its profile; for each table without a key at most `KEY_TESTS` exact
-counts; one semi-join of distinct values for each reference that names, types and ranges suggest.
+Cost: two passes a table (`isohop.relational.profile`), ``TESTS`` more at most where only several
+columns can be the key, and one join a referred table for all columns that may refer to it.
 """
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import combinations, islice
-from typing import Literal
+from itertools import combinations
+from math import prod
+from typing import TYPE_CHECKING, Literal
 
-from isohop.engines.frames import all_given, equal, renamed
+import pyarrow as pa
+
+from isohop.engines.frames import all_given, equal
+from isohop.relational import naming
 from isohop.relational.database import Reference, Table, type_family
 from isohop.relational.integrity import CleanTable
-from isohop.relational.naming_evidence import GENERIC, core, likeness, stem, words
-from isohop.relational.profile import ColumnProfile, TableProfile, profile
+from isohop.relational.profile import ColumnProfile, TableProfile, is_text, profile
+from isohop.relational.uniting import unite
 
-What = Literal["key", "reference", "surrogate", "parts"]
-KEY_TESTS = 12
-LONGEST_KEY = 64.0
-LEAST_SUPPORT = 20
-"""Distinct values that a text needs for a reference that no name suggests."""
-_INCLUDED = {4: 0.5, 3: 0.5, 2: 0.9, 1: 1.0, 0: 0.99}
-"""The least share of distinct values that the target must have, by likeness of names."""
-INCLUDED_TOGETHER = 0.95
-"""The same for several columns, whose names say little of which table is meant."""
-_NUMBERED = re.compile(r"^(?P<stem>.*?[^\W\d_])[_-]?(?:p|part|shard|y)?[_-]?\d+(?:[_-]\d+)*$", re.I)
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+SUPPORT = 20
+"""So many rows, or distinct values, make it unlikely that something holds by accident."""
+OVERLAP = {
+    naming.CERTAIN: 0.5,
+    naming.NAMED: 0.5,
+    naming.ROLE: 0.5,
+    naming.LOOSE: 0.8,
+    naming.GUESS: 0.95,
+    0: 0.95,
+}
+"""The share of distinct values that must be keys, by how well the name fits; 0: no name does."""
+TARGETS = 4
+"""So many tables at most are tested for one column: those whose names fit best."""
+TESTS = 8
+"""So many composite keys at most are tested for one table, of up to four columns each."""
+
+_SEQUENCE = naming.wordset(
+    "seq sequence line position pos item number num no rank index idx version ordinal step round "
+    "lap stop inning year season month day week hour date level part chapter order slot"
+)
+_CALLED = naming.wordset("name title label code symbol abbreviation abbr short slug isbn email")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One finding: adopted or not, and why. ``place``: the line of the schema file it is about."""
+    """Why something was adopted, or was not: ``where`` is "orders.customer_id -> customer".
 
-    what: What
+    ``place``: the keys under which the schema file says it.
+    """
+
+    what: Literal["key", "reference", "surrogate", "union"]
     where: str
     place: tuple[str, ...]
     adopted: bool
     why: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Physical:
-    """The physical side with all that was found; ``parts``: united name -> its tables."""
+    """The physical side. ``parts``: united table -> its parts; all else is by united names."""
 
-    tables: dict[str, Table] = field(default_factory=dict)
-    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    profiles: dict[str, TableProfile] = field(default_factory=dict)
-    evidence: list[Evidence] = field(default_factory=list)
+    tables: dict[str, Table]
+    parts: dict[str, tuple[str, ...]]
+    profiles: dict[str, TableProfile]
+    evidence: list[Evidence]
 
-    def note(self, what: What, where: str, place: tuple[str, ...], adopted: bool, why: str) -> None:
-        self.evidence.append(Evidence(what, where, place, adopted, why))
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A reference that may be. ``fit``: how well the name fits, 0 when the values alone speak."""
+
+    table: str
+    columns: tuple[str, ...]
+    target: str
+    fit: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.table}.{', '.join(self.columns)} -> {self.target}"
 
 
 def infer_physical(
     tables: Mapping[str, CleanTable], declared: Mapping[str, Table], needed: Collection[str] = ()
 ) -> Physical:
-    """Find what ``declared`` does not say of ``tables`` (same names).
+    """Find what ``declared`` (by table; tables may be missing) does not say about ``tables``.
 
-    A database that declares keys is taken at its word, so a table without one stays without,
-    unless it is ``needed``; one that declares references has no others.
+    A database that declares keys is taken at its word, so a table without one stays without, unless
+    it is ``needed``; and one that declares references has no others.
     """
-    found = Physical()
-    united = _unite(tables, declared, found)
-    for name, table in united.items():
-        found.profiles[name] = profile(table)
-    declares = any(table.key for table in found.tables.values())
-    for name in united:
-        if not declares or name in needed:
-            found.tables[name] = _with_key(united[name], found.tables[name], found)
-    if not any(table.references for table in found.tables.values()):
-        _find_references(united, found)
-    for name, known in found.tables.items():
-        update = {
-            "references": known.references or (),
-            "surrogate": _surrogate(name, known, found),
-        }
-        found.tables[name] = known.model_copy(update=update)
-    return found
-
-
-def _unite(
-    tables: Mapping[str, CleanTable], declared: Mapping[str, Table], found: Physical
-) -> dict[str, CleanTable]:
-    """Tables with the same columns whose names differ in a number are parts of one."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(tables):
-        numbered = _NUMBERED.match(name)
-        groups[numbered["stem"].rstrip("_-") if numbered else name].append(name)
-    whole: dict[str, str] = {}
-    united: dict[str, CleanTable] = {}
-    for whole_name, names in sorted(groups.items()):
-        if len(names) > 1 and _are_parts(whole_name, names, tables, declared, found):
-            frames = [tables[name].frame for name in names]
-            first = tables[names[0]]
-            rows = sum(tables[name].rows for name in names)
-            united[whole_name] = CleanTable(
-                whole_name,
-                reduce(lambda a, b: a.unionByName(b), frames),
-                first.names,
-                first.types,
-                rows,
-            )
-            found.parts[whole_name] = tuple(names)
-            found.tables[whole_name] = declared[names[0]]
-            whole |= dict.fromkeys(names, whole_name)
-            continue
-        for name in names:
-            united[name], found.tables[name] = tables[name], declared[name]
-    for name, table in found.tables.items():
-        references = [
-            r.model_copy(update={"table": whole.get(r.table, r.table)})
-            for r in table.references or ()
-        ]
-        found.tables[name] = table.model_copy(update={"references": tuple(references)})
-    return dict(sorted(united.items()))
-
-
-def _are_parts(
-    whole: str,
-    names: list[str],
-    tables: Mapping[str, CleanTable],
-    declared: Mapping[str, Table],
-    found: Physical,
-) -> bool:
-    where, place = f"{whole}: {', '.join(names)}", ("tables", whole, "parts")
-
-    def alike(name: str) -> tuple[object, ...]:
-        table = declared[name]
-        references = {(r.columns, r.table) for r in table.references or ()}
-        return dict(tables[name].types), table.key, references, table.columns
-
-    if any(alike(name) != alike(names[0]) for name in names[1:]):
-        why = "names differ in a number alone, but columns, keys or references do as well"
-        found.note("parts", where, place, False, why)
-        return False
-    key = declared[names[0]].key
-    if key:
-        keys = [tables[n].frame.select(*(tables[n].names[c] for c in key)) for n in names]
-        together = reduce(lambda a, b: a.unionByName(b), keys)
-        if together.distinct().count() != sum(tables[n].rows for n in names):
-            found.note("parts", where, place, False, "rows of several have the same key")
-            return False
-    why = "the same columns, keys and references, no key twice, names that differ in a number"
-    found.note("parts", where, place, True, why)
-    return True
-
-
-def _with_key(table: CleanTable, declared: Table, found: Physical) -> Table:
-    if declared.key or not table.rows:
-        return declared
-    columns = found.profiles[table.name].columns
-    for names in islice(_key_candidates(table.name, columns), KEY_TESTS):
-        internal = [table.names[name] for name in names]
-        distinct = table.frame.select(*internal).distinct().count()
-        where = f"{table.name}.{', '.join(names)}"
-        if distinct == table.rows:
-            why = f"found: {distinct:,} values in {table.rows:,} rows, none NULL"
-            found.note("key", where, ("tables", table.name, "key"), True, why)
-            return declared.model_copy(update={"key": names})
-        why = f"{distinct:,} values in {table.rows:,} rows"
-        found.note("key", where, ("tables", table.name, "key"), False, why)
-    return declared
-
-
-def _key_candidates(table: str, columns: Mapping[str, ColumnProfile]) -> Iterator[tuple[str, ...]]:
-    """Columns, then pairs and triples of them, likeliest first."""
-
-    def fit(column: ColumnProfile) -> bool:
-        short = column.is_text and column.length <= LONGEST_KEY
-        return column.nulls == 0 and (short or type_family(column.type) in ("integer", "string"))
-
-    able = {
-        name: c
-        for name, c in columns.items()
-        if fit(c) and (not c.is_text or c.length <= LONGEST_KEY)
-    }
-
-    def rank(name: str) -> tuple[int, int, str]:
-        inner, ended = core(name)
-        held = words(name)
-        own = inner == stem(table) or "".join(held) in GENERIC - {"name", "index", "number"}
-        return (
-            0 if own else 1 if ended else 2,
-            0 if able[name].whole or able[name].opaque else 1,
-            name,
-        )
-
-    order = sorted(able, key=rank)
-    yield from ((name,) for name in order if able[name].distinct >= 0.9 * able[name].rows)
-    parts = [name for name in order if rank(name)[0] < 2]
-    parts += [
-        name
-        for name, column in sorted(columns.items())
-        if column.nulls == 0 and type_family(column.type) in ("date32[day]", "timestamp")
+    united = unite(tables, declared)
+    search = _Search(united.tables, united.declared, united.profiles)
+    if any(table.key for table in united.declared.values()):
+        search.with_keys = set(needed)
+    if any(table.references for table in united.declared.values()):
+        search.with_references = False
+    search.evidence += [
+        Evidence("union", where, ("tables", stem, "parts"), adopted, why)
+        for stem, where, adopted, why in united.evidence
     ]
-    parts += [name for name in order if rank(name)[0] == 2 and able[name].length <= 16]
-    parts = [name for name in parts if columns[name].distinct > 1][:6]
-    rows = max((column.rows for column in columns.values()), default=0)
-    for width in (2, 3):
-        for names in combinations(parts, width):
-            product = 1
-            for name in names:
-                product *= columns[name].distinct
-            if product >= 0.9 * rows:
-                yield names
+    search.find_keys()
+    search.find_references()
+    search.find_composite_keys()
+    search.find_composite_references()
+    return Physical(search.result(), united.parts, search.profiles, search.evidence)
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    columns: tuple[str, ...]
-    target: str
-    likeness: int
+@dataclass
+class _Search:
+    tables: Mapping[str, CleanTable]
+    declared: Mapping[str, Table]
+    profiles: dict[str, TableProfile]
+    keys: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+    references: dict[str, list[Reference]] = field(default_factory=dict)
+    evidence: list[Evidence] = field(default_factory=list)
+    with_keys: Set[str] | None = None
+    """Tables whose key may be looked for; None: all."""
+    with_references: bool = True
 
+    def __post_init__(self) -> None:
+        for name in sorted(self.tables):
+            if name not in self.profiles:
+                self.profiles[name] = profile(self.tables[name])
+            self.keys[name] = self._declared(name).key or None
+            self.references[name] = list(self._declared(name).references or ())
 
-def _find_references(tables: Mapping[str, CleanTable], found: Physical) -> None:
-    for name in tables:
-        chosen: dict[tuple[str, ...], Reference] = {}
-        best: dict[tuple[str, ...], tuple[int, float]] = {}
-        for candidate in _reference_candidates(name, found):
-            key = found.tables[candidate.target].key or ()
-            values, missing = _inclusion(
-                tables[name], candidate.columns, tables[candidate.target], key
-            )
-            if not values:
-                continue
-            share = 1 - missing / values
-            where = f"{name}.{', '.join(candidate.columns)} → {candidate.target}"
-            place = ("tables", name, "references", ", ".join(candidate.columns))
-            named = (
-                "the name fits"
-                if candidate.likeness > 1
-                else "the name is near"
-                if candidate.likeness
-                else "no name says so"
-            )
-            why = f"{share:.1%} of {values:,} values are keys of {candidate.target}; {named}"
-            better = (candidate.likeness, share)
-            alone = len(candidate.columns) == 1
-            least = _INCLUDED[candidate.likeness] if alone else INCLUDED_TOGETHER
-            if share < least or not values - missing:
-                found.note("reference", where, place, False, why)
-            elif best.get(candidate.columns, (-1, 0.0)) >= better:
-                found.note("reference", where, place, False, f"{why}; another table fits better")
-            else:
-                best[candidate.columns] = better
-                chosen[candidate.columns] = Reference(
-                    columns=candidate.columns, table=candidate.target
-                )
-                found.note("reference", where, place, True, f"found: {why}")
-        references = tuple(chosen[columns] for columns in sorted(chosen))
-        found.tables[name] = found.tables[name].model_copy(update={"references": references})
-
-
-def _reference_candidates(table: str, found: Physical) -> Iterator[_Candidate]:
-    """What names, types and ranges suggest, the likeliest first for each column."""
-    columns = found.profiles[table].columns
-    key = found.tables[table].key
-    for name, column in columns.items():
-        if column.nulls == column.rows:
-            continue
-        ranked = sorted(
-            (
-                (-like, target)
-                for target in found.tables
-                if (like := _suggested(table, column, target, found)) is not None
-                and not (key == (name,) and target == table)
-            ),
+    def find_keys(self) -> None:
+        """Single keys, of the columns whose values all differ."""
+        names = naming.TableNames(dict.fromkeys(self.tables))
+        called = Counter(
+            naming.words(column) for table in self.profiles.values() for column in table.columns
         )
-        named = [(like, target) for like, target in ranked if like < 0]
-        # A key that is named after its own table is an identity, not a reference.
-        if key == (name,) and core(name)[0] == stem(table):
-            named = []
-        unnamed = [pair for pair in ranked if pair[0] == 0 and key != (name,)]
-        for like, target in named or (unnamed if len(unnamed) == 1 else []):
-            yield _Candidate((name,), target, -like)
-    for target, other in found.tables.items():
-        theirs = other.key or ()
-        if len(theirs) < 2 or target == table:
-            continue
-        # Of two tables with one key, one is a part of the other: the latter by name.
-        apart = set(theirs) != set(key or ()) or table > target
-        # Where a row's own key is among them, the other table holds several rows of each.
-        smaller = bool(key) and set(key or ()) < set(theirs)
-        held = apart and not smaller and set(theirs) <= set(columns)
-        if held and all(_fits(columns[c], found.profiles[target].columns[c]) for c in theirs):
-            yield _Candidate(theirs, target, 3)
+        shared = {column for column, count in called.items() if count > 1}
+        for name in sorted(self.tables):
+            if self._without_key(name):
+                found = single_key(self.profiles[name], names, shared)
+                if found is not None:
+                    column, why = found
+                    self.keys[name] = (column,)
+                    self.evidence.append(self._key(name, (column,), True, why))
 
+    def find_references(self) -> None:
+        """References of one column to keys of one column."""
+        singles = {name: _only(key) for name, key in self.keys.items()}
+        names = naming.TableNames(singles)
+        candidates: dict[tuple[str, str], list[_Candidate]] = {}
+        for name in sorted(self.tables):
+            if self._without_references(name):
+                for column in self.profiles[name].columns.values():
+                    found = self._candidates(name, column, names, singles)
+                    if found:
+                        candidates[name, column.name] = found
+        measured = self._measure([one for found in candidates.values() for one in found])
+        for (name, _), found in sorted(candidates.items()):
+            self._choose(name, found, measured)
 
-def _fits(column: ColumnProfile, key: ColumnProfile) -> bool:
-    return type_family(column.type) == type_family(key.type)
+    def find_composite_keys(self) -> None:
+        """The smallest set of columns that identifies a row, for tables without a key."""
+        for name in sorted(self.tables):
+            if not self._without_key(name) or self.profiles[name].rows < 2:
+                continue
+            clean, rows = self.tables[name], self.profiles[name].rows
+            for columns in self._key_sets(name):
+                chosen = clean.frame.select(*(clean.names[column] for column in columns))
+                distinct = chosen.distinct().count()
+                if distinct == rows:
+                    self.keys[name] = columns
+                    why = f"no two of {rows} rows have the same values, and no single column does"
+                    self.evidence.append(self._key(name, columns, True, why))
+                    break
+                why = f"{distinct} distinct values in {rows} rows"
+                self.evidence.append(self._key(name, columns, False, why))
 
+    def find_composite_references(self) -> None:
+        """References of several columns, named like the key that they refer to."""
+        composite = {n: key for n, key in self.keys.items() if key is not None and len(key) > 1}
+        candidates: dict[str, list[_Candidate]] = {}
+        for name in sorted(self.tables):
+            if not self._without_references(name):
+                continue
+            for target, key in sorted(composite.items()):
+                if target == name or self._refers_back(target, name, key):
+                    continue
+                if set(self.keys[name] or ()) == set(key) and target > name:
+                    continue
+                columns = self._named_like(name, target, key)
+                if columns is not None:
+                    one = _Candidate(name, columns, target, naming.NAMED)
+                    candidates.setdefault(name, []).append(one)
+        for found in candidates.values():
+            found[:] = found[:TARGETS]
+        measured = self._measure([one for found in candidates.values() for one in found])
+        for name, found in sorted(candidates.items()):
+            for one in found:
+                self._choose(name, [one], measured)
 
-def _suggested(table: str, column: ColumnProfile, target: str, found: Physical) -> int | None:
-    """Likeness of names where a column may refer to a table; None where it may not."""
-    key = found.tables[target].key
-    if key is None or len(key) != 1:
-        return None
-    theirs = found.profiles[target].columns[key[0]]
-    if not _fits(column, theirs) or not theirs.rows:
-        return None
-    like = likeness(column.name, table, target, key[0])
-    if like:
-        return like
-    coded = column.is_text and column.length <= LONGEST_KEY and not column.whole
-    alike = 0.5 * theirs.length <= column.length <= 2 * theirs.length
-    enough = column.distinct >= LEAST_SUPPORT and column.distinct <= 1.1 * theirs.distinct
-    return 0 if coded and alike and enough and table != target else None
+    def result(self) -> dict[str, Table]:
+        """The tables with all that was found, surrogate keys among it."""
+        found = {}
+        for name in sorted(self.tables):
+            declared, key = self._declared(name), self.keys[name]
+            is_surrogate = declared.surrogate
+            column = _only(key)
+            if column is not None and "surrogate" not in declared.model_fields_set:
+                is_surrogate, why = surrogate(self.profiles[name].columns[column])
+                if any(r.columns == key and r.table != name for r in self.references[name]):
+                    is_surrogate, why = False, "it refers to another table"
+                place = ("tables", name, "surrogate")
+                where = f"{name}.{column}"
+                self.evidence.append(Evidence("surrogate", where, place, is_surrogate, why))
+            found[name] = declared.model_copy(
+                update={
+                    "key": key,
+                    "surrogate": is_surrogate,
+                    "references": tuple(self.references[name]),
+                }
+            )
+        return found
 
+    @staticmethod
+    def _key(name: str, columns: Sequence[str], adopted: bool, why: str) -> Evidence:
+        where = f"{name}.{', '.join(columns)}"
+        return Evidence("key", where, ("tables", name, "key"), adopted, why)
 
-def _inclusion(
-    table: CleanTable, columns: tuple[str, ...], target: CleanTable, key: tuple[str, ...]
-) -> tuple[int, int]:
-    """(distinct values, those that the target lacks)."""
-    from pyspark.sql import functions as F
+    def _without_key(self, name: str) -> bool:
+        return not self.keys[name] and (self.with_keys is None or name in self.with_keys)
 
-    ours = [table.names[column] for column in columns]
-    values = table.frame.where(all_given(ours)).select(
-        *(renamed(c, f"f{i}") for i, c in enumerate(ours))
-    )
-    keys = target.frame.select(*(renamed(target.names[c], f"k{i}") for i, c in enumerate(key)))
-    known = keys.distinct().withColumn("known", F.lit(1))
-    met = equal([f"f{i}" for i in range(len(ours))], [f"k{i}" for i in range(len(key))])
-    joined = values.distinct().join(known, met, "left")
-    count, matched = joined.agg(F.count(F.lit(1)), F.count("known")).collect()[0]
-    return count, count - matched
+    def _without_references(self, name: str) -> bool:
+        return self.with_references and not self._declared(name).references
 
+    def _declared(self, name: str) -> Table:
+        return self.declared.get(name, Table())
 
-def _surrogate(name: str, table: Table, found: Physical) -> bool:
-    if table.surrogate:
+    def _candidates(
+        self,
+        name: str,
+        column: ColumnProfile,
+        names: naming.TableNames,
+        singles: Mapping[str, str | None],
+    ) -> list[_Candidate]:
+        """The tables that a column may refer to, best first."""
+        if not column.given or pa.types.is_floating(column.type) or pa.types.is_nested(column.type):
+            return []
+        fits = names.candidates(name, column.name, column.integers)
+        is_key = singles[name] == column.name
+        if is_key and names.names_table(column.name, name):
+            return []
+        found = []
+        for target, fit in sorted(fits.items()):
+            key = singles[target]
+            if key is None or (target == name and is_key):
+                continue
+            held = self.profiles[target].columns[key]
+            if is_key and not names.names_table(column.name, target):
+                # Two tables of one key: the smaller one refers to the larger.
+                ours, theirs = self.profiles[name].rows, self.profiles[target].rows
+                if (ours, target) > (theirs, name):
+                    continue
+                if column.integers and not names.related(column.name, target):
+                    continue
+            if self._comparable(column, held):
+                found.append(_Candidate(name, (column.name,), target, fit))
+        found.sort(key=lambda one: (-one.fit, one.target))
+        if not found and not fits and is_text(column.type):
+            found = self._by_values(name, column, singles)
+        return found[:TARGETS]
+
+    def _by_values(
+        self, name: str, column: ColumnProfile, singles: Mapping[str, str | None]
+    ) -> list[_Candidate]:
+        """Tables whose keys look like these texts."""
+        if not (column.opaque or (column.code and not column.integers)):
+            return []
+        if column.distinct < SUPPORT * 0.8:
+            return []
+        near = []
+        for target, key in sorted(singles.items()):
+            if key is None or target == name:
+                continue
+            held = self.profiles[target].columns[key]
+            if not is_text(held.type) or column.opaque != held.opaque or not held.code:
+                continue
+            if held.integers or column.distinct > 1.25 * held.distinct:
+                continue
+            if singles[name] == column.name and not (column.opaque and held.rows > column.rows):
+                continue
+            apart = abs(column.mean_length - held.mean_length)
+            if apart <= 0.2 * held.mean_length:
+                near.append((apart, target))
+        return [_Candidate(name, (column.name,), target, 0) for _, target in sorted(near)[:TARGETS]]
+
+    def _comparable(self, ours: ColumnProfile, theirs: ColumnProfile) -> bool:
+        if type_family(ours.type) != type_family(theirs.type) or not theirs.given:
+            return False
+        if ours.minimum is None or ours.maximum is None:
+            return True
+        if theirs.minimum is None or theirs.maximum is None:
+            return True
+        return ours.minimum <= theirs.maximum and theirs.minimum <= ours.maximum
+
+    def _measure(self, candidates: Sequence[_Candidate]) -> dict[_Candidate, tuple[int, int]]:
+        """Distinct values of each candidate, and how many of them are keys of its target.
+
+        One join a target, for all that may refer to it.
+        """
+        from pyspark.sql import functions as F
+
+        by_target: dict[str, list[_Candidate]] = {}
+        for one in candidates:
+            by_target.setdefault(one.target, []).append(one)
+        measured: dict[_Candidate, tuple[int, int]] = {}
+        for target, group in sorted(by_target.items()):
+            key = self.keys[target] or ()
+            held = self._values(target, key, "k").distinct().withColumn("known", F.lit(1))
+            asked: DataFrame = reduce(
+                lambda one, other: one.unionByName(other),
+                (
+                    self._values(one.table, one.columns, "v")
+                    .distinct()
+                    .withColumn("candidate", F.lit(number))
+                    for number, one in enumerate(group)
+                ),
+            )
+            on = equal([f"v{i}" for i in range(len(key))], [f"k{i}" for i in range(len(key))])
+            counted = asked.join(held, on, "left").groupBy("candidate")
+            rows = counted.agg(F.count(F.lit(1)), F.count("known")).collect()
+            measured |= dict.fromkeys(group, (0, 0))
+            measured |= {group[number]: (distinct, known) for number, distinct, known in rows}
+        return measured
+
+    def _values(self, name: str, columns: Sequence[str], prefix: str) -> DataFrame:
+        """These columns' values where none is NULL, with types that compare."""
+        from pyspark.sql import functions as F
+
+        clean = self.tables[name]
+        chosen: list[Column] = []
+        for index, column in enumerate(columns):
+            value, type_ = F.col(clean.names[column]), clean.types[column]
+            if pa.types.is_integer(type_):
+                value = value.cast("long")
+            chosen.append(value.alias(f"{prefix}{index}"))
+        given = clean.frame.where(all_given([clean.names[column] for column in columns]))
+        return given.select(*chosen)
+
+    def _choose(
+        self,
+        name: str,
+        found: Sequence[_Candidate],
+        measured: Mapping[_Candidate, tuple[int, int]],
+    ) -> None:
+        """Adopt at most one of the candidates of one column, and say why."""
+        good = [one for one in found if self._holds(one, *measured[one])]
+        good.sort(key=lambda one: (-one.fit, -measured[one][1], one.target))
+        if good and good[0].fit == 0 and len(good) > 1:
+            good = []
+        for one in found:
+            distinct, known = measured[one]
+            why = f"{known} of {distinct} distinct values are keys of {one.target}"
+            why += f", {_FITS[one.fit]}"
+            adopted = bool(good) and one == good[0]
+            if adopted:
+                reference = Reference(columns=one.columns, table=one.target)
+                self.references[name].append(reference)
+                if known < distinct:
+                    why += f"; {distinct - known} are orphans"
+            elif good:
+                why += f"; {good[0].target} fits better"
+            else:
+                why += "; too little"
+            place = ("tables", name, "references", ", ".join(one.columns))
+            self.evidence.append(Evidence("reference", one.where, place, adopted, why))
+
+    def _holds(self, one: _Candidate, distinct: int, known: int) -> bool:
+        if not known or known < OVERLAP[one.fit] * distinct:
+            return False
+        if one.fit == 0:
+            return distinct >= SUPPORT
+        if len(one.columns) > 1:
+            # Two tables that connect the same things have keys alike without referring.
+            key = set(self.keys[one.target] or ())
+            refers = {r.columns[0] for r in self.references[one.target] if len(r.columns) == 1}
+            alike = key <= refers
+            share = 0.99 if alike else 0.95
+            return known >= share * distinct and (distinct >= SUPPORT or not alike)
         return True
-    key = table.key or ()
-    referring = {c for r in table.references or () for c in r.columns}
-    if len(key) != 1 or key[0] in referring or key[0] in table.columns:
+
+    def _key_sets(self, name: str) -> list[tuple[str, ...]]:
+        """The sets of columns to test, smallest first; `TESTS` at most."""
+        held, refers = self.profiles[name], {r.columns for r in self.references[name]}
+        ranks: dict[str, int] = {}
+        for column in held.columns.values():
+            if column.nulls or column.distinct < 2 or pa.types.is_nested(column.type):
+                continue
+            own = set(naming.words(column.name))
+            if (column.name,) in refers:
+                ranks[column.name] = 0
+            elif pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
+                continue
+            elif naming.is_identifier(column.name):
+                ranks[column.name] = 1
+            elif pa.types.is_date(column.type) or (column.integers and own & _SEQUENCE):
+                ranks[column.name] = 2
+            elif column.code or pa.types.is_timestamp(column.type):
+                ranks[column.name] = 3
+        if held.rows < SUPPORT:
+            ranks = {column: rank for column, rank in ranks.items() if rank <= 1}
+        chosen = sorted(ranks, key=lambda column: (ranks[column], column))[:6]
+        sets = []
+        for size in (2, 3, 4):
+            for columns in combinations(sorted(chosen), size):
+                # Each estimate may be short by a quarter.
+                most = prod(1.25 * held.columns[column].distinct for column in columns)
+                if most >= held.rows:
+                    sets.append(columns)
+        sets.sort(key=lambda one: (len(one), sum(ranks[column] for column in one), one))
+        return sets[:TESTS]
+
+    def _refers_back(self, target: str, name: str, key: tuple[str, ...]) -> bool:
+        """Whether the target's key already holds a reference to the table, as its details do."""
+        return any(r.table == name and set(r.columns) <= set(key) for r in self.references[target])
+
+    def _named_like(self, name: str, target: str, key: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Columns of ``name`` that are called like the key's columns."""
+        called = {"".join(naming.words(c)): p for c, p in self.profiles[name].columns.items()}
+        found = []
+        for column in key:
+            ours = called.get("".join(naming.words(column)))
+            theirs = self.profiles[target].columns[column]
+            if ours is None or not ours.given or not self._comparable(ours, theirs):
+                return None
+            found.append(ours.name)
+        return tuple(found)
+
+
+_FITS = {
+    naming.CERTAIN: "and the name is the key's and the table's",
+    naming.NAMED: "and the name is the key's or the table's",
+    naming.ROLE: "and the name is the table's after a role",
+    naming.LOOSE: "and the name has the table's in it",
+    naming.GUESS: "and the name may mean the table",
+    0: "and no name says so",
+}
+
+
+def single_key(
+    table: TableProfile, names: naming.TableNames, shared: Set[tuple[str, ...]]
+) -> tuple[str, str] | None:
+    """The column that is a table's key, and why; None when there is none.
+
+    Of several the one with the best name, then UUIDs and hashes, whole numbers, codes, the shortest
+    texts, and the first in the alphabet. ``shared``: names that other tables use as well.
+    """
+    found = []
+    for column in table.columns.values():
+        if not column.unique or (is_text(column.type) and column.mean_length > 64):
+            continue
+        fit = _key_name(table.name, column, names)
+        known = table.rows >= SUPPORT or naming.words(column.name) in shared
+        if not fit and known and column.code and not column.integers and column.mean_length <= 16:
+            fit = 2  # a code identifies as well as a name does
+        if not _worth(table, column, fit):
+            continue
+        kind = 0 if column.opaque else 1 if column.integers else 2 if column.code else 3
+        found.append((-fit, kind, column.mean_length, column.name))
+    if not found:
+        return None
+    fit, _, _, name = min(found)
+    why = f"{table.rows} distinct values in {table.rows} rows"
+    if fit < -2:
+        why += ", and the name says that it identifies"
+    if len(found) > 1:
+        why += f"; {len(found) - 1} other columns have no value twice either"
+    return name, why
+
+
+def _key_name(table: str, column: ColumnProfile, names: naming.TableNames) -> int:
+    """How much a name is a key's, 0 to 5."""
+    own = set(naming.words(column.name))
+    marked = naming.is_identifier(column.name)
+    if own <= naming.IDENTIFIERS:
+        return 5
+    if names.names_table(column.name, table):
+        return 5 if marked else 3
+    others = names.candidates(table, column.name, column.integers)
+    others.pop(table, None)
+    if max(others.values(), default=0) >= naming.ROLE:
+        return 1
+    if marked:
+        return 4 if naming.words(column.name)[0] in naming.words(table) else 3
+    return 2 if own & _CALLED else 0
+
+
+def _worth(table: TableProfile, column: ColumnProfile, fit: int) -> bool:
+    """Whether values that all differ do so for a reason."""
+    if fit >= 2 or column.opaque or len(table.columns) == 1:
+        return True
+    if table.rows < SUPPORT:
         return False
-    column = found.profiles[name].columns[key[0]]
-    why = column.opaque or column.counts()
-    place = ("tables", name, "surrogate")
-    if why:
-        found.note("surrogate", f"{name}.{key[0]}", place, True, why)
-    elif column.rows:
-        told = "neither a counter nor UUIDs nor hashes: a natural key is a fact"
-        found.note("surrogate", f"{name}.{key[0]}", place, False, told)
-    return bool(why)
+    if column.integers and fit == 0:
+        # Populations and prices may all differ; what counts rows leaves few gaps.
+        return surrogate(column)[0]
+    return fit == 1 or column.code
+
+
+def surrogate(column: ColumnProfile) -> tuple[bool, str]:
+    """Whether a key's values mean nothing, and why; of the values' profile alone."""
+    if column.opaque:
+        return True, f"its values are {column.opaque}"
+    if not column.integers or column.minimum is None or column.maximum is None:
+        return False, "its values are no counter"
+    low, high = column.minimum, column.maximum
+    shown = f"{column.rows} whole numbers between {low} and {high}"
+    years = low >= 1800 and high <= 2100
+    dense = high - low + 1 <= 2 * column.rows
+    if dense and (low in (0, 1) or (column.rows >= 100 and not years)):
+        return True, f"a counter: {shown}"
+    return False, f"no counter: {shown}"
 
 
 def propose_entities(physical: Physical) -> list[tuple[str, str]]:
-    """(table, reason) of what rows seem to be about, the likeliest first."""
-    referred = {
-        name: sum(r.table == name for t in physical.tables.values() for r in t.references or ())
-        for name in physical.tables
-    }
-    ranked = []
+    """The tables that things are about, and why, best first.
+
+    No junctions (all references), no lookups (one thing said of each row), and no transactions that
+    nothing refers to.
+    """
+    referring: dict[str, list[str]] = {name: [] for name in physical.tables}
     for name, table in physical.tables.items():
-        held = {c for r in table.references or () for c in r.columns} | set(table.key or ())
-        own = [c for c in physical.profiles[name].columns if c not in held]
+        for reference in table.references or ():
+            if reference.table in referring and reference.table != name:
+                referring[reference.table].append(name)
+    found = []
+    for name, table in physical.tables.items():
+        refers = {column for r in table.references or () for column in r.columns}
+        key = set(table.key or ())
+        own = [
+            column.name
+            for column in physical.profiles[name].columns.values()
+            if column.name not in key | refers
+            and column.given
+            and not pa.types.is_timestamp(column.type)
+        ]
+        count = len(referring[name])
+        outward = {r.table for r in table.references or ()} - {name}
+        if not key or key <= refers or len(own) < 2:
+            continue
+        if len(outward) >= 2 and (not count or len(own) <= len(outward)):
+            continue
         rows = physical.profiles[name].rows
-        if not table.key or len(own) < 2 or not rows:
-            continue
-        if not referred[name] and len(table.references or ()) > 1:
-            continue
-        reason = (
-            f"{rows:,} rows with a key, {len(own)} columns of their own, "
-            f"{referred[name]} reference{'s' if referred[name] != 1 else ''} to it"
-        )
-        ranked.append((-min(referred[name], 3) * min(len(own), 6), -rows, name, reason))
-    return [(name, reason) for _, _, name, reason in sorted(ranked)]
+        tables = len(set(referring[name]))
+        reason = f"{rows} rows with {len(own)} attributes of their own; "
+        reason += f"{count} references from {tables} tables" if count else "nothing refers to it"
+        found.append((-(2 * count + min(len(own), 10) - len(outward)), name, reason))
+    return [(name, reason) for _, name, reason in sorted(found)]
+
+
+def _only(key: tuple[str, ...] | None) -> str | None:
+    return key[0] if key is not None and len(key) == 1 else None

@@ -1,10 +1,12 @@
-"""Profiles: what each column of a table holds, in one pass over the table (two hundred columns a
-pass, for wider ones)."""
+"""What one pass over a table tells of its columns: enough to look for keys and references.
+
+A second pass counts exactly the distinct values of the columns that may be keys, and of no others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,54 +16,58 @@ from isohop.relational.integrity import CleanTable
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
-COLUMNS_A_PASS = 200
-_WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
-_UUID = r"^(?i)[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
-_HASH = r"^(?i)[0-9a-f]{16,128}$"
+NEARLY = 0.75
+"""A column may be a key from this estimated share of distinct values on. The estimate errs by
+5 %, so that engines which estimate differently decide the same."""
+
+# The forms a text can have, from free to strict: what all values have is their smallest one.
+_FREE, _CODE, _INTEGER, _DIGITS, _HEXADECIMAL, _UUID = range(6)
+_FORMS = (
+    (_INTEGER, r"^(0|-?[1-9][0-9]{0,14})$"),
+    (_DIGITS, r"^[0-9]{16,}$"),
+    (_HEXADECIMAL, r"^[0-9a-fA-F]{16,}$"),
+    (_UUID, r"^\{?[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\}?$"),
+    (_CODE, r"^[^\s]{1,64}$"),
+)
 
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """One column. ``distinct`` is an estimate (HyperLogLog); ``minimum`` and ``maximum`` are of
-    whole numbers, also of those written as text; ``length`` is the mean of texts, in characters."""
+    """What the values of a column are like. ``distinct`` is exact where ``exact`` says so.
+
+    ``minimum`` and ``maximum`` are of integers, and of texts that all are canonical integers
+    ("12", not "012"), which ``integers`` says. ``mean_length`` and ``code`` (no value has white
+    space or more than 64 characters) are of texts. ``opaque`` names the form that all values have
+    when nobody would have chosen them: "UUIDs", "hexadecimal hashes".
+    """
 
     name: str
     type: pa.DataType
     rows: int
     nulls: int
     distinct: int
+    exact: bool = False
     minimum: int | None = None
     maximum: int | None = None
-    length: float = 0.0
+    mean_length: float = 0.0
+    integers: bool = False
+    code: bool = False
     opaque: str | None = None
-    """``UUIDs`` or ``hashes`` where every value is one."""
 
     @property
-    def is_text(self) -> bool:
-        return bool(pa.types.is_string(self.type))
+    def given(self) -> int:
+        """How many rows have a value."""
+        return self.rows - self.nulls
 
     @property
-    def whole(self) -> bool:
-        """Whether it holds whole numbers, as such or as texts without leading zeros."""
-        return self.minimum is not None
-
-    def counts(self) -> str | None:
-        """Why its values look like a counter, which means nothing; None where they do not.
-
-        A counter is dense, and starts at 0 or 1 unless it is long; years are none.
-        """
-        if self.minimum is None or self.maximum is None or self.rows == self.nulls:
-            return None
-        dense = self.maximum - self.minimum + 1 <= 2 * (self.rows - self.nulls)
-        years = self.minimum >= 1800 and self.maximum <= 2100
-        if dense and (self.minimum in (0, 1) or (self.rows >= 100 and not years)):
-            return f"a counter, {self.minimum:,} to {self.maximum:,} in {self.rows:,} rows"
-        return None
+    def unique(self) -> bool:
+        """Every row has a value, and no two the same."""
+        return self.exact and self.nulls == 0 and self.distinct == self.rows > 0
 
 
 @dataclass(frozen=True)
 class TableProfile:
-    """One table; ``columns`` in the order of their names."""
+    """The profiles of a table's columns, by name."""
 
     name: str
     rows: int
@@ -69,67 +75,107 @@ class TableProfile:
 
 
 def profile(table: CleanTable) -> TableProfile:
-    """Profile every column of ``table``."""
+    """Profile every column in one pass, and the possible keys in a second one."""
     from pyspark.sql import functions as F
 
-    names = sorted(table.names)
-    found: dict[str, ColumnProfile] = {}
-    rows = 0
-    for start in range(0, len(names), COLUMNS_A_PASS):
-        chosen = names[start : start + COLUMNS_A_PASS]
-        measures = [F.count(F.lit(1)).alias("rows")]
-        for index, name in enumerate(chosen):
-            for what, column in _measures(table.names[name], table.types[name]).items():
-                measures.append(column.alias(f"{what}{index}"))
-        row: dict[str, Any] = table.frame.agg(*measures).collect()[0].asDict()
-        rows = row["rows"]
-        for index, name in enumerate(chosen):
-            held = {
-                what: row.get(f"{what}{index}")
-                for what in ("n", "d", "lo", "hi", "w", "l", "u", "h")
-            }
-            found[name] = _column(name, table.types[name], rows, held)
-    return TableProfile(table.name, rows, found)
+    measures = [F.count(F.lit(1)).alias("rows")]
+    for column in sorted(table.names):
+        measures += _measures(table.names[column], table.types[column])
+    row = table.frame.agg(*measures).collect()[0].asDict()
+    columns = {
+        column: _profile(column, table.names[column], table.types[column], row)
+        for column in sorted(table.names)
+    }
+    keys = [name for name, found in columns.items() if _may_be_key(found)]
+    if keys:
+        counts = (F.count_distinct(F.col(table.names[name])) for name in keys)
+        for name, count in zip(keys, table.frame.agg(*counts).collect()[0], strict=True):
+            columns[name] = replace(columns[name], distinct=count, exact=True)
+    return TableProfile(table.name, row["rows"], columns)
 
 
-def _measures(column: str, type_: pa.DataType) -> dict[str, Column]:
+def is_text(type_: pa.DataType) -> bool:
+    """Whether values are texts."""
+    if pa.types.is_dictionary(type_):
+        return is_text(type_.value_type)
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+
+def is_integer(type_: pa.DataType) -> bool:
+    """Whether values are whole numbers, by their type."""
+    if pa.types.is_dictionary(type_):
+        return is_integer(type_.value_type)
+    return bool(pa.types.is_integer(type_) or (pa.types.is_decimal(type_) and type_.scale == 0))
+
+
+def _measures(name: str, type_: pa.DataType) -> list[Column]:
     from pyspark.sql import functions as F
 
-    measured = {"n": F.count(column)}
-    if pa.types.is_integer(type_) or pa.types.is_string(type_):
-        measured["d"] = F.approx_count_distinct(column)
-    if pa.types.is_integer(type_):
-        measured |= {"lo": F.min(column), "hi": F.max(column)}
-    if pa.types.is_string(type_):
-        text = F.col(column)
-        number = F.when(text.rlike(_WHOLE), text).try_cast("bigint")
-        measured |= {
-            "lo": F.min(number),
-            "hi": F.max(number),
-            "w": F.count(number),
-            "l": F.sum(F.length(text)),
-            "u": F.sum(text.rlike(_UUID).cast("bigint")),
-            "h": F.sum((text.rlike(_HASH) & ~text.rlike("^[0-9]+$")).cast("bigint")),
-        }
-    return measured
+    column = F.col(name)
+    found = [F.count(column).alias(f"{name}_given")]
+    if pa.types.is_nested(type_):
+        return found
+    # Not every engine estimates how many distinct values there are of other types.
+    plain = pa.types.is_integer(type_) or is_text(type_)
+    binary = pa.types.is_binary(type_) or pa.types.is_large_binary(type_)
+    estimated = column if plain else F.hex(column) if binary else column.cast("string")
+    found.append(F.approx_count_distinct(estimated).alias(f"{name}_distinct"))
+    if is_integer(type_):
+        found += [F.min(column).alias(f"{name}_min"), F.max(column).alias(f"{name}_max")]
+    elif is_text(type_):
+        form = F.when(column.isNull(), F.lit(None))
+        for number, pattern in _FORMS:
+            form = form.when(column.rlike(pattern), F.lit(number))
+        form = form.otherwise(F.lit(_FREE))
+        whole = F.when(column.rlike(_FORMS[0][1]), column.try_cast("long"))
+        length = F.length(column)
+        found += [
+            F.min(form).alias(f"{name}_loosest"),
+            F.max(form).alias(f"{name}_strictest"),
+            F.sum(length.cast("long")).alias(f"{name}_length"),
+            F.min(length).alias(f"{name}_shortest"),
+            F.max(length).alias(f"{name}_longest"),
+            F.min(whole).alias(f"{name}_min"),
+            F.max(whole).alias(f"{name}_max"),
+        ]
+    return found
 
 
-def _column(name: str, type_: pa.DataType, rows: int, held: Mapping[str, Any]) -> ColumnProfile:
-    given = int(held["n"])
-    distinct = given if held["d"] is None else min(int(held["d"]), given)
-    whole = pa.types.is_integer(type_) or (given > 0 and held["w"] == given)
+def _profile(column: str, name: str, type_: pa.DataType, row: Mapping[str, Any]) -> ColumnProfile:
+    given = row[f"{name}_given"]
+    distinct = min(row.get(f"{name}_distinct", 0), given)
+    found = ColumnProfile(column, type_, row["rows"], row["rows"] - given, distinct)
+    if not given:
+        return found
+    if is_integer(type_):
+        bounds = int(row[f"{name}_min"]), int(row[f"{name}_max"])
+        return replace(found, integers=True, minimum=bounds[0], maximum=bounds[1])
+    if not is_text(type_):
+        return found
+    loosest, strictest = row[f"{name}_loosest"], row[f"{name}_strictest"]
+    one_length = row[f"{name}_shortest"] == row[f"{name}_longest"]
     opaque = None
-    if given and pa.types.is_string(type_):
-        digits = held["h"] >= 0.9 * given and held["l"] == given * (held["l"] // given)
-        opaque = "UUIDs" if held["u"] == given else ("hashes" if digits else None)
-    return ColumnProfile(
-        name,
-        type_,
-        rows,
-        rows - given,
-        distinct,
-        held["lo"] if whole else None,
-        held["hi"] if whole else None,
-        (held["l"] or 0) / given if given else 0.0,
-        opaque,
+    if loosest == _UUID:
+        opaque = "UUIDs"
+    elif loosest >= _DIGITS and strictest == _HEXADECIMAL and one_length:
+        opaque = "hexadecimal hashes"
+    integers = loosest == strictest == _INTEGER
+    return replace(
+        found,
+        mean_length=row[f"{name}_length"] / given,
+        code=loosest > _FREE,
+        opaque=opaque,
+        integers=integers,
+        minimum=row[f"{name}_min"] if integers else None,
+        maximum=row[f"{name}_max"] if integers else None,
+    )
+
+
+def _may_be_key(column: ColumnProfile) -> bool:
+    """Whether the distinct values are worth an exact count: measures and times never are."""
+    return (
+        column.rows > 0
+        and column.nulls == 0
+        and column.distinct >= NEARLY * column.rows
+        and (is_integer(column.type) or (is_text(column.type) and column.mean_length <= 64))
     )
