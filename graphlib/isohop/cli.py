@@ -209,6 +209,9 @@ def audit(
             help="Rewrite the schema file along, or infer it anew from keys and entity names.",
         ),
     ] = True,
+    keep: Annotated[
+        Path | None, typer.Option(help="A folder where the rewritten databases stay.")
+    ] = None,
     engine: EngineName = Engine.sail,
 ) -> None:
     """Rewrite the database at random without losing a fact, and see whether its graph changes.
@@ -217,7 +220,8 @@ def audit(
     """
     from isohop.graph.audit import audit as audit_schema
 
-    found = audit_schema(schema, rewrites, seed, steps, mapping, engine.value, TerminalProgress())
+    bars = TerminalProgress()
+    found = audit_schema(schema, rewrites, seed, steps, mapping, keep, engine.value, bars)
     _print_audit(found)
     if found.failure is not None:
         raise typer.Exit(1)

@@ -95,3 +95,18 @@ def test_what_a_person_wrote_stays():
     schema = named(text, {"person": "id city_id name", "city": "id name"})
     assert prefixes(schema, "person") == ["at_"]
     assert schema.tables["city"].columns == {"name": "town"}
+
+
+def test_a_natural_key_of_several_columns_in_two_roles():
+    schema = named(
+        """
+        entities: {film: {table: film}}
+        tables:
+          film:
+            key: id
+            references: [{columns: [a, b], table: speech}, {columns: [c, d], table: speech}]
+          speech: {key: [name, since]}
+        """,
+        {"film": "id a b c d", "speech": "name since family"},
+    )
+    assert len(set(prefixes(schema, "film"))) == 2

@@ -12,6 +12,7 @@ and of each rewritten database, and `infer` has to find the rest.
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import tempfile
@@ -27,6 +28,7 @@ import yaml
 
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.spark import Engine, spark_session
+from isohop.engines.storage import write_text_atomically
 from isohop.graph.build import Planned, clean_tables, construct_graph, plan_schema
 from isohop.graph.dataset import Graph
 from isohop.graph.distances import Adjacency, normal_form, plain, read_rows, row_of
@@ -101,16 +103,21 @@ def audit(
     seed: int = 7,
     steps: int = 5,
     mapping: bool = True,
+    keep: Path | None = None,
     engine: Engine = "sail",
     progress: Progress = SILENT,
 ) -> Audit:
-    """``rewrites`` trials of one to ``steps`` rewrites each; stops at the first that differs."""
+    """``rewrites`` trials of one to ``steps`` rewrites each; stops at the first that differs.
+
+    ``keep``: a folder where each database stays (``0`` is the original): its tables under
+    ``data/``, ``declared.yaml`` with their keys and references, and ``pairs.json``.
+    """
     planned = plan_schema(schema_file)
     with (
         spark_session(engine) as session,
         tempfile.TemporaryDirectory(prefix="isohop-audit-") as folder,
     ):
-        auditor = Auditor(planned, session, Path(folder), mapping)
+        auditor = Auditor(planned, session, Path(folder), mapping, keep)
         found = auditor.start()
         with progress.task("rewrites", rewrites) as bar:
             for number in range(rewrites):
@@ -124,10 +131,18 @@ def audit(
 class Auditor:
     """One database, its graph, and the trials made of it."""
 
-    def __init__(self, planned: Planned, session: SparkSession, folder: Path, mapping: bool = True):
+    def __init__(
+        self,
+        planned: Planned,
+        session: SparkSession,
+        folder: Path,
+        mapping: bool = True,
+        keep: Path | None = None,
+    ):
         self.session = session
         self.folder = folder
         self.mapping = mapping
+        self.keep = keep
         self.pairs: tuple[Pair, ...] = ()
         self.schema = planned.schema
         self.database = open_database(planned, session, folder / "original")
@@ -141,6 +156,7 @@ class Auditor:
         """The graph of the database as it is, and the pairs to be watched in it."""
         with self._graph(self.database) as (graph, tables):
             self.pairs = tuple(_pairs(graph, self.schema, random.Random(0)))  # noqa: S311
+            self._keep(self.database, tables, 0)
             return Audit(
                 self.schema.database, self.pairs, self._outcome((), graph, self.database, tables)
             )
@@ -166,7 +182,7 @@ class Auditor:
             found.applied[name] += 1
             database = after
             rewrites.append(rewrite)
-        outcome, error = self._try(tuple(rewrites), database)
+        outcome, error = self._try(tuple(rewrites), database, len(found.trials) + 1)
         if outcome is not None:
             found.trials.append(outcome)
             if outcome.certificate == found.original.certificate:
@@ -174,9 +190,12 @@ class Auditor:
         found.failure, found.error = self._shrink(found, tuple(rewrites)), error
         return False
 
-    def _try(self, rewrites: tuple[Rewrite, ...], database: Database) -> tuple[Outcome | None, str]:
+    def _try(
+        self, rewrites: tuple[Rewrite, ...], database: Database, number: int | None = None
+    ) -> tuple[Outcome | None, str]:
         try:
             with self._graph(database) as (graph, tables):
+                self._keep(database, tables, number)
                 return self._outcome(rewrites, graph, database, tables), ""
         except Exception as error:  # noqa: BLE001 Whatever goes wrong with it is the finding.
             return None, f"{type(error).__name__}: {error}"
@@ -229,9 +248,8 @@ class Auditor:
         # Where a home lies in parts, `infer` has to find that they are one.
         return parts[0] if len(parts) == 1 else stem_of_part(parts[0]) or parts[0]
 
-    def _inferred(self, database: Database, folder: Path) -> Path:
-        """The schema file that `infer` writes, told no more than a database would tell."""
-        database.write(folder / "data")
+    def _declared(self, database: Database) -> str:
+        """What a database tells of itself: keys, constraints and references of physical tables."""
         tables: dict[str, Any] = {}
         for name, table in database.tables.items():
             told = table.model_dump(mode="json", include={"key", "unique"}, exclude_defaults=True)
@@ -242,8 +260,33 @@ class Auditor:
             ]
             tables |= dict.fromkeys(database.parts(name), told)
         raw = {"database": self.schema.database, "source": {"path": "data"}, "tables": tables}
+        return yaml.safe_dump(raw, allow_unicode=True, sort_keys=False)
+
+    def _keep(self, database: Database, tables: Path, number: int | None) -> None:
+        if self.keep is None or number is None:
+            return
+        folder = self.keep / str(number)
+        shutil.copytree(tables, folder / "data", dirs_exist_ok=True)
+        (folder / "declared.yaml").write_text(self._declared(database), "utf-8")
+        homes = {name: e.table or "" for name, e in self.schema.entities.items()}
+        pairs = [
+            [
+                {
+                    "tables": list(database.parts(homes[entity])),
+                    "columns": list(database.declared(homes[entity]).key or ()),
+                    "values": list(key),
+                }
+                for entity, key in (pair.one, pair.other)
+            ]
+            for pair in self.pairs
+        ]
+        write_text_atomically(folder / "pairs.json", json.dumps(pairs, default=str))
+
+    def _inferred(self, database: Database, folder: Path) -> Path:
+        """The schema file that `infer` writes, told no more than a database would tell."""
+        database.write(folder / "data")
         declared = folder / "declared.yaml"
-        declared.write_text(yaml.safe_dump(raw, allow_unicode=True, sort_keys=False), "utf-8")
+        declared.write_text(self._declared(database), "utf-8")
         names = [self._node_type(database, name) for name in self.schema.entities]
         inferred = infer_in(self.session, str(declared), names, folder)
         file = folder / "schema.yaml"

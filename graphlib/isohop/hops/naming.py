@@ -104,18 +104,19 @@ def _mended(schema: SchemaFile, columns: Columns) -> Iterator[SchemaFile]:
     for name in sorted(schema.tables):
         row, _ = universal_row(schema, columns, name)
         homes = home_values(schema, row)
-        for clash in _clashes(row, homes):
+        for clash in _clashes(schema, row, homes):
             yield _apart(schema, row, clash)
         for value, taken in _forbidden(schema, row, homes):
             yield _renamed(schema, row, value, taken)
 
 
-def _clashes(row: UniversalRow, homes: Homes) -> Iterator[_Clash]:
+def _clashes(schema: SchemaFile, row: UniversalRow, homes: Homes) -> Iterator[_Clash]:
     names: dict[str, int] = {}
     for value, name in sorted(row.names.items()):
         first = names.setdefault(name.lower(), value)
         if first != value:
-            yield _Clash((row.source[first][0], first), (row.source[value][0], value))
+            places = [_named_at(schema, row, one)[0] for one in (first, value)]
+            yield _Clash((places[0], first), (places[1], value))
     roles: dict[tuple[str, str], tuple[int, ...]] = {}
     for occurrence in homes.occurrences:
         if occurrence.shared:
@@ -194,11 +195,7 @@ def _prefixed(schema: SchemaFile, row: UniversalRow, index: int) -> SchemaFile |
 
 def _renamed(schema: SchemaFile, row: UniversalRow, value: int, taken: set[str]) -> SchemaFile:
     """Another name for the column that names a value."""
-    place, column = next(
-        (visit, column)
-        for (visit, column), held in sorted(row.values.items())
-        if held == value and _names_it(schema, row, visit, column)
-    )
+    place, column = _named_at(schema, row, value)
     name = row.visits[place].table
     table = schema.tables[name]
     stem = f"{_clean(name)}_{_clean(column) or 'column'}"
@@ -208,6 +205,15 @@ def _renamed(schema: SchemaFile, row: UniversalRow, value: int, taken: set[str])
     new = next(one for one in names if (prefix + one).lower() not in used)
     return _replaced(
         schema, {name: table.model_copy(update={"columns": {**table.columns, column: new}})}
+    )
+
+
+def _named_at(schema: SchemaFile, row: UniversalRow, value: int) -> tuple[int, str]:
+    """(visit, column) from which a value has its name."""
+    return next(
+        (visit, column)
+        for (visit, column), held in sorted(row.values.items())
+        if held == value and _names_it(schema, row, visit, column)
     )
 
 
