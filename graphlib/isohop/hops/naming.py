@@ -18,10 +18,6 @@ from isohop.hops.universal_row import UniversalRow, references, universal_row
 from isohop.relational.database import Reference, Table
 
 Columns = Mapping[str, tuple[str, ...]]
-_SAYS_LITTLE = frozenset(
-    ("name", "title", "label", "description", "desc", "code", "value", "type", "text", "status")
-)
-"""Names of a lookup table's columns that tell nothing without the table's."""
 _ENDING = re.compile(r"(?i)[_ ]*(id|key|code|no|nr|num|number|fk|sk|uuid|guid|ref)s?$")
 
 
@@ -30,7 +26,7 @@ def with_names(schema: SchemaFile, columns: Columns) -> SchemaFile:
 
     Those that it has stay, unless two things share one.
     """
-    schema = _replaced(schema, {n: _with_roles(schema, n, columns) for n in schema.tables})
+    schema = _replaced(schema, {n: _with_roles(schema, n) for n in schema.tables})
     limit = 20 + 4 * sum(len(held) for held in columns.values())
     for _ in range(limit):
         changed = next(_mended(schema, columns), None)
@@ -47,19 +43,16 @@ def _replaced(schema: SchemaFile, tables: Mapping[str, Table]) -> SchemaFile:
     return schema.model_copy(update={"tables": {**schema.tables, **tables}})
 
 
-def _with_roles(schema: SchemaFile, name: str, columns: Columns) -> Table:
-    """Prefixes of references whose column says a role, or whose table's columns say too little."""
+def _with_roles(schema: SchemaFile, name: str) -> Table:
+    """Prefixes of references whose column says a role, and of those to tables that fold: an
+    address that a product has from its supplier is a ``supplier_address``."""
     table = schema.tables[name]
     found: list[Reference] = []
-    targets = [reference.table for reference in table.references or ()]
     for reference in table.references or ():
         taken = {r.prefix for r in found}
         stem = _role(reference, schema.tables[reference.table].key or ())
-        folded = schema.home(reference.table) is None
-        if folded and targets.count(reference.table) == 1:
-            mapped = schema.tables[reference.table].columns
-            vague = {c.lower() for c in columns[reference.table] if c not in mapped} & _SAYS_LITTLE
-            stem = (stem or _clean(reference.table)) if vague else ""
+        if schema.home(reference.table) is None:
+            stem = stem or _clean(reference.table)
         prefix = f"{stem}_" if stem else ""
         if stem and prefix in taken:
             prefix = _free(stem, taken)
