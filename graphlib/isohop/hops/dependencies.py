@@ -8,8 +8,8 @@ random from the same values, at least `LEAST_EXPECTED` would have contradicted i
 that no more than `MOST_VIOLATED` did. Both look at values alone, so the result does not depend on
 how tables are cut; small tables speak against nothing, so nothing is found in them.
 
-Cost: for each table, one pass for each entity that its rows lead to, and two short ones for each
-value that no row, or hardly any, speaks against. Never pairs of columns.
+Cost: for each table with rows enough to tell, one pass for each entity that its rows lead to, and
+two more for every `AT_ONCE` values that few rows speak against. Never pairs of columns.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LEAST_EXPECTED = 100.0
 MOST_VIOLATED = 0.002
+AT_ONCE = 32
 _WORTH_COUNTING = 0.7
 """Where more than this share of rows lies in groups with several values, g₃ cannot be small."""
 
@@ -86,7 +87,8 @@ def find_dependencies(facts: Facts) -> Iterator[Dependency]:
             continue
         for occurrence in root.homes.occurrences:
             if not occurrence.shared:
-                yield from _of_one(facts.frames[root.table], root, occurrence)
+                rows = facts.clean[root.table].rows
+                yield from _of_one(facts.frames[root.table], rows, root, occurrence)
 
 
 def _candidates(root: Root, owner: Occurrence) -> list[_Candidate]:
@@ -122,11 +124,13 @@ def _name(root: Root, occurrence: Occurrence) -> str:
     return occurrence.role if by_role and free else occurrence.full_name
 
 
-def _of_one(frame: DataFrame, root: Root, owner: Occurrence) -> Iterator[Dependency]:
+def _of_one(
+    frame: DataFrame, rows_held: int, root: Root, owner: Occurrence
+) -> Iterator[Dependency]:
     from pyspark.sql import functions as F
 
     candidates = _candidates(root, owner)
-    if not candidates or root.one_row_for(owner.key):
+    if not candidates or root.one_row_for(owner.key) or rows_held <= LEAST_EXPECTED:
         return
     key = [f"v{value}" for value in owner.key]
     types = dict(frame.dtypes)
@@ -144,19 +148,24 @@ def _of_one(frame: DataFrame, root: Root, owner: Occurrence) -> Iterator[Depende
     total, count, *mixed = groups.agg(F.sum("n"), F.count(F.lit(1)), *in_mixed).collect()[0]
     if not total or total - count < LEAST_EXPECTED:
         return
-    for name, candidate, contested in zip(hashed, candidates, mixed, strict=True):
-        if contested > _WORTH_COUNTING * total:
-            continue
-        expected = (total - count) * (1.0 - _collision(rows, name, total))
-        if expected < 1:
-            continue  # A constant depends on everything, and on nothing.
-        if candidate.same_entity and _mostly_itself(frame, key, candidate.columns):
-            continue  # Two roles of one thing: it does not determine itself.
-        violations = _violations(rows, key, name) if contested else 0
-        if violations <= 10 * MOST_VIOLATED * max(expected, 1.0):
-            yield Dependency(
-                root.table, _name(root, owner), candidate.name, total, count, violations, expected
-            )
+    near = [
+        (name, candidate)
+        for name, candidate, contested in zip(hashed, candidates, mixed, strict=True)
+        if contested <= _WORTH_COUNTING * total
+        # Two roles of one thing: it does not determine itself.
+        and not (candidate.same_entity and _mostly_itself(frame, key, candidate.columns))
+    ]
+    for start in range(0, len(near), AT_ONCE):
+        chosen = near[start : start + AT_ONCE]
+        counted = _counted(rows, key, [name for name, _ in chosen])
+        for (violations, squares), (_, candidate) in zip(counted, chosen, strict=True):
+            expected = (total - count) * (1.0 - squares / total**2)
+            # A constant (expected: 0) depends on everything, and on nothing.
+            if expected >= 1 and violations <= 10 * MOST_VIOLATED * expected:
+                owned = _name(root, owner)
+                yield Dependency(
+                    root.table, owned, candidate.name, total, count, violations, expected
+                )
 
 
 def _hash(candidate: _Candidate, types: dict[str, str]) -> Column:
@@ -168,22 +177,20 @@ def _hash(candidate: _Candidate, types: dict[str, str]) -> Column:
     return F.xxhash64(given, *columns)
 
 
-def _violations(rows: DataFrame, key: list[str], name: str) -> int:
-    """Rows that do not have the value that most rows of their key have."""
+def _counted(rows: DataFrame, key: list[str], names: list[str]) -> list[tuple[int, float]]:
+    """For each value: the rows that do not have what most rows of their key have, and the sum of
+    squares of how often each of its values occurs. Two passes for all together."""
     from pyspark.sql import functions as F
 
-    counted = rows.groupBy(*key, name).agg(F.count(F.lit(1)).alias("n"))
-    per_key = counted.groupBy(*key).agg(F.sum("n").alias("n"), F.max("n").alias("most"))
-    return int(per_key.agg(F.sum(F.col("n") - F.col("most"))).collect()[0][0] or 0)
-
-
-def _collision(rows: DataFrame, name: str, total: int) -> float:
-    """How likely two rows drawn at random have the same value."""
-    from pyspark.sql import functions as F
-
-    counted = rows.groupBy(name).agg(F.count(F.lit(1)).alias("n"))
-    squares = F.sum(F.col("n").cast("decimal(19,0)") * F.col("n").cast("decimal(19,0)"))
-    return float(counted.agg(squares).collect()[0][0] or 0) / total**2
+    told = rows.select(*key, F.posexplode(F.array(*names)).alias("at", "value"))
+    by_key = told.groupBy(*key, "at", "value").agg(F.count(F.lit(1)).alias("n"))
+    most = by_key.groupBy(*key, "at").agg(F.sum("n").alias("n"), F.max("n").alias("most"))
+    against = most.groupBy("at").agg(F.sum(F.col("n") - F.col("most"))).collect()
+    often = told.groupBy("at", "value").agg(F.count(F.lit(1)).alias("n"))
+    square = F.col("n").cast("decimal(19,0)") * F.col("n").cast("decimal(19,0)")
+    squares = often.groupBy("at").agg(F.sum(square)).collect()
+    violations, collisions = ({row[0]: row[1] for row in found} for found in (against, squares))
+    return [(int(violations[at]), float(collisions[at])) for at in range(len(names))]
 
 
 def _mostly_itself(frame: DataFrame, key: list[str], other: tuple[str, ...]) -> bool:

@@ -25,6 +25,9 @@ from isohop.relational.ledger import Finding, Ledger
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+JOINS_AT_ONCE = 24
+"""Engines plan by recursion: a row that leads to hundreds of places is joined in steps."""
+
 
 @dataclass
 class Facts:
@@ -67,9 +70,9 @@ class Facts:
             if row.source[value][0] == 0
         }
         frame = frame.select(*(renamed(base.names[c], v) for c, v in wanted.items()))
-        for visit in row.visits[1:]:
-            if visit.index not in visits:
-                continue
+        for joins, visit in enumerate(v for v in row.visits[1:] if v.index in visits):
+            if joins and joins % JOINS_AT_ONCE == 0:
+                frame = self.staged(frame, f"universal-{root.table}-{joins}")
             target = self.clean[visit.table]
             columns = {key: f"j{index}" for index, key in enumerate(visit.key)}
             values = {

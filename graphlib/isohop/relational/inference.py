@@ -43,6 +43,7 @@ OVERLAP = {
 """The share of distinct values that must be keys, by how well the name fits; 0: no name does."""
 TARGETS = 4
 """So many tables at most are tested for one column: those whose names fit best."""
+TOGETHER = 16
 TESTS = 8
 """So many composite keys at most are tested for one table, of up to four columns each."""
 
@@ -312,7 +313,8 @@ class _Search:
     def _measure(self, candidates: Sequence[_Candidate]) -> dict[_Candidate, tuple[int, int]]:
         """Distinct values of each candidate, and how many of them are keys of its target.
 
-        One join a target, for all that may refer to it.
+        One join a target, for all that may refer to it (`TOGETHER` at a time: engines plan deep
+        unions by recursion).
         """
         from pyspark.sql import functions as F
 
@@ -320,7 +322,12 @@ class _Search:
         for one in candidates:
             by_target.setdefault(one.target, []).append(one)
         measured: dict[_Candidate, tuple[int, int]] = {}
-        for target, group in sorted(by_target.items()):
+        batches = [
+            (target, group[start : start + TOGETHER])
+            for target, group in sorted(by_target.items())
+            for start in range(0, len(group), TOGETHER)
+        ]
+        for target, group in batches:
             key = self.keys[target] or ()
             held = self._values(target, key, "k").distinct().withColumn("known", F.lit(1))
             asked: DataFrame = reduce(
