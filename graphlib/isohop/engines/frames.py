@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
+SLICE_ROWS = 1 << 24
+"""Rows that one aggregation takes at a time: what an engine holds in memory at once."""
 
 
 def renamed(column: str, name: str) -> Column:
@@ -42,9 +45,22 @@ def left_join(
     return frame.join(part, equal(ours, theirs), "left").drop(*theirs)
 
 
-def write_parquet(frame: DataFrame, folder: Path) -> None:
+def slices(frame: DataFrame, keys: Sequence[str], rows: int) -> Iterator[DataFrame]:
+    """The frame in parts, the rows of one key in one part, of about `SLICE_ROWS` each.
+
+    Engines that hold all groups of an aggregation in memory then hold those of one part.
+    """
+    from pyspark.sql import functions as F
+
+    number = max(1, -(-rows // SLICE_ROWS))
+    for part in range(number):
+        here = F.pmod(F.xxhash64(*keys), F.lit(number)) == part
+        yield frame if number == 1 else frame.where(here)
+
+
+def write_parquet(frame: DataFrame, folder: Path, append: bool = False) -> None:
     """Write a frame; one without rows too gets a file, so that its columns are known."""
-    frame.write.mode("overwrite").parquet(str(folder))
+    frame.write.mode("append" if append else "overwrite").parquet(str(folder))
     if not any(folder.glob("*.parquet")):
         import pyarrow as pa
         import pyarrow.parquet as pq

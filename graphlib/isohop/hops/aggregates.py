@@ -2,52 +2,138 @@
 
 Numbers: mean, min and max. Times: first and last. Everything else: the sorted set of its values.
 Each is exact: it does not depend on the order in which an engine meets the rows.
+
+Rows of one group are first brought together by the values that go into sets, so that a set is made
+of distinct rows however many a group has: one customer in a third of all rows is one short list.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from isohop.hops.kinds import Kind
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
+
+HOW: dict[Kind, tuple[str, ...]] = {"number": ("mean", "min", "max"), "time": ("first", "last")}
+"""The aggregates of a kind, in the order of their columns; a kind that is not here makes a set."""
 
 _WHOLE, _FRACTION = 2.0**20, 2.0**30
+_LARGEST = 2.0**82
+_HALF = 32
+_DIGITS_OF_LONG = 18
 
 
-def aggregates(name: str, column: Column, kind: Kind) -> list[tuple[str, str, Column]]:
-    """(column name, how, expression) of each aggregate of one attribute."""
-    from pyspark.sql import functions as F
+@dataclass(frozen=True)
+class Aggregated:
+    """``frame``: the keys, ``m0`` (how many facts), and ``m1``, … as ``columns`` says of each:
+    (name, kind, aggregate)."""
 
-    if kind == "number":
-        number = column.cast("double")
-        return [
-            (f"{name}_mean", "mean", exact_mean(number)),
-            (f"{name}_min", "min", F.min(number)),
-            (f"{name}_max", "max", F.max(number)),
-        ]
-    if kind == "time":
-        return [
-            (f"{name}_first", "first", F.min(column)),
-            (f"{name}_last", "last", F.max(column)),
-        ]
-    return [(name, "set", F.array_sort(F.collect_set(column)))]
+    frame: DataFrame
+    columns: tuple[tuple[str, Kind, str], ...]
 
 
-def exact_mean(number: Column) -> Column:
-    """The mean of doubles, to about 1e-9 of its unit, the same for every order of the rows.
+def column_name(attribute: str, how: str) -> str:
+    """The name of one aggregate of an attribute."""
+    return attribute if how == "set" else f"{attribute}_{how}"
 
-    A sum of doubles depends on their order, and engines add in whatever order data arrive. Each
-    number is split into a whole multiple of 2^20 and a rest in units of 2^-30, both integers, whose
-    sums are exact. Numbers beyond 2^82 have no such split and count as NULL.
+
+def aggregate(
+    frame: DataFrame, keys: Sequence[str], attributes: Sequence[tuple[str, str, Kind]]
+) -> Aggregated:
+    """One row for each distinct value of ``keys``, of the (name, column, kind) of each attribute.
+
+    The columns of ``frame`` are not called ``m…`` or ``p…``.
     """
     from pyspark.sql import functions as F
 
-    bounded = F.when(F.abs(number) < F.lit(2.0**82), number)
-    whole = F.floor(bounded / F.lit(_WHOLE))
-    rest = F.floor((bounded - whole.cast("double") * F.lit(_WHOLE)) * F.lit(_FRACTION) + 0.5)
-    sums = [F.sum(part.cast("bigint").cast("decimal(38,0)")) for part in (whole, rest)]
-    total = sums[0].cast("double") * F.lit(_WHOLE) + sums[1].cast("double") / F.lit(_FRACTION)
-    count = F.count(bounded)
-    return total / F.when(count > 0, count.cast("double"))
+    types = dict(frame.dtypes)
+    sets = sorted({column for _, column, kind in attributes if kind not in HOW})
+    parts = _Parts()
+    measures = [parts.sum(F.count(F.lit(1)))]
+    columns: list[tuple[str, Kind, str]] = []
+    for name, column, kind in attributes:
+        for how in HOW.get(kind, ("set",)):
+            columns.append((column_name(name, how), kind, how))
+            measures.append(
+                F.array_sort(column) if how == "set" else parts.add(how, column, types[column])
+            )
+    grouped = frame.groupBy(*keys, *sets).agg(*parts.first)
+    if sets:
+        members = (F.array_distinct(F.collect_list(column)).alias(column) for column in sets)
+        grouped = grouped.groupBy(*keys).agg(*parts.second, *members)
+    return Aggregated(
+        grouped.select(*keys, *(m.alias(f"m{index}") for index, m in enumerate(measures))),
+        tuple(columns),
+    )
+
+
+@dataclass
+class _Parts:
+    """Aggregates that can be taken of groups and then of groups of groups: sums, minima, maxima.
+
+    ``first`` takes them of rows, ``second`` of what ``first`` made, under the same names.
+    """
+
+    first: list[Column] = field(default_factory=list)
+    second: list[Column] = field(default_factory=list)
+
+    def sum(self, of: Column) -> Column:
+        from pyspark.sql import functions as F
+
+        name = f"p{len(self.first)}"
+        self.first.append(of.alias(name))
+        self.second.append(F.sum(name).alias(name))
+        return F.col(name)
+
+    def add(self, how: str, column: str, type_name: str) -> Column:
+        """One aggregate of a number or a time, of the parts that it needs."""
+        from pyspark.sql import functions as F
+
+        if how == "mean":
+            return self._mean(F.col(column), type_name)
+        smallest = how in ("min", "first")
+        name = f"p{len(self.first)}"
+        take = F.min if smallest else F.max
+        self.first.append(take(column).alias(name))
+        self.second.append(take(name).alias(name))
+        return F.col(name).cast("double") if how in ("min", "max") else F.col(name)
+
+    def _mean(self, number: Column, type_name: str) -> Column:
+        """The mean, the same for every order of the rows.
+
+        Integers, and decimals of as many digits as an integer has, are summed as the two halves of
+        their 64 bits. A sum of doubles depends on their order, and engines add in whatever order
+        data arrive, so each is split into a whole multiple of 2^20 and a rest in units of 2^-30,
+        both integers, which makes the mean exact to about 1e-9 of the number's unit. Numbers beyond
+        2^82 have no such split and count as NULL.
+        """
+        from pyspark.sql import functions as F
+
+        digits = re.fullmatch(r"decimal\((\d+),(\d+)\)", type_name)
+        small = digits is not None and int(digits[1]) <= _DIGITS_OF_LONG
+        if type_name in ("tinyint", "smallint", "int", "bigint") or small:
+            unit = 10 ** int(digits[2]) if digits else 1
+            units = (number * F.lit(Decimal(unit)) if unit > 1 else number).cast("bigint")
+            high = self.sum(F.sum(F.shiftright(units, _HALF)))
+            low = self.sum(F.sum(units.bitwiseAND(F.lit(2**_HALF - 1))))
+            total = high.cast("double") * F.lit(2.0**_HALF) + low.cast("double")
+            counted = number
+        else:
+            unit = 1
+            value = number.cast("double")
+            counted = F.when(F.abs(value) < F.lit(_LARGEST), value)
+            whole = F.floor(counted / F.lit(_WHOLE))
+            rest = F.floor((counted - whole.cast("double") * F.lit(_WHOLE)) * F.lit(_FRACTION) + 0.5)
+            wholes, rests = (
+                self.sum(F.sum(part.cast("bigint").cast("decimal(38,0)"))).cast("double")
+                for part in (whole, rest)
+            )
+            total = wholes * F.lit(_WHOLE) + rests / F.lit(_FRACTION)
+        count = self.sum(F.count(counted))
+        return total / F.when(count > 0, count.cast("double") * F.lit(float(unit)))

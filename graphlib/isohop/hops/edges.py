@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from isohop.engines.frames import all_given, left_join, renamed, write_parquet
+from isohop.engines.frames import all_given, equal, renamed, slices, write_parquet
 from isohop.hops import certificate
-from isohop.hops.aggregates import aggregates
+from isohop.hops.aggregates import aggregate
 from isohop.hops.facts import Facts, with_time
-from isohop.hops.kinds import Kind
 from isohop.hops.nodes import Built, Nodes
-from isohop.hops.plan import EventPlan, FunctionalPlan
+from isohop.hops.plan import EventPlan, FunctionalPlan, Occurrence
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -29,107 +30,137 @@ class Edges:
     built: dict[str, Built] = field(default_factory=dict)
 
     def make_functional(self, edge: FunctionalPlan) -> None:
+        """One edge for each source that has a target."""
         from pyspark.sql import functions as F
 
         name = f"{edge.source}--{edge.role}--{edge.target}"
-        width = len(self.facts.plan.nodes[edge.target].key)
+        folder = self.out / "edges" / name
         sources = self.facts.sources(edge.gathered)
-        if sources:
-            pairs = self.facts.resolve(name, sources, width)
-            targets = [f"t{index}" for index in range(width)]
-            holders = [column for column in pairs.columns if column not in targets]
-            ended = self._with_end(pairs, edge.source, holders, "s")
-            ended = self._with_end(ended, edge.target, targets, "t")
+        if not sources:
+            columns = ("src", "dst", "count")
+            nothing = ", ".join(f"{column} bigint" for column in columns)
+            write_parquet(self.facts.session.createDataFrame([], nothing), folder)
+            digest, count = certificate.EMPTY, 0
         else:
-            sides = [f"{side}_{part} bigint" for side in "st" for part in ("id", "h0", "h1")]
-            ended = self.facts.session.createDataFrame([], ", ".join(sides))
-        ended = ended.select("s_id", "s_h0", "s_h1", "t_id", "t_h0", "t_h1")
-        written = ended.orderBy("s_id", "t_id").select(
-            renamed("s_id", "src"), renamed("t_id", "dst"), F.lit(1).cast("bigint").alias("count")
-        )
-        write_parquet(written, self.out / "edges" / name)
-        digests, count = self._edge_digests(ended, edge.source, edge.target, {})
+            targets = [f"t{index}" for index in range(len(self.facts.plan.nodes[edge.target].key))]
+            pairs = self.facts.resolve(name, sources, len(targets))
+            holders = [column for column in pairs.columns if column not in targets]
+            ended = self._with_id(pairs, edge.target, targets, "dst")
+            ended = self._with_id(ended, edge.source, holders, "src")
+            count_one = F.lit(1).cast("bigint").alias("count")
+            write_parquet(ended.select("src", "dst", count_one), folder)
+            digest, count = self._functional_digest(edge, pairs, holders, targets)
         self.built[name] = Built(
-            name, count, digests, (), (edge.source, edge.role, edge.target), functional=True
+            name, count, digest, (), (edge.source, edge.role, edge.target), functional=True
         )
 
-    def _with_end(self, frame: DataFrame, node: str, keys: Sequence[str], side: str) -> DataFrame:
-        """Join the node ids and key hashes of one end; NULL where the row has no such end."""
-        ids = self.nodes.ids[node]
-        theirs = [c for c in ids.columns if c.startswith("k")]
-        end = ids.select(
-            renamed("node_id", f"{side}_id"),
-            renamed("h0", f"{side}_h0"),
-            renamed("h1", f"{side}_h1"),
-            *(renamed(k, f"{side}_{k}") for k in theirs),
-        )
-        return left_join(frame, end, keys, [f"{side}_{k}" for k in theirs])
-
-    def make_pairs(self, event: EventPlan) -> None:
-        """An edge type for each pair of participants; parallel edges become one, with a count."""
-        from pyspark.sql import functions as F
-
-        attributes = with_time(event)
-        frame = self.facts.frames[event.root]
-        for index, participant in enumerate(event.participants):
-            keys = [f"v{value}" for value in participant.key]
-            frame = self._with_end(frame, participant.entity, keys, f"p{index}")
-        sides = [f"p{i}_{c}" for i in range(len(event.participants)) for c in ("id", "h0", "h1")]
-        values = sorted({f"v{value}" for value in attributes.values()})
-        frame = self.facts.staged(frame.select(*sides, *values), f"event-{event.name}")
-        position = {participant: index for index, participant in enumerate(event.participants)}
-        for role, first, second in event.pairs:
-            one, two = f"p{position[first]}", f"p{position[second]}"
-            ended = frame.where(all_given([f"{one}_id", f"{two}_id"])).select(
-                *(renamed(f"{one}_{c}", f"s_{c}") for c in ("id", "h0", "h1")),
-                *(renamed(f"{two}_{c}", f"t_{c}") for c in ("id", "h0", "h1")),
-                *values,
-            )
-            name = f"{first.entity}--{role}--{second.entity}"
-            columns: list[tuple[str, Kind, str | None]] = []
-            measures = [F.count(F.lit(1)).alias("count")]
-            for attribute, value in attributes.items():
-                kind = self.facts.kind_of(event.name, attribute, event.root, value)
-                for column, how, expression in aggregates(attribute, F.col(f"v{value}"), kind):
-                    columns.append((column, kind, how))
-                    measures.append(expression.alias(column))
-            pairs = ended.groupBy(renamed("s_id", "src"), renamed("t_id", "dst")).agg(*measures)
-            folder = self.out / "edges" / name
-            write_parquet(pairs.orderBy("src", "dst"), folder)
-            digests, _ = self._edge_digests(ended, first.entity, second.entity, attributes)
-            count = self.facts.session.read.parquet(str(folder)).count()
-            self.built[name] = Built(
-                name, count, digests, tuple(columns), (first.entity, role, second.entity)
-            )
-
-    def _edge_digests(
-        self, ended: DataFrame, source: str, target: str, attributes: Mapping[str, int]
+    def _functional_digest(
+        self, edge: FunctionalPlan, pairs: DataFrame, holders: Sequence[str], targets: Sequence[str]
     ) -> tuple[str, int]:
         """The digest of an edge type and its rows.
 
-        Which end is the source is a matter of names, so the ends go by their nodes' digests; ends
-        of one node type are taken both ways round.
+        Which end is the source may be a matter of names (two entities can determine each other), so
+        the ends go by their nodes' digests; ends that these do not tell apart, both ways round.
+        """
+        ends = [(edge.source, holders), (edge.target, targets)]
+        orders = certificate.in_canonical_order([(self._digest(node),) for node, _ in ends])
+        identity = [self.nodes.identity(node, pairs, keys) for node, keys in ends]
+        count, found = certificate.digests(pairs, [[*identity[a], *identity[b]] for a, b in orders])
+        nodes = sorted(self._digest(node) for node, _ in ends)
+        digest = certificate.combine(
+            certificate.in_sequence([*nodes, certificate.told(way)]) for way in found
+        )
+        return digest, count
+
+    def make_pairs(self, event: EventPlan) -> None:
+        """An edge for each pair of participants; parallel edges become one, with a count.
+
+        Facts are brought together by the keys of a pair before these become node ids, so that what
+        is joined is one row a pair, whatever share of the facts one entity has.
+        """
+        attributes = [
+            (name, f"v{value}", self.facts.kind_of(event.name, name, event.root, value))
+            for name, value in with_time(event).items()
+        ]
+        facts = self.facts.frames[event.root]
+        rows, told = self._event_digest(event, facts)
+        for role, first, second in event.pairs:
+            name = f"{first.entity}--{role}--{second.entity}"
+            folder = self.out / "edges" / name
+            sides = ((first, "s"), (second, "t"))
+            keys = [f"{side}{i}" for end, side in sides for i in range(len(end.key))]
+            held = [f"v{value}" for end, _ in sides for value in end.key]
+            values = sorted({column for _, column, _ in attributes})
+            ended = facts.where(all_given(held)).select(
+                *(renamed(column, key) for column, key in zip(held, keys, strict=True)), *values
+            )
+            for number, part in enumerate(slices(ended, keys, rows)):
+                made = aggregate(part, keys, attributes)
+                frame = self._with_id(made.frame, first.entity, keys[: len(first.key)], "src")
+                frame = self._with_id(frame, second.entity, keys[len(first.key) :], "dst")
+                frame = frame.select(
+                    "src",
+                    "dst",
+                    renamed("m0", "count"),
+                    *(renamed(f"m{i}", c) for i, (c, _, _) in enumerate(made.columns, start=1)),
+                )
+                write_parquet(frame, folder, append=number > 0)
+            ends = sorted([self._digest(first.entity), self._digest(second.entity)])
+            self.built[name] = Built(
+                name,
+                self.facts.session.read.parquet(str(folder)).count(),
+                certificate.in_sequence([*ends, told]),
+                made.columns,
+                (first.entity, role, second.entity),
+            )
+
+    def _event_digest(self, event: EventPlan, frame: DataFrame) -> tuple[int, str]:
+        """The rows that give two participants or more, and the digest of what they say.
+
+        All participants of a row are hashed together, in an order that names have no part in: that
+        of their nodes' digests, then of what stands in each role. Roles that even this does not tell
+        apart are taken in every order.
         """
         from pyspark.sql import functions as F
 
-        types = dict(ended.dtypes)
-        ends = sorted(
-            [(self.nodes.built[source].digest, "s"), (self.nodes.built[target].digest, "t")]
+        held = [[f"v{value}" for value in participant.key] for participant in event.participants]
+        present = [all_given(columns) for columns in held]
+        several = reduce(add, (given.cast("int") for given in present)) >= 2
+        identities: list[list[Column]] = []
+        for participant, columns, given in zip(event.participants, held, present, strict=True):
+            identity = self.nodes.identity(participant.entity, frame, columns)
+            identities.append([given, *(F.when(given, column) for column in identity)])
+        marks = self._marks(event.participants, frame, held)
+        orders = certificate.in_canonical_order(marks)
+        values = [f"v{value}" for value in sorted(set(with_time(event).values()))]
+        rows, found = certificate.digests(
+            frame.where(several), [[c for at in order for c in identities[at]] for order in orders], values
         )
-        orders = [ends] if ends[0][0] != ends[1][0] else [ends, ends[::-1]]
-        sums: list[Column] = []
-        for order in orders:
-            first, second = ([F.col(f"{side}_h{seed}") for _, side in order] for seed in (0, 1))
-            sums += certificate.digest_sum(first, second)
-            for value in attributes.values():
-                hashed = certificate.canonical(F.col(f"v{value}"), types[f"v{value}"])
-                sums += certificate.digest_sum([*first, hashed], [*second, hashed])
-        row: list[Any] = list(ended.agg(F.count(F.lit(1)), *sums).collect()[0])
-        digests = [certificate.digest(row[at], row[at + 1]) for at in range(1, len(row), 2)]
-        width = len(digests) // len(orders)
-        told = []
-        for at in range(0, len(digests), width):
-            said = [part for part in digests[at + 1 : at + width] if part != certificate.EMPTY]
-            nodes = [digest for digest, _ in ends]
-            told.append(certificate.in_sequence([*nodes, digests[at], certificate.combine(said)]))
-        return certificate.combine(told), row[0]
+        return rows, certificate.combine(certificate.told(way) for way in found)
+
+    def _marks(
+        self, participants: Sequence[Occurrence], frame: DataFrame, held: Sequence[Sequence[str]]
+    ) -> list[tuple[str, ...]]:
+        """What tells participants apart: their nodes; where these are the same, what is there."""
+        nodes = [self._digest(participant.entity) for participant in participants]
+        marks: list[tuple[str, ...]] = []
+        for participant, node, columns in zip(participants, nodes, held, strict=True):
+            mark: tuple[str, ...] = (node,)
+            if nodes.count(node) > 1:
+                given = frame.where(all_given(columns))
+                identity = self.nodes.identity(participant.entity, given, columns)
+                _, [[digest]] = certificate.digests(given, [identity])
+                mark = (node, digest)
+            marks.append(mark)
+        return marks
+
+    def _digest(self, node: str) -> str:
+        return self.nodes.built[node].digest
+
+    def _with_id(self, frame: DataFrame, node: str, keys: Sequence[str], name: str) -> DataFrame:
+        """The node ids of one end, as column ``name``; every key has one."""
+        ids = self.nodes.ids[node]
+        theirs = [column for column in ids.columns if column.startswith("k")]
+        # The smaller side first: engines without statistics of an aggregate build on the left.
+        joined = ids.join(frame, equal(theirs, keys), "inner")
+        return joined.withColumnRenamed("node_id", name).drop(*theirs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING
 from isohop.engines.frames import all_given, left_join, renamed, write_parquet
 from isohop.errors import IsohopError
 from isohop.hops import certificate
-from isohop.hops.aggregates import aggregates
+from isohop.hops.aggregates import aggregate
 from isohop.hops.facts import Facts, with_time
 from isohop.hops.kinds import Kind
+from isohop.hops.numbering import numbered
 from isohop.hops.plan import EventPlan, NodePlan
 from isohop.relational.ledger import Finding
 
@@ -37,20 +39,17 @@ class Built:
 
 @dataclass
 class Nodes:
-    """Makes node tables. ``ids[type]``: node_id, the key (``k0``, …) and its hashes."""
+    """Makes node tables. ``ids[type]``: node_id and the key (``k0``, …)."""
 
     facts: Facts
     out: Path
     ids: dict[str, DataFrame] = field(default_factory=dict)
     built: dict[str, Built] = field(default_factory=dict)
+    _key_orders: dict[str, list[int]] = field(default_factory=dict)
 
     def number(self, node: NodePlan) -> None:
         """The distinct keys over all universal rows, numbered from 0 in their order."""
-        from pyspark.sql import Window
-        from pyspark.sql import functions as F
-
-        width = len(node.key)
-        names = [f"k{index}" for index in range(width)]
+        names = [f"k{index}" for index in range(len(node.key))]
         parts = [
             self.facts.keys(root, key, names).distinct()
             for root, key in node.occurrences
@@ -58,24 +57,42 @@ class Nodes:
         ]
         if not parts:
             self.ids[node.name] = self._no_ids(node, names)
+            self._key_orders[node.name] = list(range(len(names)))
             return
         keys = reduce(lambda a, b: a.unionByName(b), parts)
         if len(parts) > 1:
             keys = keys.distinct()
-        order = Window.orderBy(*names)
-        first, second = certificate.key_hashes(
-            [certificate.canonical(F.col(n), t) for n, t in keys.dtypes]
-        )
-        numbered = keys.select(
-            (F.row_number().over(order) - 1).cast("bigint").alias("node_id"),
-            *names,
-            first.alias("h0"),
-            second.alias("h1"),
-        )
-        self.ids[node.name] = self.facts.staged(numbered, f"ids-{node.name}")
+        keys = self.facts.staged(keys, f"keys-{node.name}")
+        self.ids[node.name] = self.facts.staged(numbered(keys, names), f"ids-{node.name}")
+        self._key_orders[node.name] = self._key_order(keys, names)
+
+    @staticmethod
+    def _key_order(keys: DataFrame, names: Sequence[str]) -> list[int]:
+        """The key's columns in an order that names have no part in: by the digests of their values.
+
+        Columns of exactly the same values stay in the order in which the schema file has them.
+        """
+        if len(names) == 1:
+            return [0]
+        _, found = certificate.digests(keys, [certificate.columns_of(keys, [n]) for n in names])
+        return certificate.in_canonical_order([tuple(digest) for digest in found])[0]
+
+    def identity(self, node: str, frame: DataFrame, columns: Sequence[str]) -> list[Column]:
+        """What a node's key is hashed as, where it stands in ``columns`` of ``frame``."""
+        from pyspark.sql import functions as F
+
+        ours = dict(self.ids[node].dtypes)
+        theirs = dict(frame.dtypes)
+        identity = []
+        for at in self._key_orders[node]:
+            type_name, column = ours[f"k{at}"], F.col(columns[at])
+            if theirs[columns[at]] != type_name:
+                column = column.cast(type_name)
+            identity.append(certificate.canonical(column, type_name))
+        return identity
 
     def _no_ids(self, node: NodePlan, names: list[str]) -> DataFrame:
-        fields = ["node_id bigint", *self._key_fields(node, names), "h0 bigint", "h1 bigint"]
+        fields = ["node_id bigint", *self._key_fields(node, names)]
         return self.facts.session.createDataFrame([], ", ".join(fields))
 
     def _key_fields(self, node: NodePlan, names: list[str]) -> list[str]:
@@ -137,31 +154,20 @@ class Nodes:
                 "them to another name under 'columns' in the schema file."
             )
         folder = self.out / "nodes" / node.name
-        frame = self.facts.staged(frame, f"nodes-{node.name}")
-        written = frame.orderBy("node_id").select(
-            "node_id",
-            *(renamed(n, k) for n, k in zip(names, node.key, strict=True)),
-            *(renamed(internal, name) for name, internal, _, _ in columns),
+        internal = ["node_id", *names, *(column for _, column, _, _ in columns)]
+        written = [*node.key, *given]
+        ordered = frame.orderBy("node_id").select(
+            "node_id", *(renamed(c, w) for c, w in zip(internal[1:], written, strict=True))
         )
-        write_parquet(written, folder)
-        types = dict(frame.dtypes)
-        plain = [(n, i) for n, i, _, how in columns if how is None]
-        first, second = F.col("h0"), F.col("h1")
-        sums = [*certificate.digest_sum([first], [second])]
-        for _, internal in plain:
-            value = certificate.canonical(F.col(internal), types[internal])
-            sums += certificate.digest_sum([first, value], [second, value])
-        row = list(frame.agg(F.count(F.lit(1)), *sums).collect()[0])
-        count, digests = (
-            row[0],
-            [certificate.digest(row[at], row[at + 1]) for at in range(1, len(row), 2)],
-        )
-        # An attribute without a single value says nothing, so it counts for nothing.
-        said = [part for part in [*digests[1:], *parts] if part != certificate.EMPTY]
+        write_parquet(ordered, folder)
+        # What is hashed is what was written, under names that no name from outside can upset.
+        made = self.facts.session.read.parquet(str(folder)).toDF(*internal)
+        plain = [column for _, column, _, how in columns if how is None]
+        count, [found] = certificate.digests(made, [self.identity(node.name, made, names)], plain)
         self.built[node.name] = Built(
             node.name,
             count,
-            certificate.in_sequence([digests[0], certificate.combine(said)]),
+            certificate.told([*found, *parts]),
             tuple((name, kind, how) for name, _, kind, how in columns),
         )
 
@@ -174,39 +180,31 @@ class Nodes:
         parts: list[str],
     ) -> DataFrame:
         """An event with one participant: a multi-valued attribute of it."""
-        from pyspark.sql import functions as F
-
         if event.root in self.facts.empty:
             return frame
-        holder = event.participants[0]
         names = [f"k{index}" for index in range(len(node.key))]
-        keys = self._keys_with_values(event)
-        keyed = [f"r{index}" for index in range(len(holder.key))]
-        joined = left_join(keys, self.ids[node.name].select(*names, "h0", "h1"), keyed, names)
-        measures: list[Column] = [F.count(F.lit(1)).alias("m0")]
-        columns.append((f"{event.name}_count", f"x{len(columns)}", "number", "count"))
-        made = [columns[-1][1]]
-        sums: list[Column] = [*certificate.digest_sum([F.col("h0")], [F.col("h1")])]
-        types = dict(joined.dtypes)
-        for name, value in with_time(event).items():
-            kind = self.facts.kind_of(event.name, name, event.root, value)
-            for column, how, expression in aggregates(
-                f"{event.name}_{name}", F.col(f"v{value}"), kind
-            ):
-                made.append(f"x{len(columns)}")
-                columns.append((column, made[-1], kind, how))
-                measures.append(expression.alias(f"m{len(measures)}"))
-            hashed = certificate.canonical(F.col(f"v{value}"), types[f"v{value}"])
-            sums += certificate.digest_sum([F.col("h0"), hashed], [F.col("h1"), hashed])
-        row = list(joined.agg(*sums).collect()[0])
-        digests = [certificate.digest(row[at], row[at + 1]) for at in range(0, len(row), 2)]
-        said = [part for part in digests[1:] if part != certificate.EMPTY]
-        parts.append(certificate.in_sequence([digests[0], certificate.combine(said)]))
-        grouped = joined.groupBy(*keyed).agg(*measures)
-        made_once = grouped.select(
-            *keyed, *(renamed(f"m{index}", internal) for index, internal in enumerate(made))
+        keyed = [f"r{index}" for index in range(len(node.key))]
+        facts = self._keys_with_values(event)
+        values = with_time(event)
+        held = [f"v{value}" for value in values.values()]
+        _, [found] = certificate.digests(facts, [self.identity(node.name, facts, keyed)], held)
+        parts.append(certificate.told(found))
+        made = aggregate(
+            facts,
+            keyed,
+            [
+                (name, f"v{value}", self.facts.kind_of(event.name, name, event.root, value))
+                for name, value in values.items()
+            ],
         )
-        return left_join(frame, made_once, names, keyed)
+        told = [("count", "number", "count"), *made.columns]
+        internal = [f"x{len(columns) + index}" for index in range(len(told))]
+        for column, (name, kind, how) in zip(internal, told, strict=True):
+            columns.append((f"{event.name}_{name}", column, kind, how))
+        once = made.frame.select(
+            *keyed, *(renamed(f"m{index}", column) for index, column in enumerate(internal))
+        )
+        return left_join(frame, once, names, keyed)
 
     def _keys_with_values(self, event: EventPlan) -> DataFrame:
         key = event.participants[0].key
