@@ -45,6 +45,18 @@ def left_join(
     return frame.join(part, equal(ours, theirs), "left").drop(*theirs)
 
 
+def united(frames: Sequence[DataFrame]) -> DataFrame:
+    """The rows of all frames (one at least), by column names.
+
+    As a balanced tree: engines plan by recursion, and a chain of hundreds is too deep for them.
+    """
+    while len(frames) > 1:
+        pairs = zip(frames[::2], frames[1::2], strict=False)
+        odd = frames[-1:] if len(frames) % 2 else []
+        frames = [*(one.unionByName(other) for one, other in pairs), *odd]
+    return frames[0]
+
+
 def slices(frame: DataFrame, keys: Sequence[str], rows: int) -> Iterator[DataFrame]:
     """The frame in parts, the rows of one key in one part, of about `SLICE_ROWS` each.
 

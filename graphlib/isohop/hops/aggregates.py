@@ -129,7 +129,9 @@ class _Parts:
             value = number.cast("double")
             counted = F.when(F.abs(value) < F.lit(_LARGEST), value)
             whole = F.floor(counted / F.lit(_WHOLE))
-            rest = F.floor((counted - whole.cast("double") * F.lit(_WHOLE)) * F.lit(_FRACTION) + 0.5)
+            rest = F.floor(
+                (counted - whole.cast("double") * F.lit(_WHOLE)) * F.lit(_FRACTION) + 0.5
+            )
             wholes, rests = (
                 self.sum(F.sum(part.cast("bigint").cast("decimal(38,0)"))).cast("double")
                 for part in (whole, rest)

@@ -13,8 +13,9 @@ from isohop.engines.frames import all_given, equal, renamed, slices, write_parqu
 from isohop.hops import certificate
 from isohop.hops.aggregates import aggregate
 from isohop.hops.facts import Facts, with_time
+from isohop.hops.homing import Occurrence
 from isohop.hops.nodes import Built, Nodes
-from isohop.hops.plan import EventPlan, FunctionalPlan, Occurrence
+from isohop.hops.plan import EventPlan, FunctionalPlan
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -118,8 +119,8 @@ class Edges:
         """The rows that give two participants or more, and the digest of what they say.
 
         All participants of a row are hashed together, in an order that names have no part in: that
-        of their nodes' digests, then of what stands in each role. Roles that even this does not tell
-        apart are taken in every order.
+        of their nodes' digests, then of what stands in each role. Roles that even this does not
+        tell apart are taken in every order.
         """
         from pyspark.sql import functions as F
 
@@ -134,7 +135,9 @@ class Edges:
         orders = certificate.in_canonical_order(marks)
         values = [f"v{value}" for value in sorted(set(with_time(event).values()))]
         rows, found = certificate.digests(
-            frame.where(several), [[c for at in order for c in identities[at]] for order in orders], values
+            frame.where(several),
+            [[c for at in order for c in identities[at]] for order in orders],
+            values,
         )
         return rows, certificate.combine(certificate.told(way) for way in found)
 
@@ -150,7 +153,9 @@ class Edges:
                 given = frame.where(all_given(columns))
                 identity = self.nodes.identity(participant.entity, given, columns)
                 _, [[digest]] = certificate.digests(given, [identity])
-                mark = (node, digest)
+                # Where nothing stands, any order is the same: no need to try them all.
+                empty = digest == certificate.EMPTY
+                mark = (node, digest, str(len(marks))) if empty else (node, digest)
             marks.append(mark)
         return marks
 

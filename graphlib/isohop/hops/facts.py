@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from isohop.engines.frames import all_given, equal, left_join, renamed, staged, write_parquet
+from isohop.engines.frames import (
+    all_given,
+    equal,
+    left_join,
+    renamed,
+    staged,
+    united,
+    write_parquet,
+)
 from isohop.errors import IsohopError
 from isohop.hops.kinds import Kind, default_kind
 from isohop.hops.plan import EventPlan, Gathered, Plan, Root, Source
@@ -163,7 +170,7 @@ class Facts:
                 )
             )
         keys = [f"r{index}" for index in range(len(sources[0].holder))]
-        pairs = reduce(lambda a, b: a.unionByName(b), parts)
+        pairs = united(parts)
         if len(sources) == 1 and sources[0].keyed:
             return pairs
         counted = pairs.groupBy(*keys, *targets).agg(F.count(F.lit(1)).alias("n"))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isohop.engines.frames import all_given, left_join, renamed, write_parquet
+from isohop.engines.frames import all_given, left_join, renamed, united, write_parquet
 from isohop.errors import IsohopError
 from isohop.hops import certificate
 from isohop.hops.aggregates import aggregate
@@ -59,7 +58,7 @@ class Nodes:
             self.ids[node.name] = self._no_ids(node, names)
             self._key_orders[node.name] = list(range(len(names)))
             return
-        keys = reduce(lambda a, b: a.unionByName(b), parts)
+        keys = united(parts)
         if len(parts) > 1:
             keys = keys.distinct()
         keys = self.facts.staged(keys, f"keys-{node.name}")
@@ -144,7 +143,6 @@ class Nodes:
         columns: Columns,
         parts: list[str],
     ) -> None:
-        from pyspark.sql import functions as F
 
         given = [name for name, *_ in columns]
         twice = sorted({n for n in given if given.count(n) > 1} | set(given) & set(node.key))

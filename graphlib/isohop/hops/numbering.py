@@ -21,7 +21,7 @@ _SAMPLED = 32
 
 
 def numbered(keys: DataFrame, names: Sequence[str]) -> DataFrame:
-    """``node_id`` and the columns ``names`` of distinct ``keys``, numbered from 0 in their order."""
+    """``node_id`` and the columns ``names`` of distinct ``keys``, counted from 0 in their order."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
@@ -49,7 +49,9 @@ def _boundaries(keys: DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:
     every = max(1, RANGE_KEYS // _SAMPLED)
     sample = keys.where(F.pmod(F.xxhash64(*names), F.lit(every)) == 0)
     drawn = [tuple(row) for row in sample.orderBy(*names).collect()]
-    return list(dict.fromkeys(drawn[len(drawn) * index // ranges] for index in range(1, ranges) if drawn))
+    return list(
+        dict.fromkeys(drawn[len(drawn) * index // ranges] for index in range(1, ranges) if drawn)
+    )
 
 
 def _range_of(names: Sequence[str], boundaries: Sequence[tuple[Any, ...]], first: int) -> Column:

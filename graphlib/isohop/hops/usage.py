@@ -7,7 +7,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
-from isohop.engines.frames import all_given, equal, renamed
+from isohop.engines.frames import all_given, equal, renamed, united
 from isohop.hops.plan import Plan, Root
 from isohop.hops.universal_row import references
 from isohop.relational.integrity import CleanTable
@@ -90,7 +90,7 @@ def _referred(plan: Plan, clean: Mapping[str, CleanTable], table: str) -> int:
     keys = list(referring_keys(plan, clean, table))
     if not keys:
         return 0
-    referred = reduce(lambda a, b: a.unionByName(b), keys).distinct()
+    referred = united(keys).distinct()
     ours = [names[column] for column in key]
     return clean[table].frame.join(referred, equal(ours, referred.columns), "left_semi").count()
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import combinations
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from isohop.engines.frames import all_given, equal
+from isohop.engines.frames import all_given, equal, united
 from isohop.relational import naming
 from isohop.relational.database import Reference, Table, type_family
 from isohop.relational.integrity import CleanTable
@@ -330,14 +329,13 @@ class _Search:
         for target, group in batches:
             key = self.keys[target] or ()
             held = self._values(target, key, "k").distinct().withColumn("known", F.lit(1))
-            asked: DataFrame = reduce(
-                lambda one, other: one.unionByName(other),
-                (
+            asked = united(
+                [
                     self._values(one.table, one.columns, "v")
                     .distinct()
                     .withColumn("candidate", F.lit(number))
                     for number, one in enumerate(group)
-                ),
+                ]
             )
             on = equal([f"v{i}" for i in range(len(key))], [f"k{i}" for i in range(len(key))])
             counted = asked.join(held, on, "left").groupBy("candidate")

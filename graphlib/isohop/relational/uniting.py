@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 
+from isohop.engines.frames import united
 from isohop.relational import naming
 from isohop.relational.database import Reference, Table
 from isohop.relational.integrity import CleanTable
@@ -99,7 +99,7 @@ def _redirected(table: Table, renamed: Mapping[str, str]) -> Table:
 
 
 def _whole(name: str, parts: Sequence[CleanTable]) -> CleanTable:
-    frame = reduce(lambda one, other: one.unionByName(other), (part.frame for part in parts))
+    frame = united([part.frame for part in parts])
     rows = sum(part.rows for part in parts)
     return CleanTable(name, frame, parts[0].names, parts[0].types, rows)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import reduce
 
-from isohop.engines.frames import renamed
+from isohop.engines.frames import renamed, united
 from isohop.relational.refactor.database import Database, Relation, Rewrite, require, require_new
 
 
@@ -58,7 +57,7 @@ class UniteRows:
             r.frame.select(*(renamed(r.columns[c], n) for c, n in zip(first, names, strict=True)))
             for r in relations
         ]
-        whole = reduce(lambda a, b: a.unionByName(b), frames)
+        whole = united(frames)
         new = database.relation_of(whole, dict(zip(first, names, strict=True)))
         update = {"parts": () if self.into == self.table else (self.into,)}
         table = database.declared(self.table).model_copy(update=update)
