@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
-SLICE_ROWS = 1 << 24
+SLICE_ROWS = 1 << 23
 """Rows that one aggregation takes at a time: what an engine holds in memory at once."""
 
 
