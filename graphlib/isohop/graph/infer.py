@@ -31,7 +31,7 @@ from isohop.hops.naming import with_names
 from isohop.hops.plan import make_plan
 from isohop.hops.schema_file import AttributeSpec, Entity, SchemaFile, check_columns
 from isohop.hops.schema_text import schema_text
-from isohop.hops.universal_row import folded_cycles
+from isohop.hops.universal_row import crowded, folded_cycles
 from isohop.relational.database import Policies, Table
 from isohop.relational.inference import Physical, infer_physical, propose_entities
 from isohop.relational.integrity import read_landed
@@ -273,7 +273,8 @@ class _Inference:
         )
 
     def _without_cycles(self, schema: SchemaFile) -> SchemaFile:
-        """Tables that refer to each other in a cycle have no universal rows: one is an entity."""
+        """Tables that refer to each other in a cycle have no universal rows, and those that lead to
+        hundreds of places too large ones: a table among them has to be an entity."""
         while cycles := folded_cycles(schema):
             inside = sorted(set(cycles[0]))
             referred = {
@@ -283,17 +284,24 @@ class _Inference:
                 for name in inside
             }
             name = max(inside, key=lambda table: (referred[table], table))
-            table = schema.tables[name].model_copy(update={"surrogate": False})
-            path = " → ".join(cycles[0])
-            self.found.notes["entities", name] = f"added, because rows refer in a cycle: {path}"
-            self.found.notes.pop(("tables", name, "surrogate"), None)
-            schema = schema.model_copy(
-                update={
-                    "tables": {**schema.tables, name: table},
-                    "entities": {**schema.entities, name: Entity(table=name)},
-                }
-            )
+            why = f"rows refer in a cycle: {' → '.join(cycles[0])}"
+            schema = self._with_entity(schema, name, why)
+        while found := crowded(schema):
+            table, places, name = found
+            why = f"a row of {table} led to {places:,} places"
+            schema = self._with_entity(schema, name, why)
         return schema
+
+    def _with_entity(self, schema: SchemaFile, name: str, why: str) -> SchemaFile:
+        table = schema.tables[name].model_copy(update={"surrogate": False})
+        self.found.notes["entities", name] = f"added, because {why}"
+        self.found.notes.pop(("tables", name, "surrogate"), None)
+        return schema.model_copy(
+            update={
+                "tables": {**schema.tables, name: table},
+                "entities": {**schema.entities, name: Entity(table=name)},
+            }
+        )
 
     def _facts(
         self, schema: SchemaFile, columns: dict[str, tuple[str, ...]], source: Source, name: str

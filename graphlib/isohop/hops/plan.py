@@ -19,6 +19,7 @@ from isohop.hops.schema_file import AttributeSpec, SchemaFile
 from isohop.hops.universal_row import (
     UniversalRow,
     base_name,
+    crowded,
     folded_cycles,
     references,
     universal_row,
@@ -144,6 +145,7 @@ def make_plan(
     cycles = folded_cycles(schema)
     if cycles:
         raise InvalidInput(file_name, [_cycle_problem(cycle) for cycle in cycles])
+    _refuse_crowds(schema, file_name)
     problems: list[Problem] = []
     plan = Plan(schema, columns, {}, _declared_nodes(schema), [], [], [])
     referenced = {
@@ -183,6 +185,15 @@ def _cycle_problem(cycle: list[str]) -> Problem:
         else f"these tables refer to each other in a cycle, and none is an entity: {path}."
     )
     return Problem(f"tables.{cycle[0]}.references", what, f"Declare '{cycle[0]}' an entity.")
+
+
+def _refuse_crowds(schema: SchemaFile, file_name: str) -> None:
+    found = crowded(schema)
+    if found is not None:
+        table, places, folded = found
+        what = f"a row of '{table}' leads to {places:,} places along its references."
+        hint = f"Declare '{folded}' an entity: paths stop there."
+        raise InvalidInput(file_name, [Problem(f"tables.{table}.references", what, hint)])
 
 
 def _declared_nodes(schema: SchemaFile) -> dict[str, NodePlan]:

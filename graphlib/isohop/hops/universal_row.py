@@ -134,6 +134,36 @@ def folded_cycles(schema: SchemaFile) -> list[list[str]]:
     return found
 
 
+MOST_PLACES = 256
+"""Places that a row may lead to. Paths multiply where tables fold into each other."""
+
+
+def crowded(schema: SchemaFile) -> tuple[str, int, str] | None:
+    """(table, places, folded table that most paths lead to) where a row leads to too many places;
+    None where none does. There are no `folded_cycles`."""
+    places: dict[str, int] = {}
+
+    def count(table: str) -> int:
+        if table not in places:
+            places[table] = 1  # 1:1 partners lead back: once is enough
+            places[table] += sum(
+                1 if schema.home(r.table) is not None else count(r.table)
+                for r, _ in references(schema, table)
+            )
+        return places[table]
+
+    worst = max(schema.tables, key=lambda table: (count(table), table))
+    if places[worst] <= MOST_PLACES:
+        return None
+    gains: dict[str, int] = {}
+    for table in schema.tables:
+        for reference, partner in references(schema, table):
+            if not partner and schema.home(reference.table) is None:
+                gained = gains.get(reference.table, 0) + places[reference.table]
+                gains[reference.table] = gained
+    return worst, places[worst], max(gains, key=lambda table: (gains[table], table))
+
+
 def universal_row(
     schema: SchemaFile, columns: Mapping[str, tuple[str, ...]], root: str
 ) -> tuple[UniversalRow, list[Problem]]:
