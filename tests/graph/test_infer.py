@@ -1,0 +1,160 @@
+"""Infer: a schema file that builds as it is, and that finds what no key says."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from isohop.cli import app
+from isohop.errors import InvalidInput
+from isohop.graph import Graph
+from isohop.graph.build import build
+from isohop.graph.infer import Inferred, infer
+
+ROOT = Path(__file__).parents[2]
+ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
+SHOPS = ["chain", "star", "flat", "junction"]
+
+
+def written(folder: Path, tables: dict[str, dict]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, columns in tables.items():
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    return folder
+
+
+def built(found: Inferred, folder: Path) -> Graph:
+    file = folder / "inferred.yaml"
+    file.write_text(found.text(), "utf-8")
+    return build(file, folder / "graph")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_four_schemas_with_keys_alone_are_one_graph(tmp_path, engine):
+    """Nothing but keys, references and the name of the entity is told."""
+    certificates = set()
+    for shop in SHOPS:
+        told = yaml.safe_load((ROOT / "schemas" / "shop" / f"{shop}.yaml").read_text("utf-8"))
+        path = (ROOT / "schemas" / "shop" / told["source"]["path"]).resolve()
+        tables = {
+            name: {
+                "key": table.get("key"),
+                "references": [
+                    {"columns": r["columns"], "table": r["table"]}
+                    for r in table.get("references", [])
+                ],
+            }
+            for name, table in told["tables"].items()
+        }
+        file = tmp_path / f"{shop}.yaml"
+        file.write_text(yaml.safe_dump({"source": {"path": str(path)}, "tables": tables}), "utf-8")
+        entity = next(e["table"] for e in told["entities"].values())
+        found = infer(str(file), [entity], engine, tmp_path)
+        (tmp_path / shop).mkdir()
+        certificates.add(built(found, tmp_path / shop).manifest.certificate)
+    assert len(certificates) == 1
+
+
+def orders(wrong: int) -> dict[str, dict]:
+    """2,000 orders by 100 customers, whose city stands in every order; some are wrong."""
+    draw = random.Random(1)
+    who = [draw.randrange(100) for _ in range(2000)]
+    cities = [f"city {n % 30}" for n in who]
+    for at in range(wrong):
+        cities[at * 7] = "nowhere"
+    return {
+        "customer": {"id": list(range(100)), "name": [f"n{n}" for n in range(100)]},
+        "orders": {
+            "id": list(range(1, 2001)),
+            "customer_id": who,
+            "city": cities,
+            "sum": [draw.random() for _ in who],
+            "how": [draw.choice(["card", "cash"]) for _ in who],
+        },
+    }
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_a_dependency_that_no_key_says_is_found_and_its_violations_reported(
+    tmp_path, engine, wrong
+):
+    source = written(tmp_path / "data", orders(wrong))
+    found = infer(str(source), ["customer"], engine, tmp_path)
+    assert found.schema is not None
+    assert found.schema.tables["orders"].determines == {"customer": ("city",)}
+    assert f"{wrong} against it" in found.notes["tables", "orders", "determines", "customer"]
+    graph = built(found, tmp_path)
+    # Of two cities of a customer the one that most orders give is his; there is one for each.
+    assert graph.edge_type("customer--city--customer.city").count == 100
+    ledger = json.loads((graph.path / "ledger.json").read_text("utf-8"))
+    assert ledger["closes"]
+    violated = [f for f in ledger["findings"] if f["kind"] == "violated dependency"]
+    assert sum(f["count"] for f in violated) == wrong
+    assert all("nowhere" in "".join(f["examples"]) for f in violated)
+
+
+def test_what_holds_by_chance_in_a_small_table_is_not_adopted(tmp_path):
+    tables = orders(0)
+    small = {name: {c: v[:20] for c, v in table.items()} for name, table in tables.items()}
+    small["customer"] = tables["customer"]
+    found = infer(str(written(tmp_path / "data", small)), ["customer"], base=tmp_path)
+    assert found.schema is not None
+    assert not found.schema.tables["orders"].determines
+
+
+def test_without_entities_it_proposes_some_and_stops(tmp_path):
+    found = infer(str(written(tmp_path / "data", orders(0))))
+    assert found.schema is None
+    assert found.proposed[0][0] in ("customer", "orders")
+    assert all(reason for _, reason in found.proposed)
+
+
+def test_a_table_that_refers_to_itself_becomes_an_entity_and_it_is_said(tmp_path):
+    tables = orders(0)
+    tables["staff"] = {"id": list(range(10)), "manager_id": [None, *range(9)], "x": ["a"] * 10}
+    tables["orders"]["staff_id"] = [n % 10 for n in range(2000)]
+    found = infer(str(written(tmp_path / "data", tables)), ["customer"], base=tmp_path)
+    assert found.schema is not None
+    assert found.schema.entities["staff"].table == "staff"
+    assert "staff → staff" in found.notes["entities", "staff"]
+    built(found, tmp_path)
+
+
+def test_parts_of_a_table_are_found_and_united(tmp_path):
+    tables = orders(0)
+    whole = tables.pop("orders")
+    for part, odd in (("orders_2023", 0), ("orders_2024", 1)):
+        tables[part] = {c: [v for i, v in enumerate(vs) if i % 2 == odd] for c, vs in whole.items()}
+    found = infer(str(written(tmp_path / "parts", tables)), ["customer"], base=tmp_path)
+    one = infer(str(written(tmp_path / "whole", orders(0))), ["customer"], base=tmp_path)
+    assert found.schema is not None
+    assert found.schema.tables["orders"].parts == ("orders_2023", "orders_2024")
+    united = built(found, tmp_path).manifest.certificate
+    assert united == built(one, tmp_path).manifest.certificate
+
+
+def test_mistakes_are_named_with_what_was_meant(tmp_path):
+    source = str(written(tmp_path / "data", orders(0)))
+    with pytest.raises(InvalidInput, match="Did you mean 'customer'"):
+        infer(source, ["custmer"])
+    result = CliRunner().invoke(app, ["infer", str(tmp_path / "nowhere"), "--entities", "x"])
+    assert isinstance(result.exception, InvalidInput)
+    assert "no folder" in str(result.exception)
+
+
+def test_the_file_and_the_report_are_written(tmp_path):
+    source = str(written(tmp_path / "data", orders(0)))
+    file = tmp_path / "shop.yaml"
+    result = CliRunner().invoke(app, ["infer", source, "--entities", "customer", "-o", str(file)])
+    assert result.exit_code == 0, result.output
+    assert f"source: {{path: {source}}}" in file.read_text("utf-8")
+    assert (tmp_path / "shop.md").read_text("utf-8").startswith("# Looked at and left out")
+    build(file, tmp_path / "graph")
