@@ -14,7 +14,6 @@ from isohop.relational.refactor import RenameColumn
 
 ROOT = Path(__file__).parents[2]
 SHOP = ROOT / "schemas" / "shop" / "chain.yaml"
-ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
 
 
 @pytest.mark.parametrize("mapping", [True, False])
@@ -28,13 +27,9 @@ def test_no_rewrite_of_the_shop_changes_its_graph(mapping):
     assert any(len(found.moved(index)) > 1 for index in range(len(found.pairs)))
 
 
-def test_the_audit_runs_on_spark(request):
-    pytest.importorskip("pyspark")
-    found = audit(SHOP, rewrites=1, seed=4, engine="spark")
-    assert found.equal == 1
-
-
-test_the_audit_runs_on_spark = pytest.mark.spark(test_the_audit_runs_on_spark)
+@pytest.mark.spark
+def test_the_audit_runs_on_spark():
+    assert audit(SHOP, rewrites=1, seed=4, engine="spark").equal == 1
 
 
 @pytest.mark.data
