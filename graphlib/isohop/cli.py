@@ -160,7 +160,9 @@ def infer(
     to: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="The schema file to write; the report lies beside it, as .md."
+            "--out",
+            "-o",
+            help="The schema file to write; what was left out goes to NAME.left-out.md.",
         ),
     ] = None,
     engine: EngineName = Engine.sail,
@@ -189,7 +191,7 @@ def infer(
         print(found.text(), end="")
         return
     write_text_atomically(to, found.text())
-    report = to.with_suffix(".md")
+    report = to.with_name(f"{to.stem}.left-out.md")
     write_text_atomically(report, found.report())
     out.print(f"{to}: {len(found.schema.tables)} tables, {len(found.schema.entities)} entities")
     out.print(f"{report}: {len(found.rejected)} findings that were left out, and why")

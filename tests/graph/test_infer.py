@@ -156,5 +156,5 @@ def test_the_file_and_the_report_are_written(tmp_path):
     result = CliRunner().invoke(app, ["infer", source, "--entities", "customer", "-o", str(file)])
     assert result.exit_code == 0, result.output
     assert f"source: {{path: {source}}}" in file.read_text("utf-8")
-    assert (tmp_path / "shop.md").read_text("utf-8").startswith("# Looked at and left out")
+    assert (tmp_path / "shop.left-out.md").read_text("utf-8").startswith("# Looked at and left out")
     build(file, tmp_path / "graph")
