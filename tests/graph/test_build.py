@@ -247,6 +247,39 @@ def test_two_values_for_one_key_follow_the_policy_and_are_shown(make, engine, po
     assert "Oslo" in lost["value_0"].to_pylist()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("policy", "cities"), [("majority", ["Bonn", "Rome"]), ("unset", ["Bonn"])]
+)
+def test_an_outvoted_value_is_no_node(make, engine, policy, cities):
+    shared = PEOPLE.format(policy) + "\nattributes: {person.city: {kind: category, share: true}}"
+    graph = make(shared, ORDERS, engine)
+    assert graph.nodes("person.city")["value"].to_pylist() == cities
+    edges = graph.edges("person--city--person.city")
+    assert sorted(edges["dst"].to_pylist()) == list(range(len(cities)))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_events_of_which_one_participant_is_known_are_told(make, engine):
+    held = {
+        "customer": {"id": [1, 2]},
+        "product": {"shop": ["x"], "number": [1]},
+        "orders": {
+            "id": [1, 2, 3, 4],
+            "customer": [1, 2, 2, None],
+            "shop": ["x", "x", None, None],
+            "number": [1, None, None, None],
+        },
+    }
+    graph = make(DIRTY.format("keep"), held, engine)
+    (table,) = [t for t in ledger(graph)["tables"] if t["table"] == "orders"]
+    assert (table["used"], sum(table["unused"].values())) == (3, 1)
+    (finding,) = [f for f in table["findings"] if f["kind"] == "event with one participant"]
+    assert finding["count"] == 2
+    assert set(finding["examples"]) == {"customer 2"}
+    assert graph.edges("customer--orders--product").num_rows == 1
+
+
 def test_a_violated_dependency_can_stop_the_build_and_leaves_nothing(tmp_path):
     file = write_database(tmp_path, PEOPLE.format("fail"), ORDERS)
     with pytest.raises(IsohopError, match=r"person\.city.*violations: fail"):

@@ -34,25 +34,23 @@ class Edges:
         """One edge for each source that has a target."""
         from pyspark.sql import functions as F
 
-        name = f"{edge.source}--{edge.role}--{edge.target}"
-        folder = self.out / "edges" / name
-        sources = self.facts.sources(edge.gathered)
-        if not sources:
+        folder = self.out / "edges" / edge.name
+        pairs = self.facts.targets(edge)
+        if pairs is None:
             columns = ("src", "dst", "count")
             nothing = ", ".join(f"{column} bigint" for column in columns)
             write_parquet(self.facts.session.createDataFrame([], nothing), folder)
             digest, count = certificate.EMPTY, 0
         else:
             targets = [f"t{index}" for index in range(len(self.facts.plan.nodes[edge.target].key))]
-            pairs = self.facts.resolve(name, sources, len(targets))
             holders = [column for column in pairs.columns if column not in targets]
             ended = self._with_id(pairs, edge.target, targets, "dst")
             ended = self._with_id(ended, edge.source, holders, "src")
             count_one = F.lit(1).cast("bigint").alias("count")
             write_parquet(ended.select("src", "dst", count_one), folder)
             digest, count = self._functional_digest(edge, pairs, holders, targets)
-        self.built[name] = Built(
-            name, count, digest, (), (edge.source, edge.role, edge.target), functional=True
+        self.built[edge.name] = Built(
+            edge.name, count, digest, (), (edge.source, edge.role, edge.target), functional=True
         )
 
     def _functional_digest(

@@ -24,7 +24,7 @@ from isohop.engines.frames import (
 )
 from isohop.errors import IsohopError
 from isohop.hops.kinds import Kind, default_kind
-from isohop.hops.plan import EventPlan, Gathered, Plan, Root, Source
+from isohop.hops.plan import EventPlan, FunctionalPlan, Gathered, Plan, Root, Source
 from isohop.hops.usage import referring_keys
 from isohop.relational.integrity import EXAMPLES, CleanTable
 from isohop.relational.ledger import Finding, Ledger
@@ -49,6 +49,7 @@ class Facts:
     ledger: Ledger
     frames: dict[str, DataFrame] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
+    _targets: dict[str, DataFrame | None] = field(default_factory=dict)
 
     def staged(self, frame: DataFrame, name: str) -> DataFrame:
         """The same rows, written once."""
@@ -152,6 +153,15 @@ class Facts:
         """The kind that the schema file states, else that of the type."""
         stated = self.plan.spec(owner, name).kind
         return stated or default_kind(self.type_of(root, value))
+
+    def targets(self, edge: FunctionalPlan) -> DataFrame | None:
+        """(r0…, t0…): the one target of each source's key; None where no table has rows."""
+        if edge.name not in self._targets:
+            sources = self.sources(edge.gathered)
+            width = len(self.plan.nodes[edge.target].key)
+            resolved = self.resolve(edge.name, sources, width) if sources else None
+            self._targets[edge.name] = resolved
+        return self._targets[edge.name]
 
     def resolve(self, where: str, sources: list[Source], width: int) -> DataFrame:
         """(r0…, t0…): one value for each key, from all sources, by the violation policy."""

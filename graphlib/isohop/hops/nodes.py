@@ -54,6 +54,11 @@ class Nodes:
             for root, key in node.occurrences
             if root not in self.facts.empty
         ]
+        for edge in node.held:
+            pairs = self.facts.targets(edge)
+            if pairs is not None:
+                targets = [renamed(f"t{index}", name) for index, name in enumerate(names)]
+                parts.append(pairs.select(*targets).distinct())
         if not parts:
             self.ids[node.name] = self._no_ids(node, names)
             self._key_orders[node.name] = list(range(len(names)))
@@ -95,9 +100,11 @@ class Nodes:
         return self.facts.session.createDataFrame([], ", ".join(fields))
 
     def _key_fields(self, node: NodePlan, names: list[str]) -> list[str]:
-        if not node.occurrences:
+        places = list(node.occurrences)
+        places += [(s.root, s.values) for edge in node.held for s in edge.gathered.sources]
+        if not places:
             return [f"{name} string" for name in names]
-        root, key = node.occurrences[0]
+        root, key = places[0]
         types = dict(self.facts.frames[root].dtypes)
         return [f"{n} {types[f'v{value}']}" for n, value in zip(names, key, strict=True)]
 

@@ -85,12 +85,14 @@ class Gathered:
 
 @dataclass
 class NodePlan:
-    """One node type. ``occurrences``: (root, key values) wherever its keys stand."""
+    """One node type. ``occurrences``: (root, key values) wherever its keys stand. A shared value
+    that an entity determines is a node where it is the one that holds: ``held`` by edges to it."""
 
     name: str
     key: tuple[str, ...]
     shared: bool = False
     occurrences: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    held: list[FunctionalPlan] = field(default_factory=list)
     attributes: dict[str, Gathered] = field(default_factory=dict)
     multi_valued: list[EventPlan] = field(default_factory=list)
 
@@ -103,6 +105,10 @@ class FunctionalPlan:
     role: str
     target: str
     gathered: Gathered
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}--{self.role}--{self.target}"
 
 
 @dataclass
@@ -222,14 +228,16 @@ def _gather(plan: Plan, root: Root) -> None:
         node = plan.nodes.setdefault(
             occurrence.entity, NodePlan(occurrence.entity, ("value",), shared=occurrence.shared)
         )
-        node.occurrences.append((root.table, occurrence.key))
-        for holder in homes.parents[occurrence]:
+        holders = homes.parents[occurrence]
+        if not (occurrence.shared and holders):
+            node.occurrences.append((root.table, occurrence.key))
+        for holder in holders:
             if occurrence in homes.parents.get(holder, []) and (
                 (holder.entity, holder.role) > (occurrence.entity, occurrence.role)
             ):
                 continue  # they determine each other: written once, in one direction
             role = occurrence.role.removeprefix(holder.prefix) or occurrence.role
-            edge = _functional(plan, holder.entity, role, occurrence.entity)
+            edge = _functional(plan, holder.entity, role, node)
             edge.gathered.sources.append(source(holder, occurrence.key))
     for value, held in homes.attributes.items():
         for holder, name in held:
@@ -237,12 +245,14 @@ def _gather(plan: Plan, root: Root) -> None:
             gathered.sources.append(source(holder, (value,)))
 
 
-def _functional(plan: Plan, source: str, role: str, target: str) -> FunctionalPlan:
+def _functional(plan: Plan, source: str, role: str, target: NodePlan) -> FunctionalPlan:
     for edge in plan.functional:
-        if (edge.source, edge.role, edge.target) == (source, role, target):
+        if (edge.source, edge.role, edge.target) == (source, role, target.name):
             return edge
-    edge = FunctionalPlan(source, role, target, Gathered(role))
+    edge = FunctionalPlan(source, role, target.name, Gathered(role))
     plan.functional.append(edge)
+    if target.shared:
+        target.held.append(edge)
     return edge
 
 
@@ -382,7 +392,7 @@ def _warn(plan: Plan) -> None:
                 "entity in it, or a reference to one."
             )
     for name, node in plan.nodes.items():
-        if not node.occurrences:
+        if not node.occurrences and not node.held:
             plan.warnings.append(
                 f"entity '{name}' occurs in no table: no column is named "
                 f"{' or '.join(repr(k) for k in node.key)}."

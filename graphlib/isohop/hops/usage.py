@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import reduce
-from operator import or_
+from operator import add, or_
 from typing import TYPE_CHECKING
 
 from isohop.engines.frames import all_given, equal, renamed, united
+from isohop.hops.homing import Occurrence
 from isohop.hops.plan import Plan, Root
 from isohop.hops.universal_row import references
-from isohop.relational.integrity import CleanTable
-from isohop.relational.ledger import Ledger
+from isohop.relational.integrity import EXAMPLES, CleanTable
+from isohop.relational.ledger import Ledger, TableLedger
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 NO_ENTITY = "leads to no entity"
 NO_REFERRER = "no row refers to it, and it leads to no entity"
+TOO_FEW = "event with one participant"
+"""Its entity is a node; what the row says of the event has no pair to stand on."""
 
 
 def referring_keys(plan: Plan, clean: Mapping[str, CleanTable], table: str) -> Iterator[DataFrame]:
@@ -71,17 +74,14 @@ def count_usage(
             if root is None:
                 counted.leave_unused(NO_ENTITY, rows)
                 continue
-            used = _with_entity(root, universal[table])
-            counted.used += used
-            counted.leave_unused(NO_ENTITY, _without_entity(root, universal[table]))
+            _count_rows(root, universal[table], counted, NO_ENTITY)
             continue
         referred = _referred(plan, clean, table)
         counted.used += referred
         if root is None:
             counted.leave_unused(NO_REFERRER, clean[table].frame.count() - referred)
         elif table not in empty:
-            counted.used += _with_entity(root, universal[table])
-            counted.leave_unused(NO_REFERRER, _without_entity(root, universal[table]))
+            _count_rows(root, universal[table], counted, NO_REFERRER)
 
 
 def _referred(plan: Plan, clean: Mapping[str, CleanTable], table: str) -> int:
@@ -95,14 +95,32 @@ def _referred(plan: Plan, clean: Mapping[str, CleanTable], table: str) -> int:
     return clean[table].frame.join(referred, equal(ours, referred.columns), "left_semi").count()
 
 
-def _any_entity(root: Root) -> Column:
-    keys = ([f"v{value}" for value in o.key] for o in root.homes.occurrences)
-    return reduce(or_, (all_given(key) for key in keys))
+def _count_rows(root: Root, frame: DataFrame, counted: TableLedger, otherwise: str) -> None:
+    """Rows that lead to an entity, rows that do not, and events that lead to too few."""
+    from pyspark.sql import functions as F
+
+    participants = root.homes.participants
+    entity = reduce(or_, (_given(occurrence) for occurrence in root.homes.occurrences))
+    several = reduce(add, (_given(occurrence).cast("int") for occurrence in participants)) > 1
+    alone = entity & ~several if len(participants) > 1 else F.lit(False)
+    counts = frame.agg(*(F.count(F.when(rows, 1)) for rows in (entity, ~entity, alone)))
+    used, unused, facts_of_one = counts.collect()[0]
+    counted.used += used
+    counted.leave_unused(otherwise, unused)
+    if facts_of_one:
+        names = [occurrence.role for occurrence in participants]
+        keys = [F.concat_ws(", ", *(f"v{v}" for v in o.key)) for o in participants]
+        shown = [
+            F.when(_given(o), key).alias(f"p{at}")
+            for at, (o, key) in enumerate(zip(participants, keys, strict=True))
+        ]
+        rows = frame.where(alone).select(*shown).orderBy(*(f"p{at}" for at in range(len(shown))))
+        examples = [
+            ", ".join(f"{name} {key}" for name, key in zip(names, row, strict=True) if key)
+            for row in rows.limit(EXAMPLES).collect()
+        ]
+        counted.find(TOO_FEW, root.table, facts_of_one, examples, "in no edge")
 
 
-def _with_entity(root: Root, frame: DataFrame) -> int:
-    return frame.where(_any_entity(root)).count()
-
-
-def _without_entity(root: Root, frame: DataFrame) -> int:
-    return frame.where(~_any_entity(root)).count()
+def _given(occurrence: Occurrence) -> Column:
+    return all_given([f"v{value}" for value in occurrence.key])
