@@ -9,7 +9,7 @@ import pytest
 
 from isohop.engines import frames
 from isohop.graph import Graph
-from isohop.hops import numbering
+from isohop.hops import aggregates, numbering
 
 ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
 SCHEMA = """
@@ -57,6 +57,8 @@ def test_ranges_and_slices_change_no_number(make, monkeypatch, engine):
     whole = make(SCHEMA, tables(), engine)
     monkeypatch.setattr(numbering, "RANGE_KEYS", 40)
     monkeypatch.setattr(frames, "SLICE_ROWS", 500)
+    monkeypatch.setattr(frames, "PARTITION_ROWS", 200)
+    monkeypatch.setattr(aggregates, "LONGEST_LIST", 1)
     parts = make(SCHEMA, tables(), engine)
     assert same(whole, parts)
     keys = [tuple(row.values()) for row in parts.nodes("person", ["name", "number"]).to_pylist()]

@@ -340,7 +340,8 @@ class Auditor:
 def open_database(planned: Planned, session: SparkSession, folder: Path) -> Database:
     """The clean rows of a schema file's tables, ready to be rewritten."""
     schema = planned.schema
-    _, clean = clean_tables(planned, session, folder / "stage", folder / "quarantine", Ledger())
+    stage, quarantine = folder / "stage", folder / "quarantine"
+    _, clean = clean_tables(planned, session, stage, quarantine, Ledger(), whole=True)
     homes = frozenset(e.table for e in schema.entities.values() if e.table is not None)
     whole = {
         name: table.model_copy(update={"parts": (), "types": {}})

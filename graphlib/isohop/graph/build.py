@@ -21,6 +21,7 @@ from isohop.hops import certificate
 from isohop.hops.explain import explain
 from isohop.hops.plan import Plan, make_plan
 from isohop.hops.schema_file import SchemaFile, check_columns, check_types, read_schema_file
+from isohop.hops.universal_row import needed_columns
 from isohop.relational.integrity import CleanTable, Integrity
 from isohop.relational.ledger import Ledger
 from isohop.relational.parts import united
@@ -107,10 +108,14 @@ def clean_tables(
     quarantine: Path,
     ledger: Ledger,
     progress: Progress = SILENT,
+    whole: bool = False,
 ) -> tuple[dict[str, LandedTable], Mapping[str, CleanTable]]:
-    """Every table as it was read, and the rows of it that can be used."""
+    """Every table as it was read, and the rows of it that can be used.
+
+    ``whole``: with the columns, too, that no graph needs.
+    """
     schema = planned.schema
-    landed = _land(planned, stage / "landed", quarantine, progress)
+    landed = _land(planned, stage / "landed", quarantine, progress, whole)
     types = {name: {f.name: f.type for f in table.schema} for name, table in landed.items()}
     known = {
         name: {c: t for c, t in columns.items() if c not in landed[name].all_null}
@@ -152,13 +157,17 @@ def _construct(planned: Planned, folder: Path, session: SparkSession, progress: 
 
 
 def _land(
-    planned: Planned, folder: Path, quarantine: Path, progress: Progress
+    planned: Planned, folder: Path, quarantine: Path, progress: Progress, whole: bool
 ) -> dict[str, LandedTable]:
     landed: dict[str, LandedTable] = {}
     with progress.task("read tables", len(planned.schema.tables)) as bar:
         for name, table in planned.schema.tables.items():
             bar.note(name)
-            landed[name] = planned.source.land(name, folder / name, types=table.types)
+            columns = planned.plan.columns[name]
+            if not whole:
+                columns = needed_columns(planned.schema, name, columns)
+            types = {column: stated for column, stated in table.types.items() if column in columns}
+            landed[name] = planned.source.land(name, folder / name, columns, types)
             unreadable = landed[name].quarantine
             if unreadable is not None:
                 (quarantine / name).mkdir(parents=True, exist_ok=True)

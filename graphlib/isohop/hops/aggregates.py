@@ -3,8 +3,9 @@
 Numbers: mean, min and max. Times: first and last. Everything else: the sorted set of its values.
 Each is exact: it does not depend on the order in which an engine meets the rows.
 
-Rows of one group are first brought together by the values that go into sets, so that a set is made
-of distinct rows however many a group has: one customer in a third of all rows is one short list.
+A set is made of the list of a group's values. Where some group has so many rows that its list would
+be long, rows are first brought together by these values, so that lists are of distinct rows: one
+customer in a third of all rows is one short list.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 HOW: dict[Kind, tuple[str, ...]] = {"number": ("mean", "min", "max"), "time": ("first", "last")}
 """The aggregates of a kind, in the order of their columns; a kind that is not here makes a set."""
+
+LONGEST_LIST = 1 << 14
+"""Values that a list may have of which a set is made."""
 
 _WHOLE, _FRACTION = 2.0**20, 2.0**30
 _LARGEST = 2.0**82
@@ -48,7 +52,8 @@ def aggregate(
 ) -> Aggregated:
     """One row for each distinct value of ``keys``, of the (name, column, kind) of each attribute.
 
-    The columns of ``frame`` are not called ``m…`` or ``p…``.
+    Counts the rows of each group first, where sets are made. The columns of ``frame`` are not
+    called ``m…`` or ``p…``.
     """
     from pyspark.sql import functions as F
 
@@ -63,14 +68,24 @@ def aggregate(
             measures.append(
                 F.array_sort(column) if how == "set" else parts.add(how, column, types[column])
             )
-    grouped = frame.groupBy(*keys, *sets).agg(*parts.first)
-    if sets:
-        members = (F.array_distinct(F.collect_list(column)).alias(column) for column in sets)
-        grouped = grouped.groupBy(*keys).agg(*parts.second, *members)
+    members = [F.array_distinct(F.collect_list(column)).alias(column) for column in sets]
+    if sets and _most_rows(frame, keys) > LONGEST_LIST:
+        distinct = frame.groupBy(*keys, *sets).agg(*parts.first)
+        grouped = distinct.groupBy(*keys).agg(*parts.second, *members)
+    else:
+        grouped = frame.groupBy(*keys).agg(*parts.first, *members)
     return Aggregated(
         grouped.select(*keys, *(m.alias(f"m{index}") for index, m in enumerate(measures))),
         tuple(columns),
     )
+
+
+def _most_rows(frame: DataFrame, keys: Sequence[str]) -> int:
+    """The rows of the largest group."""
+    from pyspark.sql import functions as F
+
+    counted = frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("rows"))
+    return counted.agg(F.max("rows")).collect()[0][0] or 0
 
 
 @dataclass

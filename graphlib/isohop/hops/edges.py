@@ -93,7 +93,8 @@ class Edges:
             ended = facts.where(all_given(held)).select(
                 *(renamed(column, key) for column, key in zip(held, keys, strict=True)), *values
             )
-            for number, part in enumerate(slices(ended, keys, rows)):
+            groups = self._count(first.entity) * self._count(second.entity)
+            for number, part in enumerate(slices(ended, keys, rows, groups)):
                 made = aggregate(part, keys, attributes)
                 frame = self._with_id(made.frame, first.entity, keys[: len(first.key)], "src")
                 frame = self._with_id(frame, second.entity, keys[len(first.key) :], "dst")
@@ -156,6 +157,9 @@ class Edges:
                 mark = (node, digest, str(len(marks))) if empty else (node, digest)
             marks.append(mark)
         return marks
+
+    def _count(self, node: str) -> int:
+        return self.nodes.built[node].count
 
     def _digest(self, node: str) -> str:
         return self.nodes.built[node].digest

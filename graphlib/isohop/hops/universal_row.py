@@ -187,6 +187,18 @@ def base_name(table: Table, column: str) -> tuple[str | None, str | None]:
     return (owner, name) if dot else (None, mapped)
 
 
+def needed_columns(schema: SchemaFile, table: str, columns: Iterable[str]) -> tuple[str, ...]:
+    """The columns of a table that a graph can need: those that are used, and those of keys and
+    references. All of them where that is none, since its rows are counted."""
+    declared = schema.tables[table]
+    held = {declared.time, *(declared.key or ())}
+    held.update(*declared.unique, *(reference.columns for reference in declared.references or ()))
+    held.update(*(e.key or () for e in schema.entities.values() if e.table == table))
+    columns = tuple(columns)
+    needed = (c for c in columns if c in held or base_name(declared, c)[1] is not None)
+    return tuple(needed) or columns
+
+
 def _visits(schema: SchemaFile, root: str) -> list[Visit]:
     visits = [Visit(0, root, None, (), (), "", None)]
     queue = deque([0])

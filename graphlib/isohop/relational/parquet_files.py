@@ -1,4 +1,8 @@
-"""Parquet files: used as they are where every engine reads them alike, rewritten where not."""
+"""Parquet files: used as they are where every engine reads them alike, rewritten where not.
+
+What counts is what a file's bytes are. That a writer held texts as views, or with wide offsets,
+stands beside the data, and engines do not look at it.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +55,14 @@ def land_parquet(
 ) -> LandedTable:
     """Land ``columns``: the files themselves when they conform, else rewritten in ``folder``.
 
-    Files conform when all their columns have types that a landed column may have, and those asked
-    for hold neither NaN nor infinity nor a text that is not UTF-8, which takes a scan of these.
+    Files conform when the columns asked for have types that a landed column may have, hold neither
+    NaN nor infinity nor a text that is not UTF-8, which takes a scan of these, and the others are
+    of types that every engine reads.
     """
     parts = [_open(path) for path in paths]
     _check_alike(paths, parts)
     schema = _landed_schema(paths, parts, columns)
-    if _conform(parts) and _is_clean(paths, parts, schema):
+    if _conform(parts, columns) and _is_clean(paths, parts, schema):
         rows = sum(part.metadata.num_rows for part in parts)
         all_null = tuple(name for name in columns if _is_all_null(parts, name))
         return LandedTable(table, tuple(paths), schema, rows, rows, None, (), fingerprint, all_null)
@@ -144,14 +149,31 @@ def _unsigned(largest: int) -> pa.DataType:
     return pa.int64() if largest <= _LARGEST_INT64 else landed_type(pa.uint64())
 
 
-def _conform(parts: Sequence[pq.ParquetFile]) -> bool:
-    names = parts[0].schema_arrow.names
+def _conform(parts: Sequence[pq.ParquetFile], columns: Sequence[str]) -> bool:
+    asked = set(columns)
+    first = parts[0].schema_arrow
     return all(
-        part.schema_arrow.names == names
-        and all(field.type == landed_type(field.type) for field in part.schema_arrow)
+        _stored(field.type) == landed_type(field.type)
+        or (field.name not in asked and _is_readable(field.type))
+        for field in first
+    ) and all(
+        part.schema_arrow.equals(first)
         and all(leaf.physical_type != "INT96" for leaf in _leaves(part))
         for part in parts
     )
+
+
+def _stored(type: pa.DataType) -> pa.DataType:
+    """The type that an engine sees, which is not told how a writer held texts in memory."""
+    if pa.types.is_large_string(type) or pa.types.is_string_view(type):
+        return pa.string()
+    if pa.types.is_large_binary(type) or pa.types.is_binary_view(type):
+        return pa.binary()
+    return type
+
+
+def _is_readable(type: pa.DataType) -> bool:
+    return pa.types.is_signed_integer(type) or pa.types.is_float32(type)
 
 
 def _is_clean(paths: Sequence[Path], parts: Sequence[pq.ParquetFile], schema: pa.Schema) -> bool:
@@ -163,11 +185,19 @@ def _is_clean(paths: Sequence[Path], parts: Sequence[pq.ParquetFile], schema: pa
     for path, part in zip(paths, parts, strict=True):
         for batch in _batches(path, part, suspects) if suspects else ():
             for column in batch.columns:
-                if len(invalid_texts(column)):
+                if not _is_valid(column):
                     return False
                 is_number = pa.types.is_floating(column.type)
                 if is_number and pc.all(pc.is_finite(column)).as_py() is False:
                     return False
+    return True
+
+
+def _is_valid(values: pa.Array) -> bool:
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
     return True
 
 
