@@ -1,15 +1,18 @@
 """Building a graph at size: Isohop against SQL written by hand, and against other graph builders.
 
     python -m benchmarks.build_graph [--scale 0.1 1 10] [--repeats 3] [--engines sail duckdb spark]
-        [--tpchgen PROGRAM] [--relbench PYTHON] [--json FILE]
+        [--tpchgen PROGRAM] [--relbench PYTHON] [--gsprocessing PYTHON] [--json FILE]
 
 (a) TPC-H with entities customer, part, supplier, tables as Parquet: `isohop build` on Sail and on
 Spark, ledger and certificate included, and the same node and edge tables by `tpch.sql` in DuckDB,
 which checks nothing. (b) Customers, cities, countries, products and a million reviews: `isohop
-build` on Sail, and RelBench's ``make_pkey_fkey_graph`` on frames that are in memory already.
+build` on Sail, RelBench's ``make_pkey_fkey_graph`` on frames that are in memory already, and
+GraphStorm's GSProcessing on the same files: five node types and the four references as edge types.
 
 Each is a process of its own from start to end, the median of the repeats; memory is the peak of all
-its processes. Needs ``pip install tpchgen-cli``; RelBench an environment of its own.
+its processes. Needs ``pip install tpchgen-cli``. RelBench and GSProcessing each need an environment
+of their own; GSProcessing's is that of the folder ``graphstorm-processing`` of awslabs/graphstorm,
+with ``pyspark==3.5.6``, ``pyarrow<20`` and ``numpy<2``.
 """
 
 from __future__ import annotations
@@ -50,6 +53,21 @@ attributes:
   customer.city: {kind: category, share: true}
   customer.country: {kind: category, share: true}
 """
+
+
+# Node features, as those of RelBench; cities and countries have none, which spares GSProcessing
+# wide one-hot rows.
+GSPROCESSING_FEATURES = {
+    "customers": {"age": "numerical", "segment": "categorical"},
+    "products": {"price": "numerical", "category": "categorical"},
+    "reviews": {"rating": "numerical"},
+}
+GSPROCESSING_EDGES = (
+    ("cities", "country_id", "countries"),
+    ("customers", "city_id", "cities"),
+    ("reviews", "customer_id", "customers"),
+    ("reviews", "product_id", "products"),
+)
 
 
 def generate(tpchgen: str, scale: float, folder: Path) -> None:
@@ -107,6 +125,33 @@ def generate_reviews(folder: Path) -> int:
     return sum(counts.values()) + reviews
 
 
+def gsprocessing_config() -> dict:
+    """The tables of `generate_reviews` and their references, as GSProcessing wants to be told."""
+
+    def data(table: str) -> dict:
+        return {"format": "parquet", "files": [f"{table}.parquet"]}
+
+    def features(table: str) -> dict:
+        held = GSPROCESSING_FEATURES.get(table, {})
+        made = [{"column": c, "transformation": {"name": kind}} for c, kind in held.items()]
+        return {"features": made} if made else {}
+
+    nodes = ("countries", "cities", "customers", "products", "reviews")
+    graph = {
+        "nodes": [{"data": data(t), "type": t, "column": "id", **features(t)} for t in nodes],
+        "edges": [
+            {
+                "data": data(table),
+                "source": {"column": "id", "type": table},
+                "dest": {"column": column, "type": target},
+                "relation": {"type": column},
+            }
+            for table, column, target in GSPROCESSING_EDGES
+        ],
+    }
+    return {"version": "gsprocessing-v1.0", "graph": graph}
+
+
 def command_of(what: str, folder: Path) -> list[str]:
     if what == "duckdb":
         return [sys.executable, str(Path(__file__).with_name("duckdb_graph.py")), str(folder)]
@@ -150,6 +195,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=["sail", "duckdb", "spark"])
     parser.add_argument("--tpchgen", default=shutil.which("tpchgen-cli"), metavar="PROGRAM")
     parser.add_argument("--relbench", type=Path, metavar="PYTHON", help="of its environment")
+    parser.add_argument("--gsprocessing", type=Path, metavar="PYTHON", help="of its environment")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     asked = parser.parse_args()
     figures: dict[str, float] = {}
@@ -198,7 +244,27 @@ def reviews(
     figures["reviews/sail/seconds"] = cost.seconds
     if asked.relbench is None:
         print("no --relbench PYTHON: RelBench is NOT measured", file=sys.stderr)
+    else:
+        took = of_relbench(asked, folder)
+        table.add_row("reviews", rows, "RelBench, in memory", f"{took:.1f}", "", "")
+        figures["reviews/relbench/seconds"] = took
+    if asked.gsprocessing is None:
+        print("no --gsprocessing PYTHON: GSProcessing is NOT measured", file=sys.stderr)
         return
+    (folder / "data" / "graph.json").write_text(json.dumps(gsprocessing_config()), "utf-8")
+    command = [str(asked.gsprocessing), "-m", "graphstorm_processing.distributed_executor"]
+    command += ["--input-prefix", str(folder / "data"), "--config-filename", "graph.json"]
+    command += ["--output-prefix", str(folder / "gsprocessing"), "--graph-name", "reviews"]
+    command += ["--add-reverse-edges", "False"]
+    costs = [cost_of(command) for _ in range(asked.repeats)]
+    took = statistics.median(cost.seconds for cost in costs)
+    memory = f"{max(cost.memory for cost in costs) / 2**30:.1f} GiB"
+    table.add_row("reviews", rows, "GSProcessing", f"{took:.1f}", "", memory)
+    figures["reviews/gsprocessing/seconds"] = took
+
+
+def of_relbench(asked: argparse.Namespace, folder: Path) -> float:
+    """Seconds that RelBench takes for the tables, the median."""
     script = Path(__file__).with_name("relbench_reviews.py")
     seconds = []
     for _ in range(asked.repeats):
@@ -213,9 +279,7 @@ def reviews(
         if done.returncode:
             sys.exit(f"RelBench failed:\n{done.stderr[-3000:]}")
         seconds.append(float(done.stdout.split()[-1]))
-    took = statistics.median(seconds)
-    table.add_row("reviews", rows, "RelBench, in memory", f"{took:.1f}", "", "")
-    figures["reviews/relbench/seconds"] = took
+    return statistics.median(seconds)
 
 
 if __name__ == "__main__":
