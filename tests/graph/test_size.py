@@ -66,6 +66,21 @@ def test_ranges_and_slices_change_no_number(make, monkeypatch, engine):
     assert [key for _, *key in keys] == sorted(key for _, *key in keys)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_numbers_of_any_width_are_one_key(make, engine):
+    """Parquet files are read where they lie: one table may store 8 bits where another has 64."""
+    held = tables()
+    number = held["buys"]["number"]
+    narrow = {**held, "buys": {**held["buys"], "number": number.cast(pa.int16())}}
+    assert same(make(SCHEMA, held, engine), make(SCHEMA, narrow, engine))
+    split = SCHEMA.replace("  buys:\n", "  buys:\n    parts: [old, new]\n")
+    rows = pa.table(narrow["buys"])
+    late = rows.slice(1000).set_column(1, "number", number.slice(1000).cast(pa.int32()))
+    parts = {name: held[name] for name in ("person", "thing")}
+    parted = make(split, {**parts, "old": rows.slice(0, 1000), "new": late}, engine)
+    assert same(make(SCHEMA, held, engine), parted)
+
+
 def test_one_person_in_a_third_of_all_rows_is_aggregated_like_the_others(make):
     held = tables()
     graph = make(SCHEMA, held)

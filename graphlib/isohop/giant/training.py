@@ -74,14 +74,20 @@ class Trainer:
     """
 
     def __init__(
-        self, graph: Graph, settings: FeatureSettings, seed: int, label: str | None, threads: int
+        self,
+        graph: Graph,
+        settings: FeatureSettings,
+        seed: int,
+        label: str | None,
+        threads: int,
+        holdout: Holdout | None = None,
     ):
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
         self.settings = settings
         self.seed = seed
         self.draw = np.random.default_rng(seed)
-        self.holdout: Holdout = hold_out(graph, seed)
+        self.holdout = hold_out(graph, seed) if holdout is None else holdout
         self.index = NodeIndex.of(graph)
         self.corpus = read_corpus(graph, settings, label)
         names = tuple(node.name for node in graph.node_types)

@@ -14,6 +14,7 @@ Two things are held out (Zheng et al., Cold Brew, ICLR 2022, section 4, made typ
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,12 +56,14 @@ def hold_out(
     validation: float = 0.05,
     test: float = 0.05,
     isolated: float = 0.1,
+    hidden: Mapping[str, np.ndarray] | None = None,
 ) -> Holdout:
     """Divide the graph's edges and nodes; see the module.
 
     ``validation`` and ``test`` are shares of each edge type's edges; ``isolated`` is the share of
     an entity's connected nodes that are isolated, and the size of head and tail as well. Values of
     shared attributes are never isolated themselves: they are only seen through their holders.
+    ``hidden``: nodes, by type, that are isolated besides.
     """
     degree = _degrees(graph, {})
     groups: dict[str, np.ndarray] = {}
@@ -68,13 +71,15 @@ def hold_out(
         group = np.full(node.count, MIDDLE, np.int8)
         connected = np.flatnonzero(degree[node.name] > 0)
         group[degree[node.name] == 0] = NO_EDGES
-        if not node.shared and len(connected) >= 10:
+        if isolated and not node.shared and len(connected) >= 10:
             size = max(1, round(isolated * len(connected)))
             ties = _generator(seed, "nodes", node.name).random(len(connected))
             order = connected[np.lexsort((ties, degree[node.name][connected]))]
             group[order[-size:]] = HEAD
             group[order[size : 2 * size]] = TAIL
             group[order[:size]] = ISOLATION
+        if hidden is not None and node.name in hidden:
+            group[hidden[node.name]] = ISOLATION
         groups[node.name] = group
     edges: dict[str, np.ndarray] = {}
     for edge in graph.edge_types:
@@ -83,10 +88,10 @@ def hold_out(
         state = np.full(len(source), VISIBLE, np.int8)
         state[draw < validation + test] = TEST
         state[draw < validation] = VALIDATION
-        hidden = (groups[edge.source][source] == ISOLATION) | (
+        ends_hidden = (groups[edge.source][source] == ISOLATION) | (
             groups[edge.target][target] == ISOLATION
         )
-        state[hidden] = ISOLATED
+        state[ends_hidden] = ISOLATED
         edges[edge.name] = state
     return Holdout(edges, groups, degree)
 

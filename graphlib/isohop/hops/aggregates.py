@@ -26,6 +26,7 @@ HOW: dict[Kind, tuple[str, ...]] = {"number": ("mean", "min", "max"), "time": ("
 
 LONGEST_LIST = 1 << 14
 """Values that a list may have of which a set is made."""
+_COUNTERS = 1 << 20
 
 _WHOLE, _FRACTION = 2.0**20, 2.0**30
 _LARGEST = 2.0**82
@@ -47,13 +48,25 @@ def column_name(attribute: str, how: str) -> str:
     return attribute if how == "set" else f"{attribute}_{how}"
 
 
+def most_rows(frame: DataFrame, keys: Sequence[str]) -> int:
+    """At least as many rows as the largest group has: groups are counted by a hash of their keys,
+    several together, so that the count's memory does not depend on how many there are."""
+    from pyspark.sql import functions as F
+
+    counted = frame.groupBy(F.pmod(F.xxhash64(*keys), F.lit(_COUNTERS)).alias("counter")).count()
+    return counted.agg(F.max("count")).collect()[0][0] or 0
+
+
 def aggregate(
-    frame: DataFrame, keys: Sequence[str], attributes: Sequence[tuple[str, str, Kind]]
+    frame: DataFrame,
+    keys: Sequence[str],
+    attributes: Sequence[tuple[str, str, Kind]],
+    most: int,
 ) -> Aggregated:
     """One row for each distinct value of ``keys``, of the (name, column, kind) of each attribute.
 
-    Counts the rows of each group first, where sets are made. The columns of ``frame`` are not
-    called ``m…`` or ``p…``.
+    ``most``: so many rows at most has a group. The columns of ``frame`` are not called ``m…`` or
+    ``p…``.
     """
     from pyspark.sql import functions as F
 
@@ -69,7 +82,7 @@ def aggregate(
                 F.array_sort(column) if how == "set" else parts.add(how, column, types[column])
             )
     members = [F.array_distinct(F.collect_list(column)).alias(column) for column in sets]
-    if sets and _most_rows(frame, keys) > LONGEST_LIST:
+    if sets and most > LONGEST_LIST:
         distinct = frame.groupBy(*keys, *sets).agg(*parts.first)
         grouped = distinct.groupBy(*keys).agg(*parts.second, *members)
     else:
@@ -78,14 +91,6 @@ def aggregate(
         grouped.select(*keys, *(m.alias(f"m{index}") for index, m in enumerate(measures))),
         tuple(columns),
     )
-
-
-def _most_rows(frame: DataFrame, keys: Sequence[str]) -> int:
-    """The rows of the largest group."""
-    from pyspark.sql import functions as F
-
-    counted = frame.groupBy(*keys).agg(F.count(F.lit(1)).alias("rows"))
-    return counted.agg(F.max("rows")).collect()[0][0] or 0
 
 
 @dataclass

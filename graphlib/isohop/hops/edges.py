@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from isohop.engines.frames import all_given, equal, renamed, slices, write_parquet
 from isohop.hops import certificate
-from isohop.hops.aggregates import aggregate
+from isohop.hops.aggregates import aggregate, most_rows
 from isohop.hops.facts import Facts, with_time
 from isohop.hops.homing import Occurrence
 from isohop.hops.nodes import Built, Nodes
@@ -93,9 +93,10 @@ class Edges:
             ended = facts.where(all_given(held)).select(
                 *(renamed(column, key) for column, key in zip(held, keys, strict=True)), *values
             )
+            most = most_rows(ended, keys)
             groups = self._count(first.entity) * self._count(second.entity)
             for number, part in enumerate(slices(ended, keys, rows, groups)):
-                made = aggregate(part, keys, attributes)
+                made = aggregate(part, keys, attributes, most)
                 frame = self._with_id(made.frame, first.entity, keys[: len(first.key)], "src")
                 frame = self._with_id(frame, second.entity, keys[len(first.key) :], "dst")
                 frame = frame.select(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from isohop.engines.frames import all_given, left_join, renamed, united, write_parquet
 from isohop.errors import IsohopError
 from isohop.hops import certificate
-from isohop.hops.aggregates import aggregate
+from isohop.hops.aggregates import aggregate, most_rows
 from isohop.hops.facts import Facts, with_time
 from isohop.hops.kinds import Kind
 from isohop.hops.numbering import numbered
@@ -201,6 +201,7 @@ class Nodes:
                 (name, f"v{value}", self.facts.kind_of(event.name, name, event.root, value))
                 for name, value in values.items()
             ],
+            most_rows(facts, keyed),
         )
         told = [("count", "number", "count"), *made.columns]
         internal = [f"x{len(columns) + index}" for index in range(len(told))]

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from isohop.engines.frames import all_given, equal, staged, write_parquet
+from isohop.engines.frames import all_given, equal, staged, united, write_parquet
 from isohop.relational.database import Policies, Table
 from isohop.relational.ledger import Finding, Ledger, TableLedger
 from isohop.relational.source import LandedTable
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 EXAMPLES = 5
 
@@ -48,13 +48,27 @@ def read_landed(session: SparkSession, landed: LandedTable) -> CleanTable:
     """The landed files as a frame with internal names."""
     columns = sorted(landed.schema.names)
     names = {column: f"c{index}" for index, column in enumerate(columns)}
-    frame = session.read.parquet(*(str(path) for path in landed.paths))
-    # A source's own files, used as they are, may hold more columns than were asked for.
-    held = [column for column in frame.columns if column in names]
-    frame = frame.toDF(*(names.get(c, f"x{i}") for i, c in enumerate(frame.columns)))
-    frame = frame.select(*(names[column] for column in held))
     types = {field.name: field.type for field in landed.schema}
-    return CleanTable(landed.name, frame, names, types, landed.rows)
+    alike: dict[tuple[pa.Field, ...], list[str]] = {}
+    for path in landed.paths:
+        alike.setdefault(landed.narrow.get(path, ()), []).append(str(path))
+    parts = []
+    for fields, paths in alike.items():
+        narrow = {field.name for field in fields}
+        frame = session.read.parquet(*paths)
+        # A source's own files, used as they are, may hold more columns than were asked for.
+        held = [column for column in frame.columns if column in names]
+        frame = frame.toDF(*(names.get(c, f"x{i}") for i, c in enumerate(frame.columns)))
+        parts.append(
+            frame.select(*(_widened(names[c], types[c]) if c in narrow else names[c] for c in held))
+        )
+    return CleanTable(landed.name, united(parts), names, types, landed.rows)
+
+
+def _widened(name: str, type_: pa.DataType) -> Column:
+    from pyspark.sql import functions as F
+
+    return F.col(name).cast("bigint" if pa.types.is_integer(type_) else "double").alias(name)
 
 
 class Integrity:

@@ -20,9 +20,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class LandedTable:
     fingerprint: str
     all_null: tuple[str, ...] = ()
     """Columns without a single value; their type says nothing."""
+    narrow: Mapping[Path, tuple[pa.Field, ...]] = field(default_factory=dict)
+    """Of files used as they are, the columns stored narrower than ``schema`` says, as stored."""
 
 
 class Notes:

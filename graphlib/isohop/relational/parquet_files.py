@@ -55,17 +55,31 @@ def land_parquet(
 ) -> LandedTable:
     """Land ``columns``: the files themselves when they conform, else rewritten in ``folder``.
 
-    Files conform when the columns asked for have types that a landed column may have, hold neither
-    NaN nor infinity nor a text that is not UTF-8, which takes a scan of these, and the others are
-    of types that every engine reads.
+    Files conform when all their columns are of types that every engine reads alike, and those asked
+    for hold neither NaN nor infinity nor a text that is not UTF-8, which takes a scan of these.
     """
     parts = [_open(path) for path in paths]
     _check_alike(paths, parts)
     schema = _landed_schema(paths, parts, columns)
-    if _conform(parts, columns) and _is_clean(paths, parts, schema):
+    if _conform(parts) and _is_clean(paths, parts, schema):
+        stored = parts[0].schema_arrow
         rows = sum(part.metadata.num_rows for part in parts)
         all_null = tuple(name for name in columns if _is_all_null(parts, name))
-        return LandedTable(table, tuple(paths), schema, rows, rows, None, (), fingerprint, all_null)
+        narrow = tuple(
+            stored.field(f.name) for f in schema if _is_narrow(stored.field(f.name).type)
+        )
+        return LandedTable(
+            table,
+            tuple(paths),
+            schema,
+            rows,
+            rows,
+            None,
+            (),
+            fingerprint,
+            all_null,
+            dict.fromkeys(paths, narrow) if narrow else {},
+        )
     with landing(folder) as arriving:
         arriving.begin(schema)
         line = 1
@@ -149,13 +163,10 @@ def _unsigned(largest: int) -> pa.DataType:
     return pa.int64() if largest <= _LARGEST_INT64 else landed_type(pa.uint64())
 
 
-def _conform(parts: Sequence[pq.ParquetFile], columns: Sequence[str]) -> bool:
-    asked = set(columns)
+def _conform(parts: Sequence[pq.ParquetFile]) -> bool:
     first = parts[0].schema_arrow
     return all(
-        _stored(field.type) == landed_type(field.type)
-        or (field.name not in asked and _is_readable(field.type))
-        for field in first
+        _stored(field.type) == landed_type(field.type) or _is_narrow(field.type) for field in first
     ) and all(
         part.schema_arrow.equals(first)
         and all(leaf.physical_type != "INT96" for leaf in _leaves(part))
@@ -172,7 +183,8 @@ def _stored(type: pa.DataType) -> pa.DataType:
     return type
 
 
-def _is_readable(type: pa.DataType) -> bool:
+def _is_narrow(type: pa.DataType) -> bool:
+    """A number that an engine reads as it is and widens without loss."""
     return pa.types.is_signed_integer(type) or pa.types.is_float32(type)
 
 

@@ -110,6 +110,7 @@ class _United:
             ),
             fingerprint=_combined(parts, [one.fingerprint for one in landed]),
             all_null=_all_null(landed),
+            narrow={path: columns for one in landed for path, columns in one.narrow.items()},
         )
 
     def close(self) -> None:
