@@ -28,7 +28,8 @@ def _land(*paths: Path, columns: tuple[str, ...] | None = None) -> LandedTable:
 
 
 def _read(table: LandedTable) -> dict[str, list[Any]]:
-    return pa.concat_tables([pq.read_table(path) for path in table.paths]).to_pydict()
+    parts = [pq.read_table(path).select(table.schema.names) for path in table.paths]
+    return pa.concat_tables(parts).to_pydict()
 
 
 CONFORMING = {

@@ -65,9 +65,7 @@ def land_parquet(
         stored = parts[0].schema_arrow
         rows = sum(part.metadata.num_rows for part in parts)
         all_null = tuple(name for name in columns if _is_all_null(parts, name))
-        narrow = tuple(
-            stored.field(f.name) for f in schema if _is_narrow(stored.field(f.name).type)
-        )
+        narrow = tuple(f for f in map(stored.field, schema.names) if _is_narrow(f.type))
         return LandedTable(
             table,
             tuple(paths),
