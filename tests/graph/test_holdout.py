@@ -35,3 +35,15 @@ def test_the_division_depends_on_graph_and_seed_alone(tmp_path):
     name = "book--reads--reader"
     assert np.array_equal(hold_out(graph, 3).edges[name], hold_out(graph, 3).edges[name])
     assert not np.array_equal(hold_out(graph, 3).edges[name], hold_out(graph, 4).edges[name])
+
+
+def test_nodes_can_be_hidden_whatever_their_degree(tmp_path):
+    graph = library(tmp_path / "g")
+    books = np.argsort(-hold_out(graph, 3).degree["book"])[:5]
+    nothing = {"validation": 0.0, "test": 0.0, "isolated": 0.0}
+    held = hold_out(graph, 3, hidden={"book": books}, **nothing)
+    seen, whole = held.visible_degree(graph)["book"], held.degree["book"]
+    assert (seen[books] == 0).all()
+    assert (whole[books] > 0).all()
+    others = np.setdiff1d(np.arange(len(seen)), books)
+    assert np.array_equal(seen[others], whole[others])
