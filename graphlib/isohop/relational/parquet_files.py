@@ -183,7 +183,7 @@ def _stored(type: pa.DataType) -> pa.DataType:
 
 def _is_narrow(type: pa.DataType) -> bool:
     """A number that an engine reads as it is and widens without loss."""
-    return pa.types.is_signed_integer(type) or pa.types.is_float32(type)
+    return bool(pa.types.is_signed_integer(type) or pa.types.is_float32(type))
 
 
 def _is_clean(paths: Sequence[Path], parts: Sequence[pq.ParquetFile], schema: pa.Schema) -> bool:
