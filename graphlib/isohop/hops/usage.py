@@ -101,8 +101,9 @@ def _count_rows(root: Root, frame: DataFrame, counted: TableLedger, otherwise: s
 
     participants = root.homes.participants
     entity = reduce(or_, (_given(occurrence) for occurrence in root.homes.occurrences))
-    several = reduce(add, (_given(occurrence).cast("int") for occurrence in participants)) > 1
-    alone = entity & ~several if len(participants) > 1 else F.lit(False)
+    alone = F.lit(False)
+    if len(participants) > 1:
+        alone = entity & (reduce(add, (_given(o).cast("int") for o in participants)) < 2)
     counts = frame.agg(*(F.count(F.when(rows, 1)) for rows in (entity, ~entity, alone)))
     used, unused, facts_of_one = counts.collect()[0]
     counted.used += used
