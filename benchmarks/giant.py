@@ -29,6 +29,7 @@ from benchmarks.measure import DATA, show
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from isohop.giant.settings import FeatureSettings
@@ -183,9 +184,7 @@ def trained(
     """A trainer that has trained, and the seconds that it took, preparation included."""
     clock = time.monotonic()
     trainer = Trainer(task.graph, settings, seed, None, THREADS, holdout)
-    for level, steps in enumerate(trainer.plan):
-        trainer.start_level(level)
-        trainer.train(steps)
+    trainer.train(trainer.steps)
     return trainer, time.monotonic() - clock
 
 

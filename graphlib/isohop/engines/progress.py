@@ -23,7 +23,7 @@ class Progress(Protocol):
     ) -> AbstractContextManager[Task]: ...
 
 
-class _SilentTask:
+class SilentTask:
     def advance(self, steps: float = 1) -> None:
         pass
 
@@ -36,7 +36,7 @@ class SilentProgress:
 
     @contextmanager
     def task(self, description: str, total: float | None = None) -> Iterator[Task]:
-        yield _SilentTask()
+        yield SilentTask()
 
 
 SILENT = SilentProgress()

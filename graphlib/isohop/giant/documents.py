@@ -15,7 +15,8 @@ Which columns take part:
 - an attribute of kind ``identifier`` does not: it tells a node apart, and that is all it tells;
 - a key column does where it is text: a natural key (``city``) is often the only name a node has,
   and a part of a code can carry meaning (the last letters of a tail number name the airline).
-  A number as a key is a counter and stays out;
+  A number as a key is a counter and stays out, and so is a key of kind ``identifier``: of many
+  codes the digits follow from what a node is (a catalogue's sections), and would give it away;
 - an attribute that is shared does not: its value is the far end of an edge, and an edge that is
   held out must not come back in by the text;
 - the label does not.
@@ -75,7 +76,7 @@ def document_fields(graph: Graph, node_type: str, label: str | None = None) -> t
         if attribute.kind != "identifier":
             held = _rendering(schema.field(attribute.name).type)
             renderings[attribute.name] = "category" if attribute.kind == "category" else held
-    for key in node.key:
+    for key in sorted(set(node.key) - set(node.identifiers)):
         if key not in renderings and _rendering(schema.field(key).type) == "text":
             renderings[key] = "text"
     return tuple(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isohop.errors import IsohopError
+from isohop.giant.row_table import RowTable
 from isohop.giant.text_matrix import Vocabulary
 
 
@@ -38,7 +39,7 @@ class Encoder(Protocol):
 
 
 class _SparseProduct(torch.autograd.Function):
-    """Sparse text times dense weights: an embedding bag with weights, exact and deterministic."""
+    """Sparse text times the vectors of its n-grams: a weighted sum, exact and deterministic."""
 
     @staticmethod
     def forward(context: Any, weights: Tensor, text: sparse.csr_matrix) -> Tensor:
@@ -61,7 +62,7 @@ class HashingEncoder(nn.Module):
         self.vocabulary = vocabulary
         self.node_types = node_types
         self.dimensions = dimensions
-        self.bag = nn.Parameter(torch.randn(max(len(vocabulary), 1), dimensions) / dimensions**0.5)
+        self.bag = RowTable(torch.randn(max(len(vocabulary), 1), dimensions) / dimensions**0.5)
         self.marker = nn.Embedding(len(node_types), dimensions)
         self.missing = nn.Parameter(torch.randn(dimensions))
         self.norm = nn.LayerNorm(dimensions)
@@ -69,7 +70,7 @@ class HashingEncoder(nn.Module):
         self.narrow = nn.Linear(4 * dimensions, dimensions)
         self.dropout = nn.Dropout(0.1)
         nn.init.normal_(self.marker.weight, std=0.1)
-        # The residual branch begins as nothing: an untrained encoder is a random projection.
+        # The residual branch begins as nothing: an untrained encoder is a projection of text.
         nn.init.zeros_(self.narrow.weight)
         nn.init.zeros_(self.narrow.bias)
 
@@ -77,10 +78,7 @@ class HashingEncoder(nn.Module):
         return self.vocabulary.matrix(documents)
 
     def encode(self, prepared: sparse.csr_matrix, node_type: np.ndarray) -> Tensor:
-        if prepared.shape[1]:
-            text = _SparseProduct.apply(self.bag, prepared)
-        else:
-            text = torch.zeros(prepared.shape[0], self.dimensions)
+        text = self._bag(prepared)
         empty = torch.from_numpy(np.diff(prepared.indptr) == 0)[:, None]
         text = torch.where(empty, self.missing, text)
         value = functional.normalize(text, dim=1) * self.dimensions**0.5
@@ -89,8 +87,21 @@ class HashingEncoder(nn.Module):
         value = value + self.narrow(self.dropout(inner))
         return functional.normalize(value, dim=1)
 
+    def _bag(self, prepared: sparse.csr_matrix) -> Tensor:
+        if not prepared.shape[1]:
+            return torch.zeros(prepared.shape[0], self.dimensions)
+        if not self.training:
+            return torch.from_numpy(prepared @ self.bag.values.numpy())
+        used, column = np.unique(prepared.indices, return_inverse=True)
+        local = sparse.csr_matrix(
+            (prepared.data, column.astype(np.int32), prepared.indptr),
+            shape=(prepared.shape[0], len(used)),
+        )
+        return _SparseProduct.apply(self.bag.take(used.astype(np.int64)), local)
+
     def save(self, folder: Path) -> None:
         tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        del tensors["bag.squares"]  # training's business
         tensors["vocabulary.buckets"] = torch.from_numpy(self.vocabulary.buckets)
         tensors["vocabulary.idf"] = torch.from_numpy(self.vocabulary.idf)
         save_file(tensors, folder / "encoder.safetensors")
@@ -119,5 +130,5 @@ def load_encoder(folder: Path) -> HashingEncoder:
         about["characters"],
     )
     encoder = HashingEncoder(vocabulary, tuple(about["node_types"]), about["dimensions"])
-    encoder.load_state_dict(tensors)
+    encoder.load_state_dict(tensors | {"bag.squares": encoder.bag.squares})
     return encoder.eval()

@@ -29,6 +29,9 @@ from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph
 
 STEPS_AT_ONCE = 25
+STEPS_A_CHECKPOINT = 200
+RESTARTS = 3
+"""Times that a worker may die before training is given up."""
 
 
 class FeatureManifest(BaseModel):
@@ -77,10 +80,20 @@ class Features:
 
 
 class _Training:
-    """The trainer as a Ray actor: it lives where the cores are, and says how it goes."""
+    """The trainer as a Ray actor: it lives where the cores are, and says how it goes.
+
+    Ray makes another where it dies, which goes on from the last checkpoint; what it is asked to do
+    is said as the step to be at, so that the same call does what is left.
+    """
 
     def __init__(
-        self, graph: str, settings: dict[str, Any], seed: int, label: str | None, threads: int
+        self,
+        graph: str,
+        settings: dict[str, Any],
+        seed: int,
+        label: str | None,
+        threads: int,
+        checkpoint: str,
     ):
         from isohop.giant.training import Trainer
 
@@ -88,15 +101,19 @@ class _Training:
         self.label = label
         parsed = FeatureSettings.model_validate(settings)
         self.trainer = Trainer(self.graph, parsed, seed, label, threads)
+        self.checkpoint = Path(checkpoint)
+        if self.checkpoint.exists():
+            self.trainer.resume(self.checkpoint)
 
-    def plan(self) -> list[int]:
-        return self.trainer.plan
+    def steps(self) -> int:
+        return self.trainer.steps
 
-    def start_level(self, level: int) -> None:
-        self.trainer.start_level(level)
-
-    def train(self, steps: int) -> list[float]:
-        return self.trainer.train(steps)
+    def train(self, until: int) -> float:
+        """Be at step ``until``; the mean loss of the steps that this took."""
+        losses = self.trainer.train(until - self.trainer.done)
+        if until % STEPS_A_CHECKPOINT == 0:
+            self.trainer.save(self.checkpoint)
+        return float(np.mean(losses)) if losses else float("nan")
 
     def finish(self, folder: str) -> tuple[list[dict[str, int]], dict[str, dict[str, Any]]]:
         """Save the encoder; (levels, Hits@10 as plain values)."""
@@ -104,6 +121,7 @@ class _Training:
         from isohop.graph.holdout import TEST
 
         trainer = self.trainer
+        trainer.train(trainer.steps - trainer.done)
         trainer.encoder.save(Path(folder))
         features = {
             "trained": trainer.encode(),
@@ -111,7 +129,7 @@ class _Training:
             "tfidf": trainer.corpus.text,
         }
         hits = hits_at_10(self.graph, trainer.holdout, features, TEST, trainer.seed, self.label)
-        return trainer.sizes, {name: hit.model_dump() for name, hit in hits.items()}
+        return trainer.levels, {name: hit.model_dump() for name, hit in hits.items()}
 
 
 def extract_features(
@@ -147,25 +165,32 @@ def _run(
     from isohop.giant.inference import extract
 
     clock = time.monotonic()
-    actor = with_all_cores(_Training).remote(
-        str(graph.path.resolve()), settings.model_dump(mode="json"), seed, label, all_cores()
+    checkpoint = folder.resolve() / "training.safetensors"
+    actor = (
+        with_all_cores(_Training)
+        .options(max_restarts=RESTARTS, max_task_retries=RESTARTS)
+        .remote(
+            str(graph.path.resolve()),
+            settings.model_dump(mode="json"),
+            seed,
+            label,
+            all_cores(),
+            str(checkpoint),
+        )
     )
     seconds: dict[str, float] = {}
     curve: list[tuple[int, float]] = []
     try:
         with progress.task("documents and label tree") as bar:
-            plan = result_of(actor.plan.remote())
+            steps = result_of(actor.steps.remote())
             bar.advance()
         seconds["prepare"] = round(time.monotonic() - clock, 3)
-        with progress.task("neighbourhood prediction", sum(plan)) as bar:
-            for level, steps in enumerate(plan):
-                result_of(actor.start_level.remote(level))
-                for start in range(0, steps, STEPS_AT_ONCE):
-                    losses = result_of(actor.train.remote(STEPS_AT_ONCE))
-                    done = sum(plan[:level]) + start + len(losses)
-                    curve.append((done, round(float(np.mean(losses)), 6)))
-                    bar.advance(len(losses))
-                    bar.note(f"level {level + 1}, loss {curve[-1][1]:.3f}")
+        with progress.task("neighbourhood prediction", steps) as bar:
+            for start in range(0, steps, STEPS_AT_ONCE):
+                until = min(start + STEPS_AT_ONCE, steps)
+                curve.append((until, round(result_of(actor.train.remote(until)), 6)))
+                bar.advance(until - start)
+                bar.note(f"loss {curve[-1][1]:.3f}")
         seconds["train"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
         with progress.task("Hits@10 on held-out edges") as bar:
             levels, hits = result_of(actor.finish.remote(str(folder.resolve())))
@@ -173,6 +198,7 @@ def _run(
         seconds["evaluate"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
     finally:
         ray.kill(actor)
+        checkpoint.unlink(missing_ok=True)
     extract(graph, folder.resolve(), folder.resolve(), label, progress)
     seconds["extract"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
     return FeatureManifest(
@@ -183,6 +209,6 @@ def _run(
         levels=tuple(levels),
         curves={"loss": tuple(curve)} if curve else {},
         hits_at_10={name: Hits(**hit) for name, hit in hits.items()},
-        skipped=None if plan else "no visible edge to learn from; features are of text alone",
+        skipped=None if steps else "no visible edge to learn from; features are of text alone",
         seconds=seconds,
     )

@@ -1,8 +1,9 @@
 """The label tree: clusters of labels, coarse to fine, by their neighbourhoods' text.
 
-Labels are described by PIFA (positive instance feature aggregation): the mean text of the nodes
-that have the label. They are divided by balanced spherical 2-means, all clusters of a level at once
-(Chien et al., ICLR 2022, section 3; PECOS's hierarchical clustering).
+Labels are described by PIFA (positive instance feature aggregation) and their own text: the mean
+text of the nodes that have the label, and the label's as a node. They are divided by balanced
+spherical 2-means, all clusters of a level at once (Chien et al., ICLR 2022, section 3; PECOS's
+hierarchical clustering).
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import numpy as np
 from scipy import sparse
 
 ITERATIONS = 10
-PROJECTED = 256
-"""Dimensions to which text is projected for clustering (Johnson and Lindenstrauss)."""
 
 
 def normalise(values: np.ndarray) -> np.ndarray:
@@ -20,11 +19,13 @@ def normalise(values: np.ndarray) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
-def label_features(targets: sparse.csr_matrix, text: sparse.csr_matrix, seed: int) -> np.ndarray:
-    """PIFA, float32 (labels, PROJECTED): rows of targetsᵀ · text, never dense in the vocabulary."""
-    draw = np.random.default_rng(seed)
-    basis = draw.standard_normal((text.shape[1], PROJECTED), np.float32)
-    return normalise(targets.T.tocsr() @ normalise(text @ basis)).astype(np.float32)
+def label_features(targets: sparse.csr_matrix, text: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """PIFA beside the labels' ``own`` text, float32 (labels, d), rows at length 1.
+
+    ``targets``: CSR (nodes, labels); ``text``: float32 (nodes, d), texts along a few directions;
+    ``own``: float32 (labels, d). A rare label is told by its own words, a frequent one by both.
+    """
+    return normalise(normalise(targets.T.tocsr() @ text) + own).astype(np.float32)
 
 
 def label_tree(features: np.ndarray, sizes: tuple[int, ...], seed: int) -> list[np.ndarray]:

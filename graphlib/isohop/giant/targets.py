@@ -77,6 +77,19 @@ def neighbourhoods(
     return targets
 
 
+def clustered(targets: sparse.csr_matrix, clusters: np.ndarray) -> sparse.csr_matrix:
+    """Targets at a coarser scale: float32 CSR (nodes, clusters), how many neighbours lie in each.
+
+    ``clusters``: int64 (labels,), the cluster of each label.
+    """
+    count = len(clusters)
+    member = sparse.csr_matrix(
+        (np.ones(count, np.float32), (np.arange(count), clusters)),
+        shape=(count, int(clusters.max(initial=-1)) + 1),
+    )
+    return (targets @ member).tocsr()
+
+
 def rows_to_learn(targets: Mapping[str, sparse.csr_matrix], hub_degree: int) -> np.ndarray:
     """int64: nodes that have neighbours, and fewer than ``hub_degree``."""
     degree = sum((np.diff(matrix.indptr) for matrix in targets.values()), np.zeros(1, np.int64))

@@ -1,37 +1,44 @@
-"""Training: an encoder learns to predict neighbourhoods, coarse to fine.
+"""Training: an encoder learns to predict neighbourhoods, at every scale at once.
 
-Level by level of the label tree, and last for the nodes themselves, a head has one vector a
-cluster; a node's text must find the clusters of its neighbours. The encoder is carried from level
-to level; a new head begins at the mean feature of its clusters' members' neighbours. The loss is a
-softmax cross entropy over cosines, weighted by how many neighbours lie in a cluster (targets as
-counts, Chien et al., ICLR 2022, section 3); where a level has more labels than ``negatives``, those
-of the batch compete with a random sample of the rest (Jean et al., ACL 2015). Measured against the
-weighted squared hinge of the paper on validation edges of Gutenberg, it finds more of them.
+Each level of the label tree has a head with one vector a cluster, the nodes themselves one with a
+vector a node; a node's text must find the clusters of its neighbours at every level. The encoder
+begins with the directions along which neighbours' texts agree, a head at the mean feature of the
+nodes that have each label. The loss is a softmax cross entropy over cosines, weighted by how many
+neighbours lie in a cluster (targets as counts, Chien et al., ICLR 2022, section 3); where a level
+has more labels than ``negatives``, those of the batch compete with a random sample of the rest
+(Jean et al., ACL 2015).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from scipy import sparse
 from torch import nn
 from torch.nn import functional
 
 from isohop.errors import IsohopError
+from isohop.giant.directions import agreement_directions
 from isohop.giant.documents import document_fields, render_documents
 from isohop.giant.encoder import HashingEncoder
 from isohop.giant.label_tree import label_features, label_tree
+from isohop.giant.row_table import RowTable
 from isohop.giant.settings import FeatureSettings
-from isohop.giant.targets import NodeIndex, neighbourhoods, rows_to_learn
+from isohop.giant.targets import NodeIndex, clustered, neighbourhoods, rows_to_learn
 from isohop.giant.text_matrix import Vocabulary
 from isohop.graph import Graph, Holdout, hold_out
 
 ENCODED_AT_ONCE = 4096
 WARM_UP = 0.1
+LAYERS = 1 / 25
+"""Learning rate of the encoder's layers, as a share of that of vectors of n-grams and labels."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +64,21 @@ def read_corpus(graph: Graph, settings: FeatureSettings, label: str | None) -> C
 
 
 class _Head(nn.Module):
-    """One vector a cluster of one destination type, at one level."""
+    """One vector and one bias a label: the clusters of one level, or the nodes, of one type."""
 
     def __init__(self, targets: sparse.csr_matrix, features: np.ndarray):
         super().__init__()
         self.targets = targets
         mean = torch.from_numpy(np.asarray(targets.T.tocsr() @ features))
-        self.vectors = nn.Parameter(functional.normalize(mean, dim=1))
-        self.bias = nn.Parameter(torch.zeros(targets.shape[1]))
+        self.vectors = RowTable(functional.normalize(mean, dim=1))
+        self.bias = RowTable(torch.zeros(targets.shape[1], 1))
 
 
 class Trainer:
     """Everything that training holds; advanced a block of steps at a time.
 
-    The same graph, settings and seed give the same encoder, bit for bit on one machine.
+    The same graph, settings and seed give the same encoder, bit for bit on one machine, also where
+    training was interrupted and went on from what `save` wrote.
     """
 
     def __init__(
@@ -95,79 +103,81 @@ class Trainer:
         self.targets = neighbourhoods(graph, self.holdout, label)
         self.rows = rows_to_learn(self.targets, settings.hub_degree)
         self.untrained = self.encode()
-        self.sizes: list[dict[str, int]] = []
-        self._heads: Mapping[str, _Head] = {}
-        self._tree = self._grow_tree()
-
-    def _grow_tree(self) -> dict[str, list[np.ndarray]]:
-        trees = {}
-        for name, targets in self.targets.items():
-            features = label_features(targets, self.corpus.text, self.seed)
-            levels = label_tree(features, self.settings.levels, self.seed)
-            trees[name] = [*levels, np.arange(targets.shape[1])]
-        return trees
-
-    @property
-    def plan(self) -> list[int]:
-        """Steps of each level; empty where there is nothing to learn."""
-        if not len(self.rows):
-            return []
-        each = len(self.rows) / self.settings.batch
-        return [max(self.settings.steps, round(e * each)) for e in self.settings.epochs]
-
-    def start_level(self, level: int) -> None:
-        """New heads and a new optimiser; the encoder goes on as it is."""
-        features = self.encode()
-        heads = {}
-        for name, targets in self.targets.items():
-            clusters = self._tree[name][min(level, len(self._tree[name]) - 1)]
-            member = sparse.csr_matrix(
-                (np.ones(len(clusters), np.float32), (np.arange(len(clusters)), clusters)),
-                shape=(len(clusters), int(clusters.max()) + 1),
+        if len(self.corpus.vocabulary):
+            self.encoder.bag.values[:] = torch.from_numpy(
+                agreement_directions(
+                    self.corpus.text, self.targets, self.index, settings.dimensions, seed
+                )
             )
-            heads[name] = _Head((targets @ member).tocsr(), features)
-        self._heads = heads
-        self.sizes.append({name: head.targets.shape[1] for name, head in heads.items()})
-        parameters = [*self.encoder.parameters()]
-        parameters += [p for head in heads.values() for p in head.parameters()]
+        self.steps = self._plan()
+        self.done = 0
+        self._order = np.empty(0, np.int64)
+        self.levels: list[dict[str, int]] = [{} for _ in (*settings.levels, "nodes")]
+        """Labels by destination type, of each level."""
+        self._heads = nn.ModuleList(self._grow_heads() if self.steps else [])
         self._optimiser = torch.optim.AdamW(
-            parameters,
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
+            self.encoder.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
             betas=(0.9, 0.98),
             fused=True,
         )
-        self._parameters = parameters
-        self._steps, self._done = self.plan[level], 0
-        self._order = np.empty(0, np.int64)
+
+    def _plan(self) -> int:
+        """Steps in all; 0 where there is nothing to learn."""
+        if not len(self.rows):
+            return 0
+        each = len(self.rows) / self.settings.batch
+        return max(self.settings.steps, round(self.settings.epochs * each))
+
+    def _grow_heads(self) -> list[_Head]:
+        features = self.encode()
+        heads = []
+        for name, targets in self.targets.items():
+            count = targets.shape[1]
+            described = label_features(targets, features, features[self.index.rows(name)])
+            sizes = tuple(size for size in self.settings.levels if size < count)
+            scales = [clustered(targets, c) for c in label_tree(described, sizes, self.seed)]
+            if count <= self.settings.labels:
+                scales.append(targets)
+            heads += [_Head(scale, features) for scale in scales]
+            for level, size in enumerate(sizes):
+                self.levels[level][name] = min(size, scales[level].shape[1])
+            if count <= self.settings.labels:
+                self.levels[-1][name] = count
+        return heads
 
     def train(self, steps: int) -> list[float]:
-        """Take some steps of the level; their losses. Raises `IsohopError` on a loss that is no
-        number."""
+        """Take some steps; their losses. Raises `IsohopError` on a loss that is no number, before
+        anything is learned from it."""
         self.encoder.train()
         losses = []
-        for _ in range(min(steps, self._steps - self._done)):
-            part = self._done / self._steps
-            rate = min(1.0, (self._done + 1) / (WARM_UP * self._steps)) * max(0.05, 1 - part)
-            for group in self._optimiser.param_groups:
-                group["lr"] = self.settings.learning_rate * rate
+        for _ in range(min(steps, self.steps - self.done)):
+            part = self.done / self.steps
+            rate = min(1.0, (self.done + 1) / (WARM_UP * self.steps)) * max(0.02, 1 - part)
+            rate *= self.settings.learning_rate
             loss = self._loss(self._next_rows())
             value = float(loss.detach())
             if not np.isfinite(value):
                 raise IsohopError(
-                    f"Training of node features: the loss of step {self._done + 1} of level "
-                    f"{len(self.sizes)} is {value}. Lower 'features.learning_rate'."
+                    f"Training of node features: the loss of step {self.done + 1} is {value}. "
+                    "Lower 'features.learning_rate'."
                 )
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(self._parameters, 1.0)
+            for group in self._optimiser.param_groups:
+                group["lr"] = rate * LAYERS
             self._optimiser.step()
+            self.encoder.bag.step(rate)
+            for head in self._heads:
+                head.vectors.step(rate)
+                head.bias.step(rate)
             losses.append(value)
-            self._done += 1
+            self.done += 1
         return losses
 
     def _next_rows(self) -> np.ndarray:
-        if len(self._order) < self.settings.batch:
+        while len(self._order) < self.settings.batch:
             self._order = np.concatenate([self._order, self.draw.permutation(self.rows)])
         rows, self._order = (
             self._order[: self.settings.batch],
@@ -181,39 +191,68 @@ class Trainer:
         text.data *= keep
         features = self.encoder.encode(text, self.corpus.node_type[rows])
         total = torch.zeros(())
-        for head in self._heads.values():
+        for head in self._heads:
             wanted = head.targets[rows]
             have = np.flatnonzero(np.diff(wanted.indptr))
             if not len(have):
                 continue
             wanted = wanted[have]
             chosen = self._labels(wanted)
-            vectors: torch.Tensor = head.vectors
-            bias: torch.Tensor = head.bias
-            if chosen is not None:
-                wanted = wanted[:, chosen]
-                at = torch.from_numpy(chosen)
-                vectors, bias = vectors[at], bias[at]
+            wanted = wanted[:, chosen].tocoo()
+            vectors = functional.normalize(head.vectors.take(chosen), dim=1)
             asked = features[torch.from_numpy(have)]
-            logits = self.settings.scale * asked @ functional.normalize(vectors, dim=1).T + bias
-            entries = wanted.tocoo()
-            weight = entries.data / np.bincount(entries.row, entries.data)[entries.row]
+            logits = self.settings.scale * asked @ vectors.T + head.bias.take(chosen)[:, 0]
+            weight = wanted.data / np.bincount(wanted.row, wanted.data)[wanted.row]
             hits = logits[
-                torch.from_numpy(entries.row.astype(np.int64)),
-                torch.from_numpy(entries.col.astype(np.int64)),
+                torch.from_numpy(wanted.row.astype(np.int64)),
+                torch.from_numpy(wanted.col.astype(np.int64)),
             ]
             found = (hits * torch.from_numpy(weight.astype(np.float32))).sum()
             total = total + (logits.logsumexp(1).sum() - found) / len(rows)
         return total
 
-    def _labels(self, wanted: sparse.csr_matrix) -> np.ndarray | None:
+    def _labels(self, wanted: sparse.csr_matrix) -> np.ndarray:
         """The labels that compete: all, or those of the batch and a random sample of the rest."""
         count = wanted.shape[1]
         if count <= self.settings.negatives:
-            return None
+            return np.arange(count)
         positive = np.unique(wanted.indices)
         more = max(0, self.settings.negatives - len(positive))
         return np.union1d(positive, self.draw.integers(0, count, more)).astype(np.int64)
+
+    def save(self, file: Path) -> None:
+        """All that changes in training, as safetensors; whole or not at all."""
+        tensors = {f"encoder.{n}": t for n, t in self.encoder.state_dict().items()}
+        tensors |= {f"heads.{n}": t for n, t in self._heads.state_dict().items()}
+        for number, state in self._optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{n}": t for n, t in state.items()}
+        tensors["order"] = torch.from_numpy(self._order)
+        tensors["random"] = torch.get_rng_state()
+        about = {"done": str(self.done), "draw": json.dumps(self.draw.bit_generator.state)}
+        partial = file.with_suffix(".partial")
+        save_file({n: t.contiguous() for n, t in tensors.items()}, partial, about)
+        partial.replace(file)
+
+    def resume(self, file: Path) -> None:
+        """Go on from what `save` wrote, for the same graph, settings and seed."""
+        tensors = load_file(file)
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata()
+
+        def under(prefix: str) -> dict[str, torch.Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        self.encoder.load_state_dict(under("encoder."))
+        self._heads.load_state_dict(under("heads."))
+        state = self._optimiser.state_dict()
+        for name, tensor in under("optimiser.").items():
+            number, _, field = name.partition(".")
+            state["state"].setdefault(int(number), {})[field] = tensor
+        self._optimiser.load_state_dict(state)
+        self._order = tensors["order"].numpy()
+        torch.set_rng_state(tensors["random"])
+        self.draw.bit_generator.state = json.loads(about["draw"])
+        self.done = int(about["done"])
 
     def encode(self) -> np.ndarray:
         """Features of all nodes, float32 (nodes, d), in the numbering of `NodeIndex`."""

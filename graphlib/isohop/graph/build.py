@@ -188,6 +188,9 @@ def _write_manifest(
         NodeType(
             name=node.name,
             key=node.key,
+            identifiers=tuple(
+                key for key in node.key if plan.spec(node.name, key).kind == "identifier"
+            ),
             attributes=_attributes(folder / "nodes" / node.name, built_nodes[node.name]),
             count=built_nodes[node.name].count,
             shared=node.shared,

@@ -48,10 +48,14 @@ class Attribute(_Model):
 
 
 class NodeType(_Model):
-    """One node type; ``shared`` where its nodes are the values of a shared attribute."""
+    """One node type; ``shared`` where its nodes are the values of a shared attribute.
+
+    ``identifiers``: columns of the key that tell nodes apart and nothing else of them.
+    """
 
     name: str
     key: tuple[str, ...]
+    identifiers: tuple[str, ...] = ()
     attributes: tuple[Attribute, ...] = ()
     count: int
     shared: bool = False

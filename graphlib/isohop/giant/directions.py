@@ -1,0 +1,92 @@
+"""Directions of text along which neighbours agree: what an encoder begins with.
+
+A node's text X v and its neighbours' agree the more the larger vᵀ Xᵀ Ã X v is, Ã the visible edges
+over the square roots of both degrees. The d best orthonormal v are the leading eigenvectors of
+Xᵀ Ã X, found by randomised subspace iteration (Halko, Martinsson and Tropp, SIAM Review 2011), in
+sparse products alone. Beside them random vectors (as much noise as signal for rare words) cost an
+encoder several points: `benchmarks/giant.py` shows how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy import sparse
+
+from isohop.giant.targets import NodeIndex
+
+EDGES = 1 << 19
+"""Edges looked at, at most: beyond that a random sample says the same."""
+OVERSAMPLING = 32
+ITERATIONS = 3
+FLOOR = 0.03
+"""The weakest direction's scale: one that is nothing could never be learned."""
+
+
+def agreement_directions(
+    text: sparse.csr_matrix,
+    targets: Mapping[str, sparse.csr_matrix],
+    index: NodeIndex,
+    dimensions: int,
+    seed: int,
+) -> np.ndarray:
+    """float32 (vocabulary, dimensions): text times it has mean length 1, directions ∝ √eigenvalue.
+
+    ``text``: float32 CSR (nodes, vocabulary). ``targets``: of `neighbourhoods`. Without any edge
+    they are the directions in which texts differ most.
+    """
+    draw = np.random.default_rng(seed)
+    words = text.shape[1]
+    source, target = _edges(targets, index, draw)
+    if len(source):
+        seen, position = np.unique(np.concatenate([source, target]), return_inverse=True)
+        rows = text[seen]
+        ends = position[: len(source)], position[len(source) :]
+        degree = np.maximum(np.bincount(ends[0], minlength=len(seen)), 1)
+        weight = 1 / np.sqrt(degree[ends[0]] * np.maximum(degree[ends[1]], 1.0))
+        between = sparse.csr_matrix((weight.astype(np.float32), ends), shape=(len(seen),) * 2)
+    else:
+        rows = text
+        between = sparse.identity(text.shape[0], np.float32, format="csr")
+    back = rows.T.tocsr()
+    count = min(dimensions + OVERSAMPLING, words)
+    basis = draw.standard_normal((words, count), np.float32)
+    for _ in range(ITERATIONS):
+        basis, _ = np.linalg.qr(back @ (between @ (rows @ basis)))
+    small = basis.T @ (back @ (between @ (rows @ basis)))
+    values, vectors = np.linalg.eigh((small + small.T) / 2)
+    best = np.argsort(-values)[:dimensions]
+    strength = np.sqrt(np.maximum(values[best], 0) / max(values.max(initial=0), 1e-12))
+    found = basis @ vectors[:, best] * np.maximum(strength, FLOOR)
+    spare = draw.standard_normal((words, dimensions - len(best)), np.float32)
+    result = np.concatenate([found, spare * (FLOOR / max(words, 1) ** 0.5)], axis=1)
+    lengths = np.linalg.norm(rows @ result, axis=1)
+    given = lengths[lengths > 0]
+    scale = given.mean() if len(given) else 1.0
+    return np.ascontiguousarray(result / scale, dtype=np.float32)
+
+
+def _edges(
+    targets: Mapping[str, sparse.csr_matrix], index: NodeIndex, draw: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of (a sample of) the edges, each edge in both directions, in the numbering of all
+    nodes."""
+    sources: list[np.ndarray] = []
+    ends: list[np.ndarray] = []
+    total = sum(matrix.nnz for matrix in targets.values())
+    for name, matrix in sorted(targets.items()):
+        entries = matrix.tocoo()
+        keep = slice(None)
+        if total > EDGES:
+            share = round(matrix.nnz * EDGES / total)
+            keep = np.sort(draw.choice(matrix.nnz, share, replace=False))
+        sources.append(entries.row[keep].astype(np.int64))
+        ends.append(entries.col[keep].astype(np.int64) + index.offset[name])
+    if not sources:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    source, target = np.concatenate(sources), np.concatenate(ends)
+    if total > EDGES:
+        # A sample has lost its symmetry, which the eigenvectors rest on.
+        source, target = np.concatenate([source, target]), np.concatenate([target, source])
+    return source, target
