@@ -1,6 +1,7 @@
 """Quality of GIANT's features: what a linear probe reads from the text of a node alone.
 
     python -m benchmarks.giant [--quick] [--json FILE] [--only gutenberg|wordnet] [--seeds 3]
+        [--ablations] [--pecos PYTHON] [--pecos-model FOLDER]
 
 Gutenberg: the first letter of a work's Library of Congress class, from its title. Open English
 WordNet: the lexicographer file of a noun synset, from its definition. The label is taken out of the
@@ -8,18 +9,26 @@ tables first. Split 60/20/20 at random; logistic regression, its strength chosen
 
 *transductive*: training sees all edges but the label's (the paper's setting). *inductive*: it sees
 no edge of a validation or test node. Beside the trained encoder, on the same documents and split:
-TF-IDF of all words, LSA of it, and the encoder before training.
+TF-IDF of all words, LSA of it, the encoder with random vectors, and with its first directions.
+
+``--ablations``: the same training flat (nodes alone), with a random tree, and from random vectors.
+``--pecos``: PECOS on the same documents and edges, by `pecos_features.py`, whose docstring says
+which environment it needs; XR-Transformer only with a pretrained model, a folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -33,12 +42,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from isohop.giant.settings import FeatureSettings
-from isohop.giant.training import Trainer
+from isohop.giant.training import Trainer, documents_of
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.build import build
 
 THREADS = 2
-STRENGTHS = (1.0, 4.0, 16.0, 64.0)
+SETTINGS = FeatureSettings(dimensions=256)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1)
+SPARSE_STRENGTHS = (0.1, 0.3, 1.0)
+BUDGET = 600
+"""Seconds that a peer may take."""
+PECOS = Path(__file__).with_name("pecos_features.py")
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
 GUTENBERG = """
@@ -162,61 +176,121 @@ def accuracy(
     features: np.ndarray | sparse.csr_matrix, task: Task, split: np.ndarray
 ) -> tuple[float, float]:
     """(validation, test) accuracy of the strength that is best on validation."""
-    best = (-1.0, 0.0)
-    if not sparse.issparse(features):
-        features = features * np.sqrt(features.shape[1])
     parts = [features[split == part] for part in (TRAIN, VALIDATION, TEST)]
     labels = [task.labels[split == part] for part in (TRAIN, VALIDATION, TEST)]
-    for strength in STRENGTHS:
-        if sparse.issparse(features):
-            probe = LinearSVC(C=strength / 16)
-        else:
-            probe = LogisticRegression(C=strength / 256, max_iter=300, tol=1e-3)
-        probe.fit(parts[0], labels[0])
-        found = [float(probe.score(parts[i], labels[i])) for i in (1, 2)]
-        best = max(best, (found[0], found[1]))
-    return best
+    if sparse.issparse(features):
+        probes = [LinearSVC(C=strength) for strength in SPARSE_STRENGTHS]
+    else:
+        scaler = StandardScaler().fit(parts[0])
+        parts = [scaler.transform(part) for part in parts]
+        probes = [LogisticRegression(C=c, max_iter=300, tol=1e-3) for c in STRENGTHS]
+    found = []
+    for probe in probes:
+        probe.fit(parts[TRAIN], labels[TRAIN])
+        found.append(tuple(probe.score(parts[i], labels[i]) for i in (VALIDATION, TEST)))
+    return max(found)
 
 
-def trained(
-    task: Task, settings: FeatureSettings, holdout: Holdout, seed: int
-) -> tuple[Trainer, float]:
-    """A trainer that has trained, and the seconds that it took, preparation included."""
-    clock = time.monotonic()
-    trainer = Trainer(task.graph, settings, seed, None, THREADS, holdout)
-    trainer.train(trainer.steps)
-    return trainer, time.monotonic() - clock
+@contextmanager
+def random_tree() -> Iterator[None]:
+    """Clusters of labels that have nothing in common."""
+
+    def features(targets: sparse.csr_matrix, text: np.ndarray, own: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(0).standard_normal(own.shape, np.float32)
+
+    with mock.patch("isohop.giant.training.label_features", features):
+        yield
 
 
-def figures_of(
-    task: Task, settings: FeatureSettings, seeds: int
-) -> Iterator[tuple[str, list[float]]]:
-    """(name, a value each seed) of every figure."""
-    found: dict[str, list[float]] = {}
+@contextmanager
+def random_start() -> Iterator[None]:
+    """N-grams begin with random vectors, as `HashingEncoder` makes them."""
 
-    def note(name: str, value: float) -> None:
-        found.setdefault(f"{task.name}/{name}", []).append(value)
-        print(f"{task.name}/{name}: {value:.4f}", flush=True)
+    def directions(text: sparse.csr_matrix, *_: object) -> np.ndarray:
+        shape = text.shape[1], SETTINGS.dimensions
+        return np.random.default_rng(0).standard_normal(shape, np.float32) / shape[1] ** 0.5
 
-    for seed in range(1, seeds + 1):
-        split = task.split(seed)
+    with mock.patch("isohop.giant.training.agreement_directions", directions):
+        yield
+
+
+ABLATIONS: dict[str, tuple[FeatureSettings, Callable[[], AbstractContextManager[None]]]] = {
+    "flat": (SETTINGS.model_copy(update={"levels": ()}), nullcontext),
+    "random_tree": (SETTINGS, random_tree),
+    "random_start": (SETTINGS, random_start),
+}
+
+
+@dataclass
+class Comparison:
+    """All that is measured on one task, each figure once a seed."""
+
+    task: Task
+    asked: argparse.Namespace
+    found: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, name: str, value: float) -> None:
+        self.found.setdefault(f"{self.task.name}/{name}", []).append(value)
+        print(f"{self.task.name}/{name}: {value:.4f}", flush=True)
+
+    def probe(self, name: str, features: np.ndarray | sparse.csr_matrix, split: np.ndarray) -> None:
+        self.note(f"{name}/accuracy", accuracy(features, self.task, split)[1])
+
+    def compare(self, seed: int) -> None:
+        split = self.task.split(seed)
         for setting in ("transductive", "inductive"):
-            holdout = visible(task, split, setting, seed)
-            trainer, seconds = trained(task, settings, holdout, seed)
-            rows = trainer.index.rows(task.entity)
-            note(f"{setting}/hashing/accuracy", accuracy(trainer.encode()[rows], task, split)[1])
-            note(f"{setting}/hashing/seconds", seconds)
-            if setting == "transductive":
-                text = trainer.corpus.text[rows]
-                svd = TruncatedSVD(settings.dimensions, random_state=seed)
-                baselines: dict[str, Callable[[], np.ndarray | sparse.csr_matrix]] = {
-                    "untrained": lambda t=trainer, r=rows: t.untrained[r],
-                    "lsa": lambda s=svd, t=text: s.fit_transform(t),
-                    "tfidf": lambda t=text: t,
-                }
-                for name, make in baselines.items():
-                    note(f"text/{name}/accuracy", accuracy(make(), task, split)[1])
-    yield from found.items()
+            holdout = visible(self.task, split, setting, seed)
+            clock = time.monotonic()
+            trainer = Trainer(self.task.graph, SETTINGS, seed, None, THREADS, holdout)
+            prepared = time.monotonic() - clock
+            rows = trainer.index.rows(self.task.entity)
+            self.probe(f"{setting}/directions", trainer.encode()[rows], split)
+            clock = time.monotonic()
+            trainer.train(trainer.steps)
+            self.note(f"{setting}/hashing/seconds", prepared + time.monotonic() - clock)
+            self.probe(f"{setting}/hashing", trainer.encode()[rows], split)
+            if self.asked.ablations:
+                self.ablate(setting, holdout, split, seed)
+            if self.asked.pecos is not None and seed == 1:
+                self.peers(setting, trainer, split, seed)
+        text = trainer.corpus.text[rows]
+        self.probe("text/untrained", trainer.untrained[rows], split)
+        svd = TruncatedSVD(SETTINGS.dimensions, random_state=seed)
+        self.probe("text/lsa", svd.fit_transform(text), split)
+        self.probe("text/tfidf", text, split)
+
+    def ablate(self, setting: str, holdout: Holdout, split: np.ndarray, seed: int) -> None:
+        for name, (settings, change) in ABLATIONS.items():
+            with change():
+                trainer = Trainer(self.task.graph, settings, seed, None, THREADS, holdout)
+            trainer.train(trainer.steps)
+            rows = trainer.index.rows(self.task.entity)
+            self.probe(f"{setting}/{name}", trainer.encode()[rows], split)
+
+    def peers(self, setting: str, trainer: Trainer, split: np.ndarray, seed: int) -> None:
+        """PECOS, given what our training is given."""
+        methods = {"xr-linear": ["--dimensions", str(SETTINGS.dimensions)]}
+        if self.asked.pecos_model is not None:
+            methods["xr-transformer"] = ["--model", str(self.asked.pecos_model.resolve())]
+        labelled = np.flatnonzero(split >= 0)
+        with tempfile.TemporaryDirectory(prefix="giant-pecos-") as temporary:
+            folder = Path(temporary)
+            documents = pa.concat_arrays(documents_of(self.task.graph, SETTINGS, None))
+            pq.write_table(pa.table({"document": documents}), folder / "documents.parquet")
+            targets = sparse.hstack(list(trainer.targets.values())).tocsr()
+            sparse.save_npz(folder / "targets.npz", sparse.csr_matrix(targets))
+            np.save(folder / "rows.npy", trainer.rows)
+            np.save(folder / "wanted.npy", labelled + trainer.index.offset[self.task.entity])
+            for method, more in methods.items():
+                command = [self.asked.pecos, PECOS, folder, "--method", method, *more]
+                budget = ["--seed", str(seed), "--seconds", str(BUDGET)]
+                subprocess.run([*map(str, command), *budget], check=True)  # noqa: S603
+                got = np.load(folder / "features.npy")
+                features = np.zeros((len(split), got.shape[1]), np.float32)
+                features[labelled] = got
+                self.probe(f"{setting}/pecos-{method}", features, split)
+                cost = json.loads((folder / "cost.json").read_text("utf-8"))
+                self.note(f"{setting}/pecos-{method}/seconds", cost["seconds"])
 
 
 def main() -> None:
@@ -225,21 +299,27 @@ def main() -> None:
     parser.add_argument("--only", choices=("gutenberg", "wordnet"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--pecos", type=Path, metavar="PYTHON", help="of its environment")
+    parser.add_argument("--pecos-model", type=Path, metavar="FOLDER", help="of XR-Transformer")
     asked = parser.parse_args()
-    settings = FeatureSettings(dimensions=256)
     figures: dict[str, float] = {}
-    for name, make in (("gutenberg", gutenberg), ("wordnet", wordnet)):
+    for name, make, source in (
+        ("gutenberg", gutenberg, "gutenberg"),
+        ("wordnet", wordnet, "open_english_wordnet"),
+    ):
         if (asked.only or name) != name:
             continue
-        source = "gutenberg" if name == "gutenberg" else "open_english_wordnet"
         if not (DATA / source).is_dir():
             print(f"{DATA / source} is absent, so {name} is NOT measured", file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory(prefix="giant-") as folder:
-            seeds = 1 if asked.quick else asked.seeds
-            for figure, values in figures_of(make(Path(folder)), settings, seeds):
-                figures[figure] = float(np.mean(values))
-                figures[f"{figure} deviation"] = float(np.std(values, ddof=int(len(values) > 1)))
+            comparison = Comparison(make(Path(folder)), asked)
+            for seed in range(1, (1 if asked.quick else asked.seeds) + 1):
+                comparison.compare(seed)
+        for figure, values in comparison.found.items():
+            figures[figure] = float(np.mean(values))
+            figures[f"{figure} deviation"] = float(np.std(values, ddof=int(len(values) > 1)))
     show("GIANT's features, read by a linear probe", figures, asked.json)
 
 

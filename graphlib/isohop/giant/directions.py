@@ -77,7 +77,7 @@ def _edges(
     total = sum(matrix.nnz for matrix in targets.values())
     for name, matrix in sorted(targets.items()):
         entries = matrix.tocoo()
-        keep = slice(None)
+        keep: np.ndarray | slice = slice(None)
         if total > EDGES:
             share = round(matrix.nnz * EDGES / total)
             keep = np.sort(draw.choice(matrix.nnz, share, replace=False))

@@ -50,13 +50,19 @@ class Corpus:
     vocabulary: Vocabulary
 
 
-def read_corpus(graph: Graph, settings: FeatureSettings, label: str | None) -> Corpus:
-    """Render and prepare the documents of every node type."""
+def documents_of(graph: Graph, settings: FeatureSettings, label: str | None) -> list[pa.Array]:
+    """The documents of every node type, in their order."""
     documents: list[pa.Array] = []
     for node in graph.node_types:
         fields = document_fields(graph, node.name, label)
         table = graph.nodes(node.name, [field.name for field in fields])
         documents.append(render_documents(table, fields, settings.characters))
+    return documents
+
+
+def read_corpus(graph: Graph, settings: FeatureSettings, label: str | None) -> Corpus:
+    """Render and prepare the documents of every node type."""
+    documents = documents_of(graph, settings, label)
     vocabulary = Vocabulary.learn(documents, settings.vocabulary, settings.characters)
     text = sparse.vstack([vocabulary.matrix(array) for array in documents], format="csr")
     types = np.repeat(np.arange(len(documents)), [len(array) for array in documents])
@@ -65,6 +71,9 @@ def read_corpus(graph: Graph, settings: FeatureSettings, label: str | None) -> C
 
 class _Head(nn.Module):
     """One vector and one bias a label: the clusters of one level, or the nodes, of one type."""
+
+    vectors: RowTable
+    bias: RowTable
 
     def __init__(self, targets: sparse.csr_matrix, features: np.ndarray):
         super().__init__()
@@ -114,7 +123,7 @@ class Trainer:
         self._order = np.empty(0, np.int64)
         self.levels: list[dict[str, int]] = [{} for _ in (*settings.levels, "nodes")]
         """Labels by destination type, of each level."""
-        self._heads = nn.ModuleList(self._grow_heads() if self.steps else [])
+        self._heads = self._grow_heads() if self.steps else []
         self._optimiser = torch.optim.AdamW(
             self.encoder.parameters(),
             lr=settings.learning_rate,
@@ -223,7 +232,7 @@ class Trainer:
     def save(self, file: Path) -> None:
         """All that changes in training, as safetensors; whole or not at all."""
         tensors = {f"encoder.{n}": t for n, t in self.encoder.state_dict().items()}
-        tensors |= {f"heads.{n}": t for n, t in self._heads.state_dict().items()}
+        tensors |= {f"heads.{n}": t for n, t in nn.ModuleList(self._heads).state_dict().items()}
         for number, state in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{n}": t for n, t in state.items()}
         tensors["order"] = torch.from_numpy(self._order)
@@ -243,7 +252,7 @@ class Trainer:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
         self.encoder.load_state_dict(under("encoder."))
-        self._heads.load_state_dict(under("heads."))
+        nn.ModuleList(self._heads).load_state_dict(under("heads."))
         state = self._optimiser.state_dict()
         for name, tensor in under("optimiser.").items():
             number, _, field = name.partition(".")
