@@ -159,8 +159,8 @@ class Killer:
         self.done += steps
         if self.done < self.after or self.killed:
             return
-        for process in psutil.process_iter(["cmdline"]):
-            if "ray::_Training" in " ".join(process.info["cmdline"] or ()):
+        for process in psutil.Process().children(recursive=True):
+            if "ray::_Training" in " ".join(process.cmdline()):
                 self.killed.append(process.pid)
                 process.kill()
 

@@ -20,7 +20,7 @@ from isohop.pipeline.stages import STAGES, open_run, run_all, run_stage
 
 ROOT = Path(__file__).parents[2]
 SMALL = """
-features: {dimensions: 8, levels: [4], epochs: [1, 1], steps: 5, vocabulary: 256}
+features: {dimensions: 8, levels: [4], epochs: 1, steps: 5, vocabulary: 256}
 distill: {dimensions: 8, steps: 6, batch: 64, negatives: 8}
 publish: {path: published}
 report: {sample: 50}
