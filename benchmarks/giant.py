@@ -254,7 +254,7 @@ class Comparison:
             if self.asked.pecos is not None and seed == 1:
                 self.peers(setting, trainer, split, seed)
         text = trainer.corpus.text[rows]
-        self.probe("text/untrained", trainer.untrained[rows], split)
+        self.probe("text/untrained", trainer.untrained()[rows], split)
         svd = TruncatedSVD(SETTINGS.dimensions, random_state=seed)
         self.probe("text/lsa", svd.fit_transform(text), split)
         self.probe("text/tfidf", text, split)

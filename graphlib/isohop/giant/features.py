@@ -125,7 +125,7 @@ class _Training:
         trainer.encoder.save(Path(folder))
         features = {
             "trained": trainer.encode(),
-            "untrained": trainer.untrained,
+            "untrained": trainer.untrained(),
             "tfidf": trainer.corpus.text,
         }
         hits = hits_at_10(self.graph, trainer.holdout, features, TEST, trainer.seed, self.label)

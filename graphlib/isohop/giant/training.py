@@ -12,6 +12,7 @@ has more labels than ``negatives``, those of the batch compete with a random sam
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from isohop.giant.text_matrix import Vocabulary
 from isohop.graph import Graph, Holdout, hold_out
 
 ENCODED_AT_ONCE = 4096
+TREE_DIMENSIONS = 64
+"""Directions by which labels are clustered: the strongest, which come first."""
 WARM_UP = 0.1
 LAYERS = 1 / 25
 """Learning rate of the encoder's layers, as a share of that of vectors of n-grams and labels."""
@@ -75,12 +78,22 @@ class _Head(nn.Module):
     vectors: RowTable
     bias: RowTable
 
-    def __init__(self, targets: sparse.csr_matrix, features: np.ndarray):
+    def __init__(self, targets: sparse.csr_matrix, dimensions: int):
         super().__init__()
         self.targets = targets
-        mean = torch.from_numpy(np.asarray(targets.T.tocsr() @ features))
-        self.vectors = RowTable(functional.normalize(mean, dim=1))
+        self.vectors = RowTable(torch.zeros(targets.shape[1], dimensions))
         self.bias = RowTable(torch.zeros(targets.shape[1], 1))
+
+    def add(self, start: int, features: np.ndarray) -> None:
+        """To each label's vector, the features of the nodes from ``start`` on that have it."""
+        wanted = self.targets[start : start + len(features)]
+        given = np.unique(wanted.indices)
+        sums = torch.from_numpy(wanted[:, given].T.tocsr() @ features)
+        self.vectors.values[torch.from_numpy(given.astype(np.int64))] += sums
+
+    def begin(self) -> None:
+        """Every vector at length 1."""
+        self.vectors.values[:] = functional.normalize(self.vectors.values, dim=1)
 
 
 class Trainer:
@@ -107,11 +120,9 @@ class Trainer:
         self.holdout = hold_out(graph, seed) if holdout is None else holdout
         self.index = NodeIndex.of(graph)
         self.corpus = read_corpus(graph, settings, label)
-        names = tuple(node.name for node in graph.node_types)
-        self.encoder = HashingEncoder(self.corpus.vocabulary, names, settings.dimensions)
+        self.encoder = self._new_encoder()
         self.targets = neighbourhoods(graph, self.holdout, label)
         self.rows = rows_to_learn(self.targets, settings.hub_degree)
-        self.untrained = self.encode()
         if len(self.corpus.vocabulary):
             self.encoder.bag.values[:] = torch.from_numpy(
                 agreement_directions(
@@ -139,21 +150,30 @@ class Trainer:
         each = len(self.rows) / self.settings.batch
         return max(self.settings.steps, round(self.settings.epochs * each))
 
+    def _new_encoder(self) -> HashingEncoder:
+        torch.manual_seed(self.seed)
+        names = tuple(self.index.counts)
+        return HashingEncoder(self.corpus.vocabulary, names, self.settings.dimensions)
+
     def _grow_heads(self) -> list[_Head]:
-        features = self.encode()
+        text = self.encode(TREE_DIMENSIONS)
         heads = []
         for name, targets in self.targets.items():
             count = targets.shape[1]
-            described = label_features(targets, features, features[self.index.rows(name)])
+            described = label_features(targets, text, text[self.index.rows(name)])
             sizes = tuple(size for size in self.settings.levels if size < count)
             scales = [clustered(targets, c) for c in label_tree(described, sizes, self.seed)]
+            for level, scale in enumerate(scales):
+                self.levels[level][name] = scale.shape[1]
             if count <= self.settings.labels:
                 scales.append(targets)
-            heads += [_Head(scale, features) for scale in scales]
-            for level, size in enumerate(sizes):
-                self.levels[level][name] = min(size, scales[level].shape[1])
-            if count <= self.settings.labels:
                 self.levels[-1][name] = count
+            heads += [_Head(scale, self.settings.dimensions) for scale in scales]
+        for start, features in self._blocks(self.encoder):
+            for head in heads:
+                head.add(start, features)
+        for head in heads:
+            head.begin()
         return heads
 
     def train(self, steps: int) -> list[float]:
@@ -263,21 +283,31 @@ class Trainer:
         self.draw.bit_generator.state = json.loads(about["draw"])
         self.done = int(about["done"])
 
-    def encode(self) -> np.ndarray:
-        """Features of all nodes, float32 (nodes, d), in the numbering of `NodeIndex`."""
-        return encode_all(self.encoder, self.corpus.text, self.corpus.node_type)
+    def encode(self, dimensions: int | None = None) -> np.ndarray:
+        """Features of all nodes, float32 (nodes, d), in the numbering of `NodeIndex`; the first
+        ``dimensions`` of them."""
+        return self._stacked(self.encoder, dimensions)
+
+    def untrained(self) -> np.ndarray:
+        """As `encode`, of an encoder that begins at random and learns nothing."""
+        with torch.random.fork_rng(devices=[]):
+            return self._stacked(self._new_encoder(), None)
+
+    def _stacked(self, encoder: HashingEncoder, dimensions: int | None) -> np.ndarray:
+        blocks = [features[:, :dimensions] for _, features in self._blocks(encoder)]
+        return np.concatenate(blocks) if blocks else np.zeros((0, encoder.dimensions), np.float32)
+
+    def _blocks(self, encoder: HashingEncoder) -> Iterator[tuple[int, np.ndarray]]:
+        text, node_type = self.corpus.text, self.corpus.node_type
+        for start in range(0, text.shape[0], ENCODED_AT_ONCE):
+            rows = slice(start, start + ENCODED_AT_ONCE)
+            yield start, encode_all(encoder, text[rows], node_type[rows])
 
 
 def encode_all(
     encoder: HashingEncoder, text: sparse.csr_matrix, node_type: np.ndarray
 ) -> np.ndarray:
-    """float32 (documents, d), a block at a time, without gradients and dropout."""
+    """float32 (documents, d), without gradients and dropout."""
     encoder.eval()
-    blocks = []
     with torch.no_grad():
-        for start in range(0, text.shape[0], ENCODED_AT_ONCE):
-            stop = start + ENCODED_AT_ONCE
-            blocks.append(encoder.encode(text[start:stop], node_type[start:stop]).numpy())
-    if not blocks:
-        return np.zeros((0, encoder.dimensions), np.float32)
-    return np.concatenate(blocks)
+        return encoder.encode(text, node_type).numpy()

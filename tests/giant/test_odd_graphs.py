@@ -1,0 +1,50 @@
+"""Training on graphs that have little to teach: it ends, and every feature is a number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from isohop.giant.settings import FeatureSettings
+from isohop.giant.training import Trainer
+from isohop.graph.dataset import Attribute, EdgeType, Graph, GraphManifest, NodeType
+
+COUNT = 300
+SETTINGS = FeatureSettings(dimensions=16, levels=(4, 64), steps=10, epochs=0.1)
+RANDOM = np.random.default_rng(0).integers(0, COUNT, (2, 900))
+NONE = np.empty((2, 0), np.int64)
+STAR = np.array([np.zeros(COUNT - 1, np.int64), np.arange(1, COUNT)])
+ODD = {
+    "no node": ([], NONE),
+    "one node": (["x"], NONE),
+    "one node that is its own neighbour": (["x"], np.zeros((2, 1), np.int64)),
+    "no text": ([None] * COUNT, RANDOM),
+    "empty texts": ([""] * COUNT, RANDOM),
+    "one text for all": (["the same words"] * COUNT, RANDOM),
+    "a hub that is everybody's neighbour": ([f"w{i} x" for i in range(COUNT)], STAR),
+    "emoji and right-to-left": ([f"🎈 שלום {i % 9} עולם 🎉" for i in range(COUNT)], RANDOM),
+    "texts of a megabyte": ([f"word{i} " * 150_000 for i in range(4)], np.array([[0, 2], [1, 3]])),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_feature_is_a_number(name, tmp_path):
+    texts, (source, target) = ODD[name]
+    ids = np.arange(len(texts))
+    text = Attribute(name="text", kind="text", type="string")
+    manifest = GraphManifest(
+        name="odd",
+        certificate="0" * 32,
+        node_types=(NodeType(name="a", key=("id",), attributes=(text,), count=len(texts)),),
+        edge_types=(EdgeType(source="a", role="r", target="a", count=len(source)),),
+    )
+    nodes = {"a": pa.table({"node_id": ids, "id": ids, "text": pa.array(texts, pa.string())})}
+    facts = {"src": source, "dst": target, "count": np.ones(len(source), np.int64)}
+    graph = Graph.write(tmp_path / "g", manifest, nodes, {"a--r--a": pa.table(facts)})
+    trainer = Trainer(graph, SETTINGS, 1, None, 1)
+    losses = trainer.train(trainer.steps)
+    assert bool(losses) == bool(len(source))
+    for features in (trainer.encode(), trainer.untrained()):
+        assert features.shape == (len(texts), 16)
+        assert np.isfinite(features).all()
