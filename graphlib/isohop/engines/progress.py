@@ -24,6 +24,8 @@ class Progress(Protocol):
 
 
 class SilentTask:
+    """Nobody listens."""
+
     def advance(self, steps: float = 1) -> None:
         pass
 

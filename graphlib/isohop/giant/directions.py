@@ -3,8 +3,8 @@
 A node's text X v and its neighbours' agree the more the larger vᵀ Xᵀ Ã X v is, Ã the visible edges
 over the square roots of both degrees. The d best orthonormal v are the leading eigenvectors of
 Xᵀ Ã X, found by randomised subspace iteration (Halko, Martinsson and Tropp, SIAM Review 2011), in
-sparse products alone. Beside them random vectors (as much noise as signal for rare words) cost an
-encoder several points: `benchmarks/giant.py` shows how much.
+sparse products alone. `benchmarks/giant.py --ablations` compares them with random vectors, which
+for rare words are noise that training hardly removes.
 """
 
 from __future__ import annotations
@@ -44,17 +44,21 @@ def agreement_directions(
         rows = text[seen]
         ends = position[: len(source)], position[len(source) :]
         degree = np.maximum(np.bincount(ends[0], minlength=len(seen)), 1)
-        weight = 1 / np.sqrt(degree[ends[0]] * np.maximum(degree[ends[1]], 1.0))
+        weight = 1 / np.sqrt(degree[ends[0]] * degree[ends[1]])
         between = sparse.csr_matrix((weight.astype(np.float32), ends), shape=(len(seen),) * 2)
     else:
         rows = text
         between = sparse.identity(text.shape[0], np.float32, format="csr")
     back = rows.T.tocsr()
+
+    def agreement(vectors: np.ndarray) -> np.ndarray:
+        return back @ (between @ (rows @ vectors))
+
     count = min(dimensions + OVERSAMPLING, words)
     basis = draw.standard_normal((words, count), np.float32)
     for _ in range(ITERATIONS):
-        basis, _ = np.linalg.qr(back @ (between @ (rows @ basis)))
-    small = basis.T @ (back @ (between @ (rows @ basis)))
+        basis, _ = np.linalg.qr(agreement(basis))
+    small = basis.T @ agreement(basis)
     values, vectors = np.linalg.eigh((small + small.T) / 2)
     best = np.argsort(-values)[:dimensions]
     strength = np.sqrt(np.maximum(values[best], 0) / max(values.max(initial=0), 1e-12))

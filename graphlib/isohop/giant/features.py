@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,12 +109,13 @@ class _Training:
     def steps(self) -> int:
         return self.trainer.steps
 
-    def train(self, until: int) -> float:
-        """Be at step ``until``; the mean loss of the steps that this took."""
+    def train(self, until: int) -> list[float]:
+        """Be at step ``until``; the losses of the steps that this took: none where a worker died
+        between saving them and telling them."""
         losses = self.trainer.train(until - self.trainer.done)
         if until % STEPS_A_CHECKPOINT == 0:
             self.trainer.save(self.checkpoint)
-        return float(np.mean(losses)) if losses else float("nan")
+        return losses
 
     def finish(self, folder: str) -> tuple[list[dict[str, int]], dict[str, dict[str, Any]]]:
         """Save the encoder; (levels, Hits@10 as plain values)."""
@@ -165,7 +167,8 @@ def _run(
     from isohop.giant.inference import extract
 
     clock = time.monotonic()
-    checkpoint = folder.resolve() / "training.safetensors"
+    training = folder.resolve() / "training"
+    training.mkdir()
     actor = (
         with_all_cores(_Training)
         .options(max_restarts=RESTARTS, max_task_retries=RESTARTS)
@@ -175,7 +178,7 @@ def _run(
             seed,
             label,
             all_cores(),
-            str(checkpoint),
+            str(training / "checkpoint.safetensors"),
         )
     )
     seconds: dict[str, float] = {}
@@ -188,9 +191,11 @@ def _run(
         with progress.task("neighbourhood prediction", steps) as bar:
             for start in range(0, steps, STEPS_AT_ONCE):
                 until = min(start + STEPS_AT_ONCE, steps)
-                curve.append((until, round(result_of(actor.train.remote(until)), 6)))
+                losses = result_of(actor.train.remote(until))
                 bar.advance(until - start)
-                bar.note(f"loss {curve[-1][1]:.3f}")
+                if losses:
+                    curve.append((until, round(float(np.mean(losses)), 6)))
+                    bar.note(f"loss {curve[-1][1]:.3f}")
         seconds["train"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
         with progress.task("Hits@10 on held-out edges") as bar:
             levels, hits = result_of(actor.finish.remote(str(folder.resolve())))
@@ -198,7 +203,8 @@ def _run(
         seconds["evaluate"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
     finally:
         ray.kill(actor)
-        checkpoint.unlink(missing_ok=True)
+        # With what a worker that died while it was saving left behind.
+        shutil.rmtree(training)
     extract(graph, folder.resolve(), folder.resolve(), label, progress)
     seconds["extract"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
     return FeatureManifest(

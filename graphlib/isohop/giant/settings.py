@@ -10,8 +10,8 @@ from isohop.yaml_file import StrictModel
 
 
 class FeatureSettings(StrictModel):
-    """How node features are learned. The defaults were chosen by `benchmarks/giant.py`, on the
-    validation nodes of both of its graphs and in both of its settings."""
+    """How node features are learned. The defaults were chosen on the validation nodes of the
+    two graphs of `benchmarks/giant.py`, in both of its settings, with one seed."""
 
     encoder: Literal["hashing"] = "hashing"
     dimensions: int = Field(128, ge=2, le=4096)

@@ -113,7 +113,6 @@ class Trainer:
         holdout: Holdout | None = None,
     ):
         torch.set_num_threads(threads)
-        torch.manual_seed(seed)
         self.settings = settings
         self.seed = seed
         self.draw = np.random.default_rng(seed)
@@ -169,7 +168,7 @@ class Trainer:
                 scales.append(targets)
                 self.levels[-1][name] = count
             heads += [_Head(scale, self.settings.dimensions) for scale in scales]
-        for start, features in self._blocks(self.encoder):
+        for start, features in encode_blocks(self.encoder, self.corpus.text, self.corpus.node_type):
             for head in heads:
                 head.add(start, features)
         for head in heads:
@@ -286,28 +285,32 @@ class Trainer:
     def encode(self, dimensions: int | None = None) -> np.ndarray:
         """Features of all nodes, float32 (nodes, d), in the numbering of `NodeIndex`; the first
         ``dimensions`` of them."""
-        return self._stacked(self.encoder, dimensions)
+        return encode_all(self.encoder, self.corpus.text, self.corpus.node_type, dimensions)
 
     def untrained(self) -> np.ndarray:
         """As `encode`, of an encoder that begins at random and learns nothing."""
         with torch.random.fork_rng(devices=[]):
-            return self._stacked(self._new_encoder(), None)
+            return encode_all(self._new_encoder(), self.corpus.text, self.corpus.node_type)
 
-    def _stacked(self, encoder: HashingEncoder, dimensions: int | None) -> np.ndarray:
-        blocks = [features[:, :dimensions] for _, features in self._blocks(encoder)]
-        return np.concatenate(blocks) if blocks else np.zeros((0, encoder.dimensions), np.float32)
 
-    def _blocks(self, encoder: HashingEncoder) -> Iterator[tuple[int, np.ndarray]]:
-        text, node_type = self.corpus.text, self.corpus.node_type
-        for start in range(0, text.shape[0], ENCODED_AT_ONCE):
-            rows = slice(start, start + ENCODED_AT_ONCE)
-            yield start, encode_all(encoder, text[rows], node_type[rows])
+def encode_blocks(
+    encoder: HashingEncoder, text: sparse.csr_matrix, node_type: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(first document, float32 (documents, d)) of each block, without gradients and dropout."""
+    encoder.eval()
+    for start in range(0, text.shape[0], ENCODED_AT_ONCE):
+        block = slice(start, start + ENCODED_AT_ONCE)
+        with torch.no_grad():  # not while a caller has the block
+            features = encoder.encode(text[block], node_type[block]).numpy()
+        yield start, features
 
 
 def encode_all(
-    encoder: HashingEncoder, text: sparse.csr_matrix, node_type: np.ndarray
+    encoder: HashingEncoder,
+    text: sparse.csr_matrix,
+    node_type: np.ndarray,
+    dimensions: int | None = None,
 ) -> np.ndarray:
-    """float32 (documents, d), without gradients and dropout."""
-    encoder.eval()
-    with torch.no_grad():
-        return encoder.encode(text, node_type).numpy()
+    """float32 (documents, d), or the first ``dimensions`` of them; a block at a time."""
+    blocks = [block[:, :dimensions] for _, block in encode_blocks(encoder, text, node_type)]
+    return np.concatenate(blocks) if blocks else np.zeros((0, encoder.dimensions), np.float32)
