@@ -38,9 +38,9 @@ def apart(features: np.ndarray, group: np.ndarray) -> float:
 
 def test_words_that_neighbours_share_count_and_others_do_not():
     text, edges, group = world(1)
-    directions = agreement_directions(text, {"thing": edges}, INDEX, 4, 1)
+    directions = agreement_directions(text, {"thing": edges}, INDEX, 4, 1)[0]
     random = np.random.default_rng(1).standard_normal((WORDS, 4))
-    alone = agreement_directions(text, {}, INDEX, 4, 1)
+    alone = agreement_directions(text, {}, INDEX, 4, 1)[0]
     found = apart(text @ directions, group)
     assert found > 0.5
     assert found > 3 * max(apart(text @ random, group), apart(text @ alone, group))
@@ -48,7 +48,7 @@ def test_words_that_neighbours_share_count_and_others_do_not():
 
 def test_one_seed_gives_equal_directions_of_the_scale_that_training_expects():
     text, edges, _ = world(2)
-    made = [agreement_directions(text, {"thing": edges}, INDEX, 8, seed) for seed in (3, 3)]
+    made = [agreement_directions(text, {"thing": edges}, INDEX, 8, seed)[0] for seed in (3, 3)]
     assert np.array_equal(*made)
     assert np.isclose(np.linalg.norm(text @ made[0], axis=1).mean(), 1, atol=1e-4)
 
@@ -58,7 +58,7 @@ def test_more_dimensions_than_words_or_no_words_at_all_are_still_that_many_dimen
     narrow = text[:, :3].tocsr()
     for words in (narrow, sparse.csr_matrix((NODES, 1), dtype=np.float32)):
         for targets in ({"thing": edges}, {}):
-            directions = agreement_directions(words, targets, INDEX, 16, 1)
+            directions = agreement_directions(words, targets, INDEX, 16, 1)[0]
             assert directions.shape == (words.shape[1], 16)
             assert np.isfinite(directions).all()
             assert (np.abs(directions).max(axis=0) > 0).all()

@@ -15,7 +15,8 @@ from isohop.engines.progress import SilentTask, Task
 from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.giant.documents import document_fields, render_documents
-from isohop.giant.features import Features, _Training, extract_features
+from isohop.giant.features import Features, extract_features
+from isohop.giant.fitting import _Log, fit
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.targets import neighbourhoods
 from isohop.giant.text_matrix import Vocabulary
@@ -98,7 +99,7 @@ def test_a_graph_without_edges_gets_features_of_text_and_says_so(tmp_path):
 def test_missing_text_is_a_state_of_its_own(tmp_path):
     graph = library(tmp_path / "g")
     trainer = Trainer(graph, SMALL, 1, "book.topic", 1)
-    rows = trainer.corpus.text
+    rows = trainer.prepared.ngrams
     documents = render_documents(
         graph.nodes("book"), document_fields(graph, "book", "book.topic"), 100
     )
@@ -144,15 +145,15 @@ def test_a_worker_that_is_killed_costs_steps_and_changes_nothing(tmp_path):
     assert not [name for name in names[1] if name.startswith("training")]
 
 
-def test_steps_that_were_saved_before_a_worker_died_are_not_told_again(tmp_path):
-    graph = library(tmp_path / "g")
-    settings = SMALL.model_copy(update={"steps": 400}).model_dump(mode="json")
-    asked = (str(graph.path), settings, 1, None, 1, str(tmp_path / "training.safetensors"))
-    first = _Training(*asked)
-    assert len(first.train(200)) == 200
-    again = _Training(*asked)
-    assert again.train(200) == []
-    assert len(again.train(225)) == 25
+def test_steps_that_are_taken_again_are_told_once(tmp_path):
+    log = _Log(tmp_path / "log.jsonl")
+    for told in ({"steps": 50}, {"step": 25, "loss": 3.0}, {"step": 50, "loss": 2.0}):
+        log.write(**told)
+    log.read()
+    log.write(steps=50)
+    log.write(step=50, loss=1.0)
+    log.read()
+    assert (log.steps, log.done, log.losses) == (50, 50, {25: 3.0, 50: 1.0})
 
 
 class Killer:
@@ -175,7 +176,7 @@ class Killer:
         if self.done < self.after or self.killed:
             return
         for process in psutil.Process().children(recursive=True):
-            if "ray::_Training" in " ".join(process.cmdline()):
+            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
                 self.killed.append(process.pid)
                 process.kill()
 

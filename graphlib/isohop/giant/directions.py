@@ -30,45 +30,73 @@ def agreement_directions(
     index: NodeIndex,
     dimensions: int,
     seed: int,
-) -> np.ndarray:
-    """float32 (vocabulary, dimensions): text times it has mean length 1, directions ∝ √eigenvalue.
+    vectors: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """float32 (vocabulary, d), and (model's dimensions, d) where a text model gave ``vectors``:
+    text times the one plus vectors times the other have mean length 1, directions ∝ √eigenvalue.
 
-    ``text``: float32 CSR (nodes, vocabulary). ``targets``: of `neighbourhoods`. Without any edge
-    they are the directions in which texts differ most.
+    ``text``: float32 CSR (nodes, vocabulary). ``vectors``: (nodes, model's dimensions), their
+    mean zero. ``targets``: of `neighbourhoods`. Without any edge they are the directions in which
+    texts differ most.
     """
     draw = np.random.default_rng(seed)
-    words = text.shape[1]
     source, target = _edges(targets, index, draw)
     if len(source):
         seen, position = np.unique(np.concatenate([source, target]), return_inverse=True)
-        rows = text[seen]
         ends = position[: len(source)], position[len(source) :]
         degree = np.maximum(np.bincount(ends[0], minlength=len(seen)), 1)
         weight = 1 / np.sqrt(degree[ends[0]] * degree[ends[1]])
         between = sparse.csr_matrix((weight.astype(np.float32), ends), shape=(len(seen),) * 2)
     else:
-        rows = text
-        between = sparse.identity(text.shape[0], np.float32, format="csr")
-    back = rows.T.tocsr()
+        seen = np.arange(text.shape[0])
+        if len(seen) > EDGES:
+            seen = np.sort(draw.choice(len(seen), EDGES, replace=False))
+        between = sparse.identity(len(seen), np.float32, format="csr")
+    rows = _Views(text[seen], None if vectors is None else vectors[seen].astype(np.float32))
+    words = rows.columns
 
-    def agreement(vectors: np.ndarray) -> np.ndarray:
-        return back @ (between @ (rows @ vectors))
+    def agreement(directions: np.ndarray) -> np.ndarray:
+        return rows.back(between @ (rows @ directions))
 
     count = min(dimensions + OVERSAMPLING, words)
     basis = draw.standard_normal((words, count), np.float32)
     for _ in range(ITERATIONS):
         basis, _ = np.linalg.qr(agreement(basis))
     small = basis.T @ agreement(basis)
-    values, vectors = np.linalg.eigh((small + small.T) / 2)
+    values, turned = np.linalg.eigh((small + small.T) / 2)
     best = np.argsort(-values)[:dimensions]
     strength = np.sqrt(np.maximum(values[best], 0) / max(values.max(initial=0), 1e-12))
-    found = basis @ vectors[:, best] * np.maximum(strength, FLOOR)
+    found = basis @ turned[:, best] * np.maximum(strength, FLOOR)
     spare = draw.standard_normal((words, dimensions - len(best)), np.float32)
     result = np.concatenate([found, spare * (FLOOR / max(words, 1) ** 0.5)], axis=1)
     lengths = np.linalg.norm(rows @ result, axis=1)
     given = lengths[lengths > 0]
     scale = given.mean() if len(given) else 1.0
-    return np.ascontiguousarray(result / scale, dtype=np.float32)
+    result = np.ascontiguousarray(result / scale, dtype=np.float32)
+    return result[: text.shape[1]], None if vectors is None else result[text.shape[1] :]
+
+
+class _Views:
+    """N-grams and a text model's vectors of the same nodes, as one matrix that is never made."""
+
+    def __init__(self, text: sparse.csr_matrix, vectors: np.ndarray | None):
+        self.text = text
+        self.transposed = text.T.tocsr()
+        self.vectors = vectors
+        self.columns = text.shape[1] + (0 if vectors is None else vectors.shape[1])
+
+    def __matmul__(self, directions: np.ndarray) -> np.ndarray:
+        result = self.text @ directions[: self.text.shape[1]]
+        if self.vectors is not None:
+            result += self.vectors @ directions[self.text.shape[1] :]
+        return result
+
+    def back(self, of_nodes: np.ndarray) -> np.ndarray:
+        """The transpose times what nodes have."""
+        result = self.transposed @ of_nodes
+        if self.vectors is None:
+            return result
+        return np.concatenate([result, self.vectors.T @ of_nodes])
 
 
 def _edges(

@@ -44,6 +44,10 @@ MISSING = "∅"
 SEPARATORS = r"[\pZ\pP\pC]+"
 """Between words. Symbols are words, or parts of them: emoji, currencies, the = and ≈ of an atom."""
 
+FIELD_END = "\x1f"
+"""Between the fields of a document: Unicode's unit separator, a separator of words too."""
+ATOM = r"\S*[=≈]\S*"
+
 _JOINT = "+"
 _SIGNIFICANT_DIGITS = 4
 
@@ -100,7 +104,7 @@ def render_documents(table: pa.Table, fields: Sequence[Field], characters: int) 
         pc.fill_null(part, f"{_words(field.name)}={MISSING}")
         for part, field in zip(parts, fields, strict=True)
     ]
-    joined = pc.binary_join_element_wise(*states, pa.scalar(" ", pa.large_string()))
+    joined = pc.binary_join_element_wise(*states, pa.scalar(FIELD_END, pa.large_string()))
     cut = pc.utf8_slice_codeunits(joined, 0, characters)
     return pc.if_else(missing, pa.scalar(None, pa.large_string()), cut)
 

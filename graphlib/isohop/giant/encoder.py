@@ -1,14 +1,17 @@
-"""Encoders: from a node's document to its feature.
+"""The encoder: from a node's document to its feature.
 
-`Encoder` is what training and inference know of one. It prepares documents once (tokens, n-grams)
-and encodes prepared batches, so that a transformer fits as well as the hashed n-grams here.
+Two views of a document add up: its hashed n-grams, each with a vector of its own, which know rare
+words and the atoms of numbers and categories; and, where there is one, a pretrained text model,
+which knows the language. Both begin along the directions in which neighbours agree
+(`directions.py`); a residual MLP and a marker of the node's type follow.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,21 +24,49 @@ from torch.nn import functional
 from isohop.errors import IsohopError
 from isohop.giant.row_table import RowTable
 from isohop.giant.text_matrix import Vocabulary
+from isohop.giant.text_model import TextModel, Tokens
+
+ENCODED_AT_ONCE = 4096
+FORMAT = 2
+MODEL = "text_model."
 
 
-class Encoder(Protocol):
-    """Documents of one node type in, float32 (documents, dimensions) at length 1 out."""
+@dataclass(frozen=True)
+class Prepared:
+    """Documents as the encoder takes them; ``prepared[rows]`` are some of them.
 
-    dimensions: int
+    ``ngrams``: float32 CSR (documents, vocabulary), TF-IDF. With a text model also ``tokens``, or
+    ``vectors``, float16 (documents, its dimensions), what it made of them.
+    """
 
-    def prepare(self, documents: pa.Array) -> Any:
-        """What `encode` takes, for all of ``documents`` (large_string, null where missing)."""
+    ngrams: sparse.csr_matrix
+    tokens: Tokens | None = None
+    vectors: np.ndarray | None = None
 
-    def encode(self, prepared: Any, node_type: np.ndarray) -> Tensor:
-        """Features of prepared documents; ``node_type``: int64 (documents,), index of the type."""
+    def __len__(self) -> int:
+        return int(self.ngrams.shape[0])
 
-    def save(self, folder: Path) -> None:
-        """encoder.safetensors and encoder.json."""
+    def __getitem__(self, rows: np.ndarray | slice) -> Prepared:
+        return Prepared(
+            self.ngrams[rows],
+            None if self.tokens is None or self.vectors is not None else self.tokens[rows],
+            None if self.vectors is None else self.vectors[rows],
+        )
+
+    @staticmethod
+    def concatenate(parts: list[Prepared]) -> Prepared:
+        """The documents of all ``parts``, which have no vectors yet."""
+        tokens = [part.tokens for part in parts if part.tokens is not None]
+        return Prepared(
+            sparse.vstack([part.ngrams for part in parts], format="csr", dtype=np.float32),
+            Tokens.concatenate(tokens) if tokens else None,
+        )
+
+    def without(self, share: float, draw: np.random.Generator) -> Prepared:
+        """With a random ``share`` of the n-grams left out, against learning documents by heart."""
+        ngrams = self.ngrams.copy()
+        ngrams.data *= draw.random(ngrams.nnz) >= share
+        return replace(self, ngrams=ngrams)
 
 
 class _SparseProduct(torch.autograd.Function):
@@ -51,17 +82,24 @@ class _SparseProduct(torch.autograd.Function):
         return torch.from_numpy(context.text.T.tocsr() @ gradients[0].numpy()), None
 
 
-class HashingEncoder(nn.Module):
-    """TF-IDF of hashed n-grams in an embedding bag, under a residual MLP, with a marker per type.
+class Encoder(nn.Module):
+    """Documents of any node type in, float32 (documents, dimensions) at length 1 out.
 
     A document that is missing is a state with a vector of its own.
     """
 
-    def __init__(self, vocabulary: Vocabulary, node_types: tuple[str, ...], dimensions: int):
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        node_types: tuple[str, ...],
+        dimensions: int,
+        text_model: TextModel | None = None,
+    ):
         super().__init__()
         self.vocabulary = vocabulary
         self.node_types = node_types
         self.dimensions = dimensions
+        self.text_model = text_model
         self.bag = RowTable(torch.randn(max(len(vocabulary), 1), dimensions) / dimensions**0.5)
         self.marker = nn.Embedding(len(node_types), dimensions)
         self.missing = nn.Parameter(torch.randn(dimensions))
@@ -69,56 +107,103 @@ class HashingEncoder(nn.Module):
         self.wide = nn.Linear(dimensions, 4 * dimensions)
         self.narrow = nn.Linear(4 * dimensions, dimensions)
         self.dropout = nn.Dropout(0.1)
+        if text_model is not None:
+            self.project = nn.Linear(text_model.dimensions, dimensions)
+            self.register_buffer("middle", torch.zeros(text_model.dimensions))
         nn.init.normal_(self.marker.weight, std=0.1)
         # The residual branch begins as nothing: an untrained encoder is a projection of text.
         nn.init.zeros_(self.narrow.weight)
         nn.init.zeros_(self.narrow.bias)
 
-    def prepare(self, documents: pa.Array) -> sparse.csr_matrix:
-        return self.vocabulary.matrix(documents)
+    def prepare(self, documents: pa.Array) -> Prepared:
+        """``documents``: large_string, null where missing."""
+        tokens = None if self.text_model is None else self.text_model.tokenize(documents)
+        return Prepared(self.vocabulary.matrix(documents), tokens)
 
-    def encode(self, prepared: sparse.csr_matrix, node_type: np.ndarray) -> Tensor:
-        text = self._bag(prepared)
-        empty = torch.from_numpy(np.diff(prepared.indptr) == 0)[:, None]
-        text = torch.where(empty, self.missing, text)
+    def encode(
+        self, prepared: Prepared, node_type: np.ndarray, ngrams: np.ndarray | None = None
+    ) -> Tensor:
+        """``node_type``: int64 (documents,), index of the type. ``ngrams``: int64, sorted, those
+        that other workers of the same step touch too, where there are others."""
+        text = self._bag(prepared.ngrams, ngrams)
+        empty = np.diff(prepared.ngrams.indptr) == 0
+        if self.text_model is not None:
+            text = text + self.project(self._vectors(prepared))
+        text = torch.where(torch.from_numpy(empty)[:, None], self.missing, text)
         value = functional.normalize(text, dim=1) * self.dimensions**0.5
         value = value + self.marker(torch.from_numpy(node_type))
         inner = functional.gelu(self.wide(self.norm(self.dropout(value))))
         value = value + self.narrow(self.dropout(inner))
         return functional.normalize(value, dim=1)
 
-    def _bag(self, prepared: sparse.csr_matrix) -> Tensor:
-        if not prepared.shape[1]:
-            return torch.zeros(prepared.shape[0], self.dimensions)
+    def _vectors(self, prepared: Prepared) -> Tensor:
+        """What the text model makes of documents: at length 1, less what all have in common."""
+        if prepared.vectors is not None:
+            return torch.from_numpy(prepared.vectors.astype(np.float32))
+        return functional.normalize(self.text_model(prepared.tokens), dim=1) - self.middle
+
+    def _bag(self, text: sparse.csr_matrix, used: np.ndarray | None) -> Tensor:
+        if not text.shape[1]:
+            return torch.zeros(text.shape[0], self.dimensions)
         if not self.training:
-            return torch.from_numpy(prepared @ self.bag.values.numpy())
-        used, column = np.unique(prepared.indices, return_inverse=True)
-        local = sparse.csr_matrix(
-            (prepared.data, column.astype(np.int32), prepared.indptr),
-            shape=(prepared.shape[0], len(used)),
-        )
-        return _SparseProduct.apply(self.bag.take(used.astype(np.int64)), local)
+            return torch.from_numpy(text @ self.bag.values.numpy())
+        if used is None:
+            used = np.unique(text.indices).astype(np.int64)
+        column = np.searchsorted(used, text.indices).astype(np.int32)
+        shape = (text.shape[0], len(used))
+        local = sparse.csr_matrix((text.data, column, text.indptr), shape=shape)
+        return _SparseProduct.apply(self.bag.take(used), local)
+
+    def begin(self, of_ngrams: np.ndarray, of_vectors: np.ndarray | None) -> None:
+        """Start along `agreement_directions`: float32 (vocabulary, d), (model's dimensions, d)."""
+        self.bag.values[:] = torch.from_numpy(of_ngrams)
+        if of_vectors is not None:
+            self.project.weight.data[:] = torch.from_numpy(np.ascontiguousarray(of_vectors.T))
+            nn.init.zeros_(self.project.bias)
+
+    def read(self, prepared: Prepared) -> Prepared:
+        """With ``vectors``, of the text model as it begins, where there is a model. What they have
+        in common is taken away, here and from now on."""
+        if self.text_model is None:
+            return prepared
+        vectors = np.empty((len(prepared), self.text_model.dimensions), np.float16)
+        self.eval()
+        nn.init.zeros_(self.middle)
+        for start in range(0, len(prepared), ENCODED_AT_ONCE):
+            block = slice(start, start + ENCODED_AT_ONCE)
+            with torch.no_grad():
+                vectors[block] = self._vectors(prepared[block]).numpy()
+        self.middle[:] = torch.from_numpy(vectors.mean(0, dtype=np.float32))
+        vectors -= self.middle.numpy().astype(np.float16)
+        return replace(prepared, vectors=vectors)
 
     def save(self, folder: Path) -> None:
-        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        """encoder.safetensors and encoder.json; with a text model its folder, text_model."""
+        tensors = {
+            name: value.contiguous()
+            for name, value in self.state_dict().items()
+            if not name.startswith(MODEL)
+        }
         del tensors["bag.squares"]  # training's business
         tensors["vocabulary.buckets"] = torch.from_numpy(self.vocabulary.buckets)
         tensors["vocabulary.idf"] = torch.from_numpy(self.vocabulary.idf)
         save_file(tensors, folder / "encoder.safetensors")
         about = {
-            "format": 1,
-            "encoder": "hashing",
+            "format": FORMAT,
             "dimensions": self.dimensions,
             "node_types": list(self.node_types),
             "characters": self.vocabulary.characters,
+            "tokens": None if self.text_model is None else self.text_model.tokens,
         }
         (folder / "encoder.json").write_text(json.dumps(about, indent=1), "utf-8")
+        if self.text_model is not None:
+            self.text_model.save(folder / "text_model")
 
 
-def load_encoder(folder: Path) -> HashingEncoder:
+def load_encoder(folder: Path) -> Encoder:
     """The encoder that `Encoder.save` wrote. Raises `IsohopError` when it is of another format."""
     about = json.loads((folder / "encoder.json").read_text("utf-8"))
-    if (about.get("format"), about.get("encoder")) != (1, "hashing"):
+    if about.get("format") != FORMAT:
         raise IsohopError(
             f"{folder / 'encoder.json'} is not an encoder that this version reads. "
             "Run the stage 'features' again."
@@ -129,6 +214,24 @@ def load_encoder(folder: Path) -> HashingEncoder:
         tensors.pop("vocabulary.idf").numpy(),
         about["characters"],
     )
-    encoder = HashingEncoder(vocabulary, tuple(about["node_types"]), about["dimensions"])
-    encoder.load_state_dict(tensors | {"bag.squares": encoder.bag.squares})
+    model = None if about["tokens"] is None else TextModel(folder / "text_model", about["tokens"])
+    encoder = Encoder(vocabulary, tuple(about["node_types"]), about["dimensions"], model)
+    kept = {n: t for n, t in encoder.state_dict().items() if n.startswith((MODEL, "bag.squares"))}
+    encoder.load_state_dict(tensors | kept)
     return encoder.eval()
+
+
+def encode_all(
+    encoder: Encoder, prepared: Prepared, node_type: np.ndarray, dimensions: int | None = None
+) -> np.ndarray:
+    """float32 (documents, d), or the first ``dimensions`` of them; a block at a time, without
+    gradients and dropout."""
+    width = min(dimensions or encoder.dimensions, encoder.dimensions)
+    features = np.empty((len(prepared), width), np.float32)
+    encoder.eval()
+    for start in range(0, len(prepared), ENCODED_AT_ONCE):
+        block = slice(start, start + ENCODED_AT_ONCE)
+        with torch.no_grad():
+            encoded = encoder.encode(prepared[block], node_type[block])
+        features[block] = encoded[:, :width].numpy()
+    return features

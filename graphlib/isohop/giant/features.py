@@ -4,36 +4,30 @@
 
     features/
       <node type>/part-*.parquet    node_id int64, feature fixed-size-list<float32>
-      encoder.safetensors, encoder.json
+      encoder.safetensors, encoder.json, with a text model also text_model/
       features.json                 FeatureManifest, with curves and Hits@10
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow.dataset as ds
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isohop.engines.progress import SILENT, Progress
-from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
+from isohop.engines.ray import ray_session
 from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.errors import IsohopError
 from isohop.giant.evaluation import Hits
+from isohop.giant.fitting import fit
 from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph
-
-STEPS_AT_ONCE = 25
-STEPS_A_CHECKPOINT = 200
-RESTARTS = 3
-"""Times that a worker may die before training is given up."""
-
 
 class FeatureManifest(BaseModel):
     """``features.json``. ``levels``: clusters by destination type at each level; ``curves``:
@@ -80,60 +74,6 @@ class Features:
         return flat.reshape(table.num_rows, self.manifest.dimensions)
 
 
-class _Training:
-    """The trainer as a Ray actor: it lives where the cores are, and says how it goes.
-
-    Ray makes another where it dies, which goes on from the last checkpoint; what it is asked to do
-    is said as the step to be at, so that the same call does what is left.
-    """
-
-    def __init__(
-        self,
-        graph: str,
-        settings: dict[str, Any],
-        seed: int,
-        label: str | None,
-        threads: int,
-        checkpoint: str,
-    ):
-        from isohop.giant.training import Trainer
-
-        self.graph = Graph.open(graph)
-        self.label = label
-        parsed = FeatureSettings.model_validate(settings)
-        self.trainer = Trainer(self.graph, parsed, seed, label, threads)
-        self.checkpoint = Path(checkpoint)
-        if self.checkpoint.exists():
-            self.trainer.resume(self.checkpoint)
-
-    def steps(self) -> int:
-        return self.trainer.steps
-
-    def train(self, until: int) -> list[float]:
-        """Be at step ``until``; the losses of the steps that this took: none where a worker died
-        between saving them and telling them."""
-        losses = self.trainer.train(until - self.trainer.done)
-        if until % STEPS_A_CHECKPOINT == 0:
-            self.trainer.save(self.checkpoint)
-        return losses
-
-    def finish(self, folder: str) -> tuple[list[dict[str, int]], dict[str, dict[str, Any]]]:
-        """Save the encoder; (levels, Hits@10 as plain values)."""
-        from isohop.giant.evaluation import hits_at_10
-        from isohop.graph.holdout import TEST
-
-        trainer = self.trainer
-        trainer.train(trainer.steps - trainer.done)
-        trainer.encoder.save(Path(folder))
-        features = {
-            "trained": trainer.encode(),
-            "untrained": trainer.untrained(),
-            "tfidf": trainer.corpus.text,
-        }
-        hits = hits_at_10(self.graph, trainer.holdout, features, TEST, trainer.seed, self.label)
-        return trainer.levels, {name: hit.model_dump() for name, hit in hits.items()}
-
-
 def extract_features(
     graph: str | Path,
     out: str | Path,
@@ -148,8 +88,9 @@ def extract_features(
     """
     opened = Graph.open(graph)
     out = Path(out)
+    training = out.with_name(f"{out.name}.training")
     with ray_session(), folder_atomically(out) as folder:
-        manifest = _run(opened, folder, settings, seed, label, progress)
+        manifest = _run(opened, folder, training, settings, seed, label, progress)
         write_text_atomically(folder / "features.json", manifest.model_dump_json(indent=1))
     return manifest
 
@@ -157,54 +98,17 @@ def extract_features(
 def _run(
     graph: Graph,
     folder: Path,
+    training: Path,
     settings: FeatureSettings,
     seed: int,
     label: str | None,
     progress: Progress,
 ) -> FeatureManifest:
-    import ray
-
     from isohop.giant.inference import extract
 
     clock = time.monotonic()
-    training = folder.resolve() / "training"
-    training.mkdir()
-    actor = (
-        with_all_cores(_Training)
-        .options(max_restarts=RESTARTS, max_task_retries=RESTARTS)
-        .remote(
-            str(graph.path.resolve()),
-            settings.model_dump(mode="json"),
-            seed,
-            label,
-            all_cores(),
-            str(training / "checkpoint.safetensors"),
-        )
-    )
-    seconds: dict[str, float] = {}
-    curve: list[tuple[int, float]] = []
-    try:
-        with progress.task("documents and label tree") as bar:
-            steps = result_of(actor.steps.remote())
-            bar.advance()
-        seconds["prepare"] = round(time.monotonic() - clock, 3)
-        with progress.task("neighbourhood prediction", steps) as bar:
-            for start in range(0, steps, STEPS_AT_ONCE):
-                until = min(start + STEPS_AT_ONCE, steps)
-                losses = result_of(actor.train.remote(until))
-                bar.advance(until - start)
-                if losses:
-                    curve.append((until, round(float(np.mean(losses)), 6)))
-                    bar.note(f"loss {curve[-1][1]:.3f}")
-        seconds["train"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
-        with progress.task("Hits@10 on held-out edges") as bar:
-            levels, hits = result_of(actor.finish.remote(str(folder.resolve())))
-            bar.advance()
-        seconds["evaluate"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
-    finally:
-        ray.kill(actor)
-        # With what a worker that died while it was saving left behind.
-        shutil.rmtree(training)
+    fitted = fit(graph, folder, training, settings, seed, label, progress)
+    seconds = {"train": round(time.monotonic() - clock, 3)}
     extract(graph, folder.resolve(), folder.resolve(), label, progress)
     seconds["extract"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
     return FeatureManifest(
@@ -212,9 +116,9 @@ def _run(
         encoder=settings.encoder,
         seed=seed,
         node_types={node.name: node.count for node in graph.node_types},
-        levels=tuple(levels),
-        curves={"loss": tuple(curve)} if curve else {},
-        hits_at_10={name: Hits(**hit) for name, hit in hits.items()},
-        skipped=None if steps else "no visible edge to learn from; features are of text alone",
+        levels=tuple(fitted.levels),
+        curves={"loss": tuple(fitted.curve)} if fitted.curve else {},
+        hits_at_10={name: Hits(**hit) for name, hit in fitted.hits.items()},
+        skipped=None if fitted.steps else "no visible edge to learn from; features are of text alone",
         seconds=seconds,
     )

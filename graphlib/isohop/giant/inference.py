@@ -22,13 +22,13 @@ from isohop.giant.documents import document_fields, render_documents
 from isohop.graph import Graph
 
 if TYPE_CHECKING:
-    from isohop.giant.encoder import HashingEncoder
+    from isohop.giant.encoder import Encoder
 
 RANGE = 16_384
 
 
 @cache
-def _opened(graph: str, encoder: str) -> tuple[Graph, HashingEncoder]:
+def _opened(graph: str, encoder: str) -> tuple[Graph, Encoder]:
     """Graph and encoder, opened once by each worker process."""
     from isohop.giant.encoder import load_encoder
 
@@ -46,9 +46,9 @@ def encode_ranges(
 
 
 def _encode(
-    graph: Graph, encoder: HashingEncoder, out: Path, label: str | None, name: str, start: int
+    graph: Graph, encoder: Encoder, out: Path, label: str | None, name: str, start: int
 ) -> None:
-    from isohop.giant.training import encode_all
+    from isohop.giant.encoder import encode_all
 
     fields = document_fields(graph, name, label)
     wanted = (ds.field("node_id") >= start) & (ds.field("node_id") < start + RANGE)

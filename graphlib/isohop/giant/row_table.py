@@ -30,13 +30,19 @@ class RowTable(nn.Module):
         self._taken.append((at, values))
         return values
 
+    @property
+    def gradients(self) -> list[Tensor]:
+        """Of all that was taken since the last step, in its order; what is written into them is
+        what the next step learns from."""
+        for _, values in self._taken:
+            if values.grad is None:
+                values.grad = torch.zeros_like(values)
+        return [values.grad for _, values in self._taken]
+
     def step(self, rate: float) -> None:
         """Learn from the gradients of what was taken, and forget them."""
         with torch.no_grad():
-            for at, values in self._taken:
-                gradient = values.grad
-                if gradient is None:
-                    continue
+            for (at, _), gradient in zip(self._taken, self.gradients, strict=True):
                 self.squares[at] += gradient.square().mean(1)
                 self.values[at] -= rate * gradient / (self.squares[at].sqrt()[:, None] + 1e-8)
         self._taken.clear()

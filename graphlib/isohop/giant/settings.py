@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from isohop.giant.model_folder import packaged_minilm
 from isohop.yaml_file import StrictModel
 
 
@@ -13,7 +15,18 @@ class FeatureSettings(StrictModel):
     """How node features are learned. The defaults were chosen on the validation nodes of the
     two graphs of `benchmarks/giant.py`, in both of its settings, with one seed."""
 
-    encoder: Literal["hashing"] = "hashing"
+    encoder: Literal["hashing", "minilm", "transformers"] = "hashing"
+    """What reads text: hashed n-grams alone, or with them the MiniLM of the extra ``minilm``, or
+    the text model in ``model``."""
+    model: Path | None = None
+    """Folder of a text model of Hugging Face's transformers, its weights as safetensors."""
+    tokens: int = Field(128, ge=4)
+    """A document's length at most, as the text model reads it."""
+    tuning_steps: int = Field(0, ge=0)
+    """Steps after all others in which the text model learns too: slow without a GPU."""
+    tuning_batch: int = Field(128, ge=1)
+    tuning_rate: float = Field(5e-5, gt=0)
+    """Learning rate of the text model."""
     dimensions: int = Field(128, ge=2, le=4096)
     vocabulary: int = Field(1 << 17, ge=16, le=1 << 22)
     """N-grams with weights of their own: the most frequent ones."""
@@ -29,6 +42,8 @@ class FeatureSettings(StrictModel):
     """Passes over the nodes that have neighbours."""
     steps: int = Field(400, ge=0)
     """Steps at least, so that a small graph is learned too."""
+    workers: int = Field(1, ge=1)
+    """Processes that share every batch, each with its part of the cores or a GPU."""
     batch: int = Field(512, ge=1)
     negatives: int = Field(1024, ge=1)
     """Labels of one level that compete in one step, at most."""
@@ -39,9 +54,25 @@ class FeatureSettings(StrictModel):
     """Share of n-grams left out of a document in a step, against learning documents by heart."""
     scale: float = Field(10.0, gt=0)
     """Inverse temperature of the softmax over cosines."""
+    loss: Literal["softmax", "squared-hinge"] = "softmax"
+    hard_negatives: float = Field(0.0, ge=0, le=1)
+    """Share of the sampled labels that come from clusters which the level above finds likely."""
+    log_q: bool = False
+    """Whether a sampled label's logit is corrected by how often it is sampled."""
 
     @model_validator(mode="after")
     def _coarse_to_fine(self) -> FeatureSettings:
         if any(size < 1 for size in self.levels) or list(self.levels) != sorted(self.levels):
             raise ValueError("'levels' must be numbers of clusters from 1, coarse to fine")
         return self
+
+    @model_validator(mode="after")
+    def _one_model(self) -> FeatureSettings:
+        if (self.model is not None) != (self.encoder == "transformers"):
+            raise ValueError("'model' is the folder of the encoder 'transformers', and of no other")
+        return self
+
+    @property
+    def text_model(self) -> Path | None:
+        """The folder of the text model, where there is one. Raises `IsohopError`."""
+        return packaged_minilm() if self.encoder == "minilm" else self.model

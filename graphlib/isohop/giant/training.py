@@ -12,8 +12,7 @@ has more labels than ``negatives``, those of the batch compete with a random sam
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,36 +20,28 @@ import pyarrow as pa
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from scipy import sparse
 from torch import nn
-from torch.nn import functional
 
 from isohop.errors import IsohopError
 from isohop.giant.directions import agreement_directions
 from isohop.giant.documents import document_fields, render_documents
-from isohop.giant.encoder import HashingEncoder
+from isohop.giant.encoder import ENCODED_AT_ONCE, Encoder, Prepared, encode_all
+from isohop.giant.heads import Beam, Head, log_frequency, loss_of
 from isohop.giant.label_tree import label_features, label_tree
-from isohop.giant.row_table import RowTable
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.targets import NodeIndex, clustered, neighbourhoods, rows_to_learn
 from isohop.giant.text_matrix import Vocabulary
+from isohop.giant.text_model import TextModel
+from isohop.giant.workers import ALONE, Workers
 from isohop.graph import Graph, Holdout, hold_out
 
-ENCODED_AT_ONCE = 4096
 TREE_DIMENSIONS = 64
 """Directions by which labels are clustered: the strongest, which come first."""
 WARM_UP = 0.1
 LAYERS = 1 / 25
 """Learning rate of the encoder's layers, as a share of that of vectors of n-grams and labels."""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The documents of all nodes, prepared, in one numbering, with the types' indices."""
-
-    text: sparse.csr_matrix
-    node_type: np.ndarray
-    vocabulary: Vocabulary
+LARGEST_GRADIENT = 1.0
+"""Of the text model, as a whole: longer ones are cut, as the paper's are."""
 
 
 def documents_of(graph: Graph, settings: FeatureSettings, label: str | None) -> list[pa.Array]:
@@ -63,44 +54,11 @@ def documents_of(graph: Graph, settings: FeatureSettings, label: str | None) -> 
     return documents
 
 
-def read_corpus(graph: Graph, settings: FeatureSettings, label: str | None) -> Corpus:
-    """Render and prepare the documents of every node type."""
-    documents = documents_of(graph, settings, label)
-    vocabulary = Vocabulary.learn(documents, settings.vocabulary, settings.characters)
-    text = sparse.vstack([vocabulary.matrix(array) for array in documents], format="csr")
-    types = np.repeat(np.arange(len(documents)), [len(array) for array in documents])
-    return Corpus(text.astype(np.float32), types, vocabulary)
-
-
-class _Head(nn.Module):
-    """One vector and one bias a label: the clusters of one level, or the nodes, of one type."""
-
-    vectors: RowTable
-    bias: RowTable
-
-    def __init__(self, targets: sparse.csr_matrix, dimensions: int):
-        super().__init__()
-        self.targets = targets
-        self.vectors = RowTable(torch.zeros(targets.shape[1], dimensions))
-        self.bias = RowTable(torch.zeros(targets.shape[1], 1))
-
-    def add(self, start: int, features: np.ndarray) -> None:
-        """To each label's vector, the features of the nodes from ``start`` on that have it."""
-        wanted = self.targets[start : start + len(features)]
-        given = np.unique(wanted.indices)
-        sums = torch.from_numpy(wanted[:, given].T.tocsr() @ features)
-        self.vectors.values[torch.from_numpy(given.astype(np.int64))] += sums
-
-    def begin(self) -> None:
-        """Every vector at length 1."""
-        self.vectors.values[:] = functional.normalize(self.vectors.values, dim=1)
-
-
 class Trainer:
     """Everything that training holds; advanced a block of steps at a time.
 
-    The same graph, settings and seed give the same encoder, bit for bit on one machine, also where
-    training was interrupted and went on from what `save` wrote.
+    The same graph, settings and seed give the same encoder, bit for bit on one machine and for one
+    number of workers, also where training was interrupted and went on from what `save` wrote.
     """
 
     def __init__(
@@ -111,69 +69,109 @@ class Trainer:
         label: str | None,
         threads: int,
         holdout: Holdout | None = None,
+        workers: Workers = ALONE,
     ):
         torch.set_num_threads(threads)
         self.settings = settings
         self.seed = seed
+        self.label = label
+        self.workers = workers
         self.draw = np.random.default_rng(seed)
         self.holdout = hold_out(graph, seed) if holdout is None else holdout
         self.index = NodeIndex.of(graph)
-        self.corpus = read_corpus(graph, settings, label)
+        documents = documents_of(graph, settings, label)
+        self.node_type = np.repeat(np.arange(len(documents)), [len(each) for each in documents])
+        self.vocabulary = Vocabulary.learn(documents, settings.vocabulary, settings.characters)
         self.encoder = self._new_encoder()
+        prepared = Prepared.concatenate([self.encoder.prepare(each) for each in documents])
+        self.prepared = self.encoder.read(prepared)
         self.targets = neighbourhoods(graph, self.holdout, label)
         self.rows = rows_to_learn(self.targets, settings.hub_degree)
-        if len(self.corpus.vocabulary):
-            self.encoder.bag.values[:] = torch.from_numpy(
-                agreement_directions(
-                    self.corpus.text, self.targets, self.index, settings.dimensions, seed
+        if len(self.vocabulary) or self.encoder.text_model is not None:
+            self.encoder.begin(
+                *agreement_directions(
+                    self.prepared.ngrams,
+                    self.targets,
+                    self.index,
+                    settings.dimensions,
+                    seed,
+                    self.prepared.vectors,
                 )
             )
-        self.steps = self._plan()
+        self.steps, self.tuning = self._plan()
         self.done = 0
         self._order = np.empty(0, np.int64)
         self.levels: list[dict[str, int]] = [{} for _ in (*settings.levels, "nodes")]
         """Labels by destination type, of each level."""
-        self._heads = self._grow_heads() if self.steps else []
+        self._heads = self._grow_heads() if self.steps else {}
         self._optimiser = torch.optim.AdamW(
-            self.encoder.parameters(),
+            self._parameters(),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
             betas=(0.9, 0.98),
             fused=True,
         )
 
-    def _plan(self) -> int:
-        """Steps in all; 0 where there is nothing to learn."""
+    def _plan(self) -> tuple[int, int]:
+        """(steps in all, 0 where there is nothing to learn; the first in which a text model
+        learns)."""
         if not len(self.rows):
-            return 0
+            return 0, 0
         each = len(self.rows) / self.settings.batch
-        return max(self.settings.steps, round(self.settings.epochs * each))
+        steps = max(self.settings.steps, round(self.settings.epochs * each))
+        tuning = 0 if self.encoder.text_model is None else self.settings.tuning_steps
+        return steps + tuning, steps
 
-    def _new_encoder(self) -> HashingEncoder:
+    def _new_encoder(self) -> Encoder:
         torch.manual_seed(self.seed)
-        names = tuple(self.index.counts)
-        return HashingEncoder(self.corpus.vocabulary, names, self.settings.dimensions)
+        folder = self.settings.text_model
+        model = None if folder is None else TextModel(folder, self.settings.tokens)
+        return Encoder(self.vocabulary, tuple(self.index.counts), self.settings.dimensions, model)
 
-    def _grow_heads(self) -> list[_Head]:
+    def _grow_heads(self) -> dict[str, list[Head]]:
+        """By destination type, coarse to fine."""
         text = self.encode(TREE_DIMENSIONS)
-        heads = []
+        heads: dict[str, list[Head]] = {}
         for name, targets in self.targets.items():
             count = targets.shape[1]
             described = label_features(targets, text, text[self.index.rows(name)])
             sizes = tuple(size for size in self.settings.levels if size < count)
-            scales = [clustered(targets, c) for c in label_tree(described, sizes, self.seed)]
-            for level, scale in enumerate(scales):
+            tree = label_tree(described, sizes, self.seed)
+            scales = [clustered(targets, clusters) for clusters in tree]
+            if count <= self.settings.labels:
+                tree.append(np.arange(count))
+                scales.append(targets)
+            heads[name] = []
+            above: np.ndarray | None = None
+            for clusters, scale in zip(tree, scales, strict=True):
+                parents = None if above is None else _parents(clusters, above)
+                heads[name].append(
+                    Head(scale, parents, self.settings.dimensions, len(self.rows))
+                )
+                above = clusters
+            for level, scale in enumerate(scales[: len(sizes)]):
                 self.levels[level][name] = scale.shape[1]
             if count <= self.settings.labels:
-                scales.append(targets)
                 self.levels[-1][name] = count
-            heads += [_Head(scale, self.settings.dimensions) for scale in scales]
-        for start, features in encode_blocks(self.encoder, self.corpus.text, self.corpus.node_type):
-            for head in heads:
+        for start in range(0, len(self.prepared), ENCODED_AT_ONCE):
+            block = slice(start, start + ENCODED_AT_ONCE)
+            features = encode_all(self.encoder, self.prepared[block], self.node_type[block])
+            for head in _flat(heads):
                 head.add(start, features)
-        for head in heads:
+        for head in _flat(heads):
             head.begin()
         return heads
+
+    def _parameters(self) -> list[dict[str, object]]:
+        """The encoder's layers, and the text model's, which learn at a rate of their own."""
+        named = list(self.encoder.named_parameters())
+        model = [p for name, p in named if name.startswith("text_model.")]
+        layers = [p for name, p in named if not name.startswith("text_model.")]
+        groups: list[dict[str, object]] = [{"params": layers, "base": LAYERS}]
+        if model:
+            base = self.settings.tuning_rate / self.settings.learning_rate
+            groups.append({"params": model, "base": base})
+        return groups
 
     def train(self, steps: int) -> list[float]:
         """Take some steps; their losses. Raises `IsohopError` on a loss that is no number, before
@@ -181,81 +179,105 @@ class Trainer:
         self.encoder.train()
         losses = []
         for _ in range(min(steps, self.steps - self.done)):
-            part = self.done / self.steps
-            rate = min(1.0, (self.done + 1) / (WARM_UP * self.steps)) * max(0.02, 1 - part)
-            rate *= self.settings.learning_rate
-            loss = self._loss(self._next_rows())
-            value = float(loss.detach())
-            if not np.isfinite(value):
-                raise IsohopError(
-                    f"Training of node features: the loss of step {self.done + 1} is {value}. "
-                    "Lower 'features.learning_rate'."
-                )
-            self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            for group in self._optimiser.param_groups:
-                group["lr"] = rate * LAYERS
-            self._optimiser.step()
-            self.encoder.bag.step(rate)
-            for head in self._heads:
-                head.vectors.step(rate)
-                head.bias.step(rate)
-            losses.append(value)
+            if self.encoder.text_model is not None and self.done >= self.tuning:
+                self._begin_tuning()
+            losses.append(self._step())
             self.done += 1
         return losses
 
+    def _begin_tuning(self) -> None:
+        """From here on the text model reads tokens itself, and learns."""
+        if self.prepared.vectors is not None:
+            self.prepared = replace(self.prepared, vectors=None)
+            self.encoder.text_model.tune(True)
+
+    def _step(self) -> float:
+        # Of its own for each step and worker, so that a checkpoint need not hold it.
+        torch.manual_seed(self.seed + self.done * self.workers.count + self.workers.rank)
+        rows = self._next_rows()
+        loss = self._loss(rows)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        tables = [self.encoder.bag]
+        for head in _flat(self._heads):
+            tables += [head.vectors, head.bias]
+        total = loss.detach().clone()
+        learning = [p for p in self.encoder.parameters() if p.requires_grad]
+        for parameter in learning:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in learning]
+        for table in tables:
+            gradients += table.gradients
+        self.workers.add([total, *gradients])
+        if not np.isfinite(float(total)):
+            raise IsohopError(
+                f"Training of node features: the loss of step {self.done + 1} is {float(total)}, "
+                f"on the batch of nodes {self._named(rows)}. Lower 'features.learning_rate'."
+            )
+        rate = min(1.0, (self.done + 1) / (WARM_UP * self.steps))
+        rate *= max(0.02, 1 - self.done / self.steps) * self.settings.learning_rate
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * group["base"]
+        if self.encoder.text_model is not None:
+            nn.utils.clip_grad_norm_(self.encoder.text_model.parameters(), LARGEST_GRADIENT)
+        self._optimiser.step()
+        for table in tables:
+            table.step(rate)
+        return float(total)
+
+    def _named(self, rows: np.ndarray) -> str:
+        """A batch's first nodes, as a reader of the graph would name them."""
+        names = list(self.index.counts)
+        told = []
+        for row in rows[:5]:
+            name = names[self.node_type[row]]
+            told.append(f"{name} {row - self.index.offset[name]}")
+        return ", ".join(told) + (", …" if len(rows) > len(told) else "")
+
     def _next_rows(self) -> np.ndarray:
-        while len(self._order) < self.settings.batch:
+        tuned = self.done >= self.tuning and self.encoder.text_model is not None
+        batch = self.settings.tuning_batch if tuned else self.settings.batch
+        while len(self._order) < batch:
             self._order = np.concatenate([self._order, self.draw.permutation(self.rows)])
-        rows, self._order = (
-            self._order[: self.settings.batch],
-            self._order[self.settings.batch :],
-        )
+        rows, self._order = self._order[:batch], self._order[batch:]
         return rows
 
     def _loss(self, rows: np.ndarray) -> torch.Tensor:
-        text = self.corpus.text[rows]
-        keep = self.draw.random(text.nnz) >= self.settings.dropout
-        text.data *= keep
-        features = self.encoder.encode(text, self.corpus.node_type[rows])
-        total = torch.zeros(())
-        for head in self._heads:
-            wanted = head.targets[rows]
-            have = np.flatnonzero(np.diff(wanted.indptr))
-            if not len(have):
-                continue
-            wanted = wanted[have]
-            chosen = self._labels(wanted)
-            wanted = wanted[:, chosen].tocoo()
-            vectors = functional.normalize(head.vectors.take(chosen), dim=1)
-            asked = features[torch.from_numpy(have)]
-            logits = self.settings.scale * asked @ vectors.T + head.bias.take(chosen)[:, 0]
-            weight = wanted.data / np.bincount(wanted.row, wanted.data)[wanted.row]
-            hits = logits[
-                torch.from_numpy(wanted.row.astype(np.int64)),
-                torch.from_numpy(wanted.col.astype(np.int64)),
-            ]
-            found = (hits * torch.from_numpy(weight.astype(np.float32))).sum()
-            total = total + (logits.logsumexp(1).sum() - found) / len(rows)
+        """Of this worker's share of ``rows``, over how many they all are."""
+        settings, share = self.settings, self.workers.share
+        batch = self.prepared[rows].without(settings.dropout, self.draw)
+        touched = np.unique(batch.ngrams.indices).astype(np.int64)
+        features = self.encoder.encode(batch[share], self.node_type[rows][share], touched)
+        total = features.sum() * 0.0  # a worker without rows of a level still takes part
+        for heads in self._heads.values():
+            own = np.random.default_rng([self.seed, self.done, self.workers.rank])
+            beam = Beam(np.empty(0, np.int64), own)
+            for head in heads:
+                wanted = head.targets[rows]
+                if not wanted.nnz:
+                    continue
+                labels = head.competing(wanted, settings, self.draw, beam, self.workers)
+                wanted = wanted[share]
+                have = np.flatnonzero(np.diff(wanted.indptr))
+                asked = features[torch.from_numpy(have)]
+                logits = head.logits(asked, labels, settings.scale)
+                correction = log_frequency(head, labels, settings)
+                found = loss_of(logits, wanted[have][:, labels].tocoo(), correction, settings)
+                total = total + found / len(rows)
+                if settings.hard_negatives:
+                    beam = beam.after(logits, labels)
         return total
-
-    def _labels(self, wanted: sparse.csr_matrix) -> np.ndarray:
-        """The labels that compete: all, or those of the batch and a random sample of the rest."""
-        count = wanted.shape[1]
-        if count <= self.settings.negatives:
-            return np.arange(count)
-        positive = np.unique(wanted.indices)
-        more = max(0, self.settings.negatives - len(positive))
-        return np.union1d(positive, self.draw.integers(0, count, more)).astype(np.int64)
 
     def save(self, file: Path) -> None:
         """All that changes in training, as safetensors; whole or not at all."""
-        tensors = {f"encoder.{n}": t for n, t in self.encoder.state_dict().items()}
-        tensors |= {f"heads.{n}": t for n, t in nn.ModuleList(self._heads).state_dict().items()}
+        tensors = {f"heads.{n}": t for n, t in self._head_modules().state_dict().items()}
+        for name, tensor in self.encoder.state_dict().items():
+            if self.done > self.tuning or not name.startswith("text_model."):
+                tensors[f"encoder.{name}"] = tensor
         for number, state in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{n}": t for n, t in state.items()}
         tensors["order"] = torch.from_numpy(self._order)
-        tensors["random"] = torch.get_rng_state()
         about = {"done": str(self.done), "draw": json.dumps(self.draw.bit_generator.state)}
         partial = file.with_suffix(".partial")
         save_file({n: t.contiguous() for n, t in tensors.items()}, partial, about)
@@ -270,47 +292,39 @@ class Trainer:
         def under(prefix: str) -> dict[str, torch.Tensor]:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
-        self.encoder.load_state_dict(under("encoder."))
-        nn.ModuleList(self._heads).load_state_dict(under("heads."))
+        self.encoder.load_state_dict(self.encoder.state_dict() | under("encoder."))
+        self._head_modules().load_state_dict(under("heads."))
         state = self._optimiser.state_dict()
         for name, tensor in under("optimiser.").items():
             number, _, field = name.partition(".")
             state["state"].setdefault(int(number), {})[field] = tensor
         self._optimiser.load_state_dict(state)
         self._order = tensors["order"].numpy()
-        torch.set_rng_state(tensors["random"])
         self.draw.bit_generator.state = json.loads(about["draw"])
         self.done = int(about["done"])
+
+    def _head_modules(self) -> nn.ModuleList:
+        return nn.ModuleList(_flat(self._heads))
 
     def encode(self, dimensions: int | None = None) -> np.ndarray:
         """Features of all nodes, float32 (nodes, d), in the numbering of `NodeIndex`; the first
         ``dimensions`` of them."""
-        return encode_all(self.encoder, self.corpus.text, self.corpus.node_type, dimensions)
+        return encode_all(self.encoder, self.prepared, self.node_type, dimensions)
 
     def untrained(self) -> np.ndarray:
         """As `encode`, of an encoder that begins at random and learns nothing."""
         with torch.random.fork_rng(devices=[]):
-            return encode_all(self._new_encoder(), self.corpus.text, self.corpus.node_type)
+            encoder = self._new_encoder()
+        prepared = self.prepared if self.prepared.vectors is not None else encoder.read(self.prepared)
+        return encode_all(encoder, prepared, self.node_type)
 
 
-def encode_blocks(
-    encoder: HashingEncoder, text: sparse.csr_matrix, node_type: np.ndarray
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(first document, float32 (documents, d)) of each block, without gradients and dropout."""
-    encoder.eval()
-    for start in range(0, text.shape[0], ENCODED_AT_ONCE):
-        block = slice(start, start + ENCODED_AT_ONCE)
-        with torch.no_grad():  # not while a caller has the block
-            features = encoder.encode(text[block], node_type[block]).numpy()
-        yield start, features
+def _flat(heads: dict[str, list[Head]]) -> list[Head]:
+    return [head for level in heads.values() for head in level]
 
 
-def encode_all(
-    encoder: HashingEncoder,
-    text: sparse.csr_matrix,
-    node_type: np.ndarray,
-    dimensions: int | None = None,
-) -> np.ndarray:
-    """float32 (documents, d), or the first ``dimensions`` of them; a block at a time."""
-    blocks = [block[:, :dimensions] for _, block in encode_blocks(encoder, text, node_type)]
-    return np.concatenate(blocks) if blocks else np.zeros((0, encoder.dimensions), np.float32)
+def _parents(clusters: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """int64 (clusters,): the cluster of the level above in which each lies."""
+    parents = np.zeros(int(clusters.max(initial=-1)) + 1, np.int64)
+    parents[clusters] = above
+    return parents

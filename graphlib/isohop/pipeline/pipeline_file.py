@@ -24,7 +24,8 @@ from pydantic import Field
 from isohop.coldbrew.settings import DistillSettings
 from isohop.embeddings.settings import PublishSettings
 from isohop.engines.spark import Engine
-from isohop.errors import InvalidInput, did_you_mean
+from isohop.errors import InvalidInput, IsohopError, did_you_mean
+from isohop.giant.model_folder import model_problem
 from isohop.giant.settings import FeatureSettings
 from isohop.graph.build import Planned, plan_schema
 from isohop.hops.plan import attribute_owners
@@ -62,6 +63,14 @@ class Pipeline:
         return (self.file.path.parent / written).resolve()
 
     @property
+    def features(self) -> FeatureSettings:
+        """Of features, with its text model's folder from here."""
+        settings = self.settings.features
+        if settings.model is None:
+            return settings
+        return settings.model_copy(update={"model": self.path(str(settings.model))})
+
+    @property
     def schema_path(self) -> Path:
         return self.path(self.settings.schema_file)
 
@@ -89,6 +98,7 @@ def read_pipeline(path: str | Path) -> Pipeline:
                 file.problems.extend(error.problems)
         if planned is not None:
             _check_attributes(file, settings, planned)
+        _check_text_model(file, settings.features)
     file.raise_problems()
     if settings is None or planned is None:
         raise InvalidInput(file.title, file.problems)
@@ -98,6 +108,18 @@ def read_pipeline(path: str | Path) -> Pipeline:
 def _missing(error: InvalidInput) -> tuple[str, str]:
     problem = error.problems[0]
     return f"{problem.where}: {problem.what}", problem.hint
+
+
+def _check_text_model(file: YamlFile[PipelineFile], features: FeatureSettings) -> None:
+    try:
+        folder = features.text_model
+    except IsohopError as error:
+        file.add(("features", "encoder"), str(error))
+        return
+    if folder is not None:
+        problem = model_problem((file.path.parent / folder).resolve())
+        if problem is not None:
+            file.add(("features", "model"), problem)
 
 
 def _check_attributes(

@@ -17,6 +17,7 @@ from typing import Any
 import isohop
 from isohop.engines.progress import SILENT, Progress
 from isohop.errors import IsohopError, did_you_mean
+from isohop.giant.model_folder import contents_of
 from isohop.pipeline.pipeline_file import Pipeline
 from isohop.pipeline.runs import Made, Run, StageRecord, fingerprint_of, size_of
 
@@ -50,7 +51,7 @@ def _features(context: Context) -> list[Made]:
     manifest = extract_features(
         run.graph,
         run.features,
-        settings.features,
+        context.pipeline.features,
         settings.seed,
         label=settings.label,
         progress=context.progress,
@@ -185,6 +186,9 @@ def fingerprint(pipeline: Pipeline, run: Run, stage: Stage) -> str:
         planned = pipeline.planned
         parts["schema"] = pipeline.planned.file.path.read_text("utf-8")
         parts["inputs"] = {name: planned.source.fingerprint(name) for name in planned.schema.tables}
+    if stage.name == "features":
+        folder = pipeline.features.text_model
+        parts["text model"] = {} if folder is None else contents_of(folder)
     for name in stage.needs:
         record = run.record(name)
         if record is None:

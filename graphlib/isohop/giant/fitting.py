@@ -1,0 +1,286 @@
+"""Fitting: training on Ray Train, whatever dies on the way.
+
+One worker, or several that share each batch (`workers.py`). Every `STEPS_A_CHECKPOINT` steps there
+is a checkpoint; where a worker dies, Ray Train makes new ones, which go on from the last. It lies in
+``training``, beside the features that are being made, and stays where fitting fails or the whole
+process is killed: the next run on the same graph, settings and seed goes on from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import isohop
+from isohop.engines.progress import Progress
+from isohop.engines.ray import all_cores
+from isohop.errors import IsohopError
+from isohop.giant.settings import FeatureSettings
+from isohop.graph import Graph
+
+STEPS_AT_ONCE = 25
+STEPS_A_CHECKPOINT = 200
+RESTARTS = 3
+"""Times that a worker may die before fitting is given up."""
+SECONDS_TO_START = 600
+CHECKPOINT = "training.safetensors"
+POLL = 0.2
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What fitting tells: ``curve`` is [(step, loss), …]; the others as `FeatureManifest` has
+    them. The encoder lies in the folder that was asked for."""
+
+    steps: int
+    curve: list[tuple[int, float]]
+    levels: list[dict[str, int]]
+    hits: dict[str, dict[str, Any]]
+
+
+def fit(
+    graph: Graph,
+    encoder: Path,
+    training: Path,
+    settings: FeatureSettings,
+    seed: int,
+    label: str | None,
+    progress: Progress,
+) -> Fitted:
+    """Learn an encoder and save it in the folder ``encoder``. Ray must be running.
+
+    Raises `IsohopError` where training fails, or workers die more than `RESTARTS` times.
+    """
+    run = training / _name(graph, settings, seed, label)
+    for other in training.iterdir() if training.is_dir() else ():
+        if other != run:
+            shutil.rmtree(other)  # of settings that are no longer asked for
+    run.mkdir(parents=True, exist_ok=True)
+    asked = {
+        "graph": str(graph.path.resolve()),
+        "encoder": str(encoder.resolve()),
+        "log": str(run.resolve() / "log.jsonl"),
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "label": label,
+        "threads": max(1, all_cores() // settings.workers),
+    }
+    fitting = _Fitting(asked, run.resolve(), settings.workers)
+    log = _Log(Path(asked["log"]))
+    with progress.task("documents and label tree") as bar:
+        while log.steps is None and fitting.goes_on():
+            log.read()
+        bar.advance()
+    with progress.task("neighbourhood prediction", log.steps) as bar:
+        told = 0
+        while fitting.goes_on():
+            log.read()
+            if log.done > told:
+                bar.advance(log.done - told)
+                bar.note(f"loss {log.losses[log.done]:.3f}")
+                told = log.done
+    log.read()
+    found = fitting.result()
+    shutil.rmtree(training)
+    return Fitted(log.steps or 0, sorted(log.losses.items()), found["levels"], found["hits"])
+
+
+def _name(graph: Graph, settings: FeatureSettings, seed: int, label: str | None) -> str:
+    """Of what the trained encoder depends on."""
+    parts = [isohop.__version__, graph.manifest.certificate, settings.model_dump_json(), seed, label]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+class _Log:
+    """What the first worker writes as it goes: {"steps"} once it knows, then {"step", "loss"}."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.steps: int | None = None
+        self.losses: dict[int, float] = {}
+        self._at = 0
+
+    @property
+    def done(self) -> int:
+        return max(self.losses, default=0)
+
+    def read(self) -> None:
+        """What is new; steps that were taken again count as they went the last time."""
+        if not self.file.exists():
+            return
+        with self.file.open("rb") as opened:
+            opened.seek(self._at)
+            for line in opened:
+                if not line.endswith(b"\n"):
+                    break  # not written to its end yet
+                self._at += len(line)
+                told = json.loads(line)
+                if "steps" in told:
+                    self.steps = told["steps"]
+                else:
+                    self.losses[told["step"]] = told["loss"]
+
+    def write(self, **told: float) -> None:
+        with self.file.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps(told) + "\n")
+
+
+class _Fitting:
+    """A run of Ray Train, waited for in a thread: it would take Ctrl-C away from the main one."""
+
+    def __init__(self, asked: Mapping[str, Any], folder: Path, workers: int):
+        import ray
+
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        if workers > cores:
+            raise IsohopError(
+                f"'features.workers' is {workers}, but Ray has {cores} cores. "
+                "Lower it, or give Ray more."
+            )
+        self._answer: dict[str, Any] | None = None
+        self._error: BaseException | None = None
+        self._trainer = _ray_trainer(asked, folder, workers)
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        try:
+            self._answer = self._trainer.fit().return_value
+        except BaseException as error:  # handed to the thread that asks for the result
+            self._error = error
+
+    def goes_on(self) -> bool:
+        """Whether it does, after a moment's wait."""
+        self._thread.join(POLL)
+        return self._thread.is_alive()
+
+    def result(self) -> dict[str, Any]:
+        """Raises `IsohopError` where there is none."""
+        from ray.train import TrainingFailedError
+
+        self._thread.join()
+        if isinstance(self._error, TrainingFailedError):
+            raise IsohopError(
+                f"Learning node features failed {RESTARTS + 1} times: {self._error}. Where workers "
+                "died, look at their memory; then run the same command again: it goes on from the "
+                "last checkpoint."
+            ) from self._error
+        if self._error is not None:
+            raise self._error
+        if self._answer is None or "error" in self._answer:
+            raise IsohopError((self._answer or {}).get("error", "Training gave no result."))
+        return self._answer
+
+
+def _ray_trainer(asked: Mapping[str, Any], folder: Path, workers: int) -> Any:
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(SECONDS_TO_START))
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # Ray sets OMP_NUM_THREADS to what a worker asked for at its start; torch reads it then.
+    environment = {"OMP_NUM_THREADS": str(asked["threads"])}
+    if "RAY_ADDRESS" not in os.environ and sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    gpus = ray.cluster_resources().get("GPU", 0) >= workers
+    how: dict[str, Any] = {
+        "train_loop_config": dict(asked),
+        "scaling_config": ScalingConfig(
+            num_workers=workers, use_gpu=gpus, resources_per_worker=_resources(asked, gpus)
+        ),
+        "run_config": RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            worker_runtime_env={"env_vars": environment},
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    }
+    if workers == 1:  # nothing to talk about with others, so no process group either
+        return DataParallelTrainer(_loop, **how)
+    return TorchTrainer(_loop, torch_config=TorchConfig(backend="gloo"), **how)
+
+
+def _resources(asked: Mapping[str, Any], gpus: bool) -> dict[str, float]:
+    return {"CPU": asked["threads"], **({"GPU": 1} if gpus else {})}
+
+
+def _loop(asked: dict[str, Any]) -> dict[str, Any]:
+    """What each worker does; the first one's answer is the run's."""
+    try:
+        return _learn(asked)
+    except IsohopError as error:
+        return {"error": str(error)}  # would come again if it were tried again
+
+
+def _learn(asked: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+    import ray.train
+
+    from isohop.giant.training import Trainer
+    from isohop.giant.workers import Workers
+
+    context = ray.train.get_context()
+    workers = Workers(context.get_world_rank(), context.get_world_size())
+    graph = Graph.open(asked["graph"])
+    settings = FeatureSettings.model_validate(asked["settings"])
+    trainer = Trainer(
+        graph, settings, asked["seed"], asked["label"], asked["threads"], workers=workers
+    )
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            trainer.resume(Path(folder) / CHECKPOINT)
+    log = _Log(Path(asked["log"]))
+    first = workers.rank == 0
+    if first:
+        log.write(steps=trainer.steps)
+    while trainer.done < trainer.steps:
+        losses = trainer.train(STEPS_AT_ONCE - trainer.done % STEPS_AT_ONCE)
+        if first:
+            log.write(step=trainer.done, loss=round(float(np.mean(losses)), 6))
+        if trainer.done % STEPS_A_CHECKPOINT == 0:
+            _checkpoint(trainer, first)
+    return _evaluated(trainer, graph, asked) if first else {}
+
+
+def _checkpoint(trainer: Any, first: bool) -> None:
+    """The first worker's: all have learned the same."""
+    import ray.train
+
+    if not first:
+        ray.train.report({})
+        return
+    with tempfile.TemporaryDirectory(prefix="isohop-checkpoint-") as folder:
+        trainer.save(Path(folder) / CHECKPOINT)
+        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _evaluated(trainer: Any, graph: Graph, asked: dict[str, Any]) -> dict[str, Any]:
+    """Save the encoder and say what it finds."""
+    from isohop.giant.evaluation import hits_at_10
+    from isohop.graph.holdout import TEST
+
+    trainer.encoder.save(Path(asked["encoder"]))
+    features = {
+        "trained": trainer.encode(),
+        "untrained": trainer.untrained(),
+        "tfidf": trainer.prepared.ngrams,
+    }
+    hits = hits_at_10(graph, trainer.holdout, features, TEST, trainer.seed, trainer.label)
+    return {
+        "levels": trainer.levels,
+        "hits": {name: hit.model_dump() for name, hit in hits.items()},
+    }

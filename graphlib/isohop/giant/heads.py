@@ -1,0 +1,136 @@
+"""Heads: one vector and one bias a label, and which labels compete for a batch.
+
+A head is one level of one destination type's label tree, or its nodes themselves. The loss is a
+softmax cross entropy over cosines, weighted by how many neighbours lie in a cluster (targets as
+counts, Chien et al., ICLR 2022, section 3), or the paper's squared hinge. Where a level has more
+labels than ``negatives``, those of the batch compete with a sample of the rest (Jean et al., ACL
+2015): at random, or *matcher-aware*, from the clusters that the level above finds likely.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isohop.giant.row_table import RowTable
+from isohop.giant.settings import FeatureSettings
+from isohop.giant.workers import ALONE, Workers
+
+BEAM = 20
+"""Clusters that the level above proposes for a node."""
+
+
+class Head(nn.Module):
+    """``targets``: float32 CSR (nodes, labels), counts. ``parents``: int64 (labels,), the cluster
+    of each label at the level above; None for the coarsest."""
+
+    vectors: RowTable
+    bias: RowTable
+
+    def __init__(
+        self, targets: sparse.csr_matrix, parents: np.ndarray | None, dimensions: int, rows: int
+    ):
+        """``rows``: how many nodes learn."""
+        super().__init__()
+        self.targets = targets
+        self.vectors = RowTable(torch.zeros(targets.shape[1], dimensions))
+        self.bias = RowTable(torch.zeros(targets.shape[1], 1))
+        self.share = np.bincount(targets.indices, minlength=targets.shape[1]) / max(rows, 1)
+        """How many of the nodes that learn have a label."""
+        self.parents = parents
+        if parents is not None:
+            self._children = np.argsort(parents, kind="stable")
+            self._sizes = np.bincount(parents)
+            self._starts = np.cumsum(self._sizes) - self._sizes
+
+    def add(self, start: int, features: np.ndarray) -> None:
+        """To each label's vector, the features of the nodes from ``start`` on that have it."""
+        wanted = self.targets[start : start + len(features)]
+        given = np.unique(wanted.indices)
+        sums = torch.from_numpy(wanted[:, given].T.tocsr() @ features)
+        self.vectors.values[torch.from_numpy(given.astype(np.int64))] += sums
+
+    def begin(self) -> None:
+        """Every vector at length 1."""
+        self.vectors.values[:] = functional.normalize(self.vectors.values, dim=1)
+
+    def competing(
+        self,
+        wanted: sparse.csr_matrix,
+        settings: FeatureSettings,
+        draw: np.random.Generator,
+        beam: Beam,
+        workers: Workers = ALONE,
+    ) -> np.ndarray:
+        """int64, sorted: all labels, or those of the batch (``wanted``) and a sample of others."""
+        count = wanted.shape[1]
+        if count <= settings.negatives:
+            return np.arange(count)
+        positive = np.unique(wanted.indices)
+        more = max(0, settings.negatives - len(positive))
+        hard = 0 if self.parents is None else round(more * settings.hard_negatives)
+        parts = [positive, draw.integers(0, count, more - hard)]
+        if hard:
+            parts.append(workers.gathered(self._children_of(beam, hard // workers.count)))
+        return np.unique(np.concatenate(parts)).astype(np.int64)
+
+    def _children_of(self, beam: Beam, count: int) -> np.ndarray:
+        """Random children of clusters that the level above finds likely for random rows."""
+        parent = beam.draw.choice(beam.labels, count)
+        within = (beam.draw.random(count) * self._sizes[parent]).astype(np.int64)
+        return self._children[self._starts[parent] + within]
+
+    def logits(self, features: Tensor, labels: np.ndarray, scale: float) -> Tensor:
+        """float32 (rows, labels): scaled cosines and biases."""
+        vectors = functional.normalize(self.vectors.take(labels), dim=1)
+        return scale * features @ vectors.T + self.bias.take(labels)[:, 0]
+
+
+@dataclass(frozen=True)
+class Beam:
+    """Labels of the level above that some row finds likely, int64, and this worker's own draw."""
+
+    labels: np.ndarray
+    draw: np.random.Generator = field(repr=False)
+
+    def after(self, logits: Tensor, labels: np.ndarray) -> Beam:
+        """What the rows of ``logits`` (rows, labels) find likely; of no rows, all labels are."""
+        if not len(logits):
+            return Beam(labels, self.draw)
+        best = logits.detach().topk(min(BEAM, logits.shape[1]), dim=1).indices.numpy()
+        return Beam(labels[best].ravel(), self.draw)
+
+
+def loss_of(
+    logits: Tensor, wanted: sparse.coo_matrix, correction: Tensor, settings: FeatureSettings
+) -> Tensor:
+    """Sum over rows. ``wanted``: counts (rows, labels). ``correction``: log of how often a label is
+    among those that compete, (labels,): what `FeatureSettings.log_q` takes off a logit."""
+    at = torch.from_numpy(wanted.row.astype(np.int64)), torch.from_numpy(
+        wanted.col.astype(np.int64)
+    )
+    if settings.loss == "squared-hinge":
+        negative = functional.relu(1 + logits).square()
+        count = torch.from_numpy(wanted.data)
+        positive = count * functional.relu(1 - logits[at]).square()
+        return (negative.sum() - negative[at].sum() + positive.sum()) / logits.shape[1]
+    if settings.log_q:
+        logits = logits - correction
+    each = wanted.data / np.bincount(wanted.row, wanted.data)[wanted.row]
+    found = (logits[at] * torch.from_numpy(each.astype(np.float32))).sum()
+    return logits.logsumexp(1).sum() - found
+
+
+def log_frequency(head: Head, labels: np.ndarray, settings: FeatureSettings) -> Tensor:
+    """float32 (labels,): log of the chance that a label competes in a step (Yi et al., RecSys 2019,
+    of a batch's labels and of random ones)."""
+    count = len(head.share)
+    if count <= settings.negatives:
+        return torch.zeros(len(labels))
+    chance = settings.batch * head.share[labels] + settings.negatives / count
+    return torch.from_numpy(np.log(np.minimum(chance, 1)).astype(np.float32))

@@ -1,0 +1,49 @@
+"""Workers that train one encoder together: each its share of every batch, all the same step.
+
+All draw the same batch from the same seed, so nothing but gradients goes between them: the sums of
+what each found on its own rows (synchronous data parallelism).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Workers:
+    """``rank`` of ``count``; where there are more than one, `torch.distributed` is set up."""
+
+    rank: int
+    count: int
+
+    @property
+    def share(self) -> slice:
+        """Of a batch, the rows of this worker."""
+        return slice(self.rank, None, self.count)
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Each tensor becomes its sum over the workers. Shapes must be equal on all of them."""
+        if self.count == 1:
+            return
+        together = torch.cat([tensor.reshape(-1).cpu() for tensor in tensors])
+        torch.distributed.all_reduce(together)
+        parts = together.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def gathered(self, values: np.ndarray) -> np.ndarray:
+        """int64: the values of all workers, equally many of each, in the order of their ranks."""
+        if self.count == 1:
+            return values
+        own = torch.from_numpy(values.astype(np.int64))
+        parts = [torch.empty_like(own) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, own)
+        return torch.cat(parts).numpy()
+
+
+ALONE = Workers(0, 1)
