@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from isohop.engines.progress import SilentTask, Task
 from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.giant.documents import document_fields, render_documents
 from isohop.giant.features import Features, extract_features
-from isohop.giant.fitting import _Log, fit
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.targets import neighbourhoods
 from isohop.giant.text_matrix import Vocabulary
@@ -128,57 +122,6 @@ def test_training_that_went_on_from_a_checkpoint_is_the_same_training(tmp_path):
     assert again.done == 60
     assert again.train(60) == losses
     assert np.array_equal(again.encode(), whole.encode())
-
-
-def test_a_worker_that_is_killed_costs_steps_and_changes_nothing(tmp_path):
-    graph = library(tmp_path / "g")
-    settings = SMALL.model_copy(update={"steps": 400})
-    extract_features(graph.path, tmp_path / "quiet", settings, 1)
-    killer = Killer(after=250)
-    extract_features(graph.path, tmp_path / "shot", settings, 1, progress=killer)
-    assert len(killer.killed) == 1
-    one, other = (Features.open(tmp_path / name) for name in ("quiet", "shot"))
-    assert np.array_equal(one.matrix("book"), other.matrix("book"))
-    assert not (tmp_path / "shot" / "training.safetensors").exists()
-    names = [sorted(p.name for p in (tmp_path / n).iterdir()) for n in ("quiet", "shot")]
-    assert names[0] == names[1]
-    assert not [name for name in names[1] if name.startswith("training")]
-
-
-def test_steps_that_are_taken_again_are_told_once(tmp_path):
-    log = _Log(tmp_path / "log.jsonl")
-    for told in ({"steps": 50}, {"step": 25, "loss": 3.0}, {"step": 50, "loss": 2.0}):
-        log.write(**told)
-    log.read()
-    log.write(steps=50)
-    log.write(step=50, loss=1.0)
-    log.read()
-    assert (log.steps, log.done, log.losses) == (50, 50, {25: 3.0, 50: 1.0})
-
-
-class Killer:
-    """Hears how training goes and kills its worker once, after some steps."""
-
-    def __init__(self, after: int):
-        self.after = after
-        self.done = 0
-        self.killed: list[int] = []
-
-    @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
-        yield self if description == "neighbourhood prediction" else SilentTask()
-
-    def note(self, text: str) -> None:
-        pass
-
-    def advance(self, steps: float = 1) -> None:
-        self.done += steps
-        if self.done < self.after or self.killed:
-            return
-        for process in psutil.Process().children(recursive=True):
-            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
-                self.killed.append(process.pid)
-                process.kill()
 
 
 def test_a_key_that_is_called_an_identifier_is_in_no_document(tmp_path):

@@ -96,7 +96,7 @@ class TextModel(nn.Module):
         """Whether the model's own weights learn from now on."""
         self.tuned = learns
         self.requires_grad_(learns)
-        self.train(self.training)
+        self.train(learns)
 
     def train(self, mode: bool = True) -> TextModel:
         return super().train(mode and self.tuned)

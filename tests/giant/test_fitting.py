@@ -1,0 +1,164 @@
+"""Fitting on Ray Train: several workers, workers that die, and a run that dies as a whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from isohop.engines.progress import SilentTask, Task
+from isohop.engines.ray import ray_session
+from isohop.errors import IsohopError
+from isohop.giant.features import Features, extract_features
+from isohop.giant.fitting import _Log
+from isohop.giant.settings import FeatureSettings
+from tests.worlds import library
+
+SMALL = FeatureSettings(dimensions=16, levels=(4, 16), epochs=1, steps=400, batch=64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray():
+    with ray_session():
+        yield
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory) -> Path:
+    """A folder with a graph ``g`` and the features ``f`` of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("quiet")
+    extract_features(library(folder / "g").path, folder / "f", SMALL, 1)
+    return folder
+
+
+def test_a_worker_that_is_killed_costs_steps_and_changes_nothing(quiet, tmp_path):
+    killer = Killer(after=250)
+    extract_features(quiet / "g", tmp_path / "shot", SMALL, 1, progress=killer)
+    assert len(killer.killed) == 1
+    one, other = Features.open(quiet / "f"), Features.open(tmp_path / "shot")
+    assert np.array_equal(one.matrix("book"), other.matrix("book"))
+    assert one.manifest.curves == other.manifest.curves
+    names = [sorted(p.name for p in features.path.iterdir()) for features in (one, other)]
+    assert names[0] == names[1]
+    assert [p.name for p in tmp_path.iterdir()] == ["shot"]
+
+
+def test_a_run_that_was_killed_as_a_whole_goes_on_from_its_last_checkpoint(quiet, tmp_path):
+    program = (
+        "import sys; from isohop.giant.features import extract_features;"
+        "from isohop.giant.settings import FeatureSettings;"
+        "extract_features(sys.argv[1], sys.argv[2],"
+        " FeatureSettings.model_validate_json(sys.argv[3]), 1)"
+    )
+    asked = [sys.executable, "-c", program, str(quiet / "g"), str(tmp_path / "f")]
+    run = subprocess.Popen([*asked, SMALL.model_dump_json()], start_new_session=True)
+    try:
+        while run.poll() is None and "\"step\": 250" not in _log(tmp_path / "f.training"):
+            time.sleep(0.05)
+    finally:
+        children = psutil.Process(run.pid).children(recursive=True)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        for child in children:
+            child.kill() if child.is_running() else None
+    assert not (tmp_path / "f").exists()
+    reader = Reader(tmp_path / "f.training")
+    extract_features(quiet / "g", tmp_path / "f", SMALL, 1, progress=reader)
+    assert reader.text.count("\"step\": 200,") == 1
+    assert reader.text.count("\"step\": 225,") == 2
+    one, other = Features.open(quiet / "f"), Features.open(tmp_path / "f")
+    assert np.array_equal(one.matrix("book"), other.matrix("book"))
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_two_workers_share_each_batch_and_learn_what_one_learns(quiet, tmp_path):
+    both = SMALL.model_copy(update={"workers": 2})
+    manifest = extract_features(quiet / "g", tmp_path / "f", both, 1)
+    alone = Features.open(quiet / "f").manifest
+    losses = [np.array([loss for _, loss in m.curves["loss"]]) for m in (alone, manifest)]
+    # Dropout differs between workers, the batches and the gradients' sums do not.
+    assert np.allclose(*losses, rtol=0.01)
+    assert manifest.hits_at_10["all"].trained >= alone.hits_at_10["all"].trained - 0.05
+
+
+def test_hard_negatives_are_the_same_on_all_workers(tmp_path):
+    """Each finds its own; were they not shared, the sums of gradients would not fit."""
+    hard = {"workers": 2, "hard_negatives": 0.5, "negatives": 12, "steps": 50}
+    graph = library(tmp_path / "g")
+    manifest = extract_features(graph.path, tmp_path / "f", SMALL.model_copy(update=hard), 1)
+    losses = [loss for _, loss in manifest.curves["loss"]]
+    assert losses[-1] < losses[0]
+
+
+def test_more_workers_than_cores_are_an_error_and_do_not_wait(quiet, tmp_path):
+    many = SMALL.model_copy(update={"workers": 1000})
+    with pytest.raises(IsohopError, match=r"features.workers"):
+        extract_features(quiet / "g", tmp_path / "f", many, 1)
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(quiet, tmp_path):
+    wild = SMALL.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(IsohopError, match="the loss of step .* is .*, on the batch of nodes"):
+        extract_features(quiet / "g", tmp_path / "f", wild, 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["f.training"]
+
+
+def test_steps_that_are_taken_again_are_told_once(tmp_path):
+    log = _Log(tmp_path / "log.jsonl")
+    for told in ({"steps": 50}, {"step": 25, "loss": 3.0}, {"step": 50, "loss": 2.0}):
+        log.write(**told)
+    log.read()
+    log.write(steps=50)
+    log.write(step=50, loss=1.0)
+    log.read()
+    assert (log.steps, log.done, log.losses) == (50, 50, {25: 3.0, 50: 1.0})
+
+
+def _log(training: Path) -> str:
+    return "".join(file.read_text("utf-8") for file in training.glob("*/log.jsonl"))
+
+
+class Reader:
+    """Hears how training goes, and keeps what the log said last."""
+
+    def __init__(self, training: Path):
+        self.training = training
+        self.text = ""
+
+    @contextmanager
+    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
+        yield self if description == "neighbourhood prediction" else SilentTask()
+
+    def note(self, text: str) -> None:
+        pass
+
+    def advance(self, steps: float = 1) -> None:
+        self.text = _log(self.training)
+
+
+class Killer(Reader):
+    """Kills the worker once, after some steps."""
+
+    def __init__(self, after: int):
+        self.after = after
+        self.done = 0.0
+        self.killed: list[int] = []
+
+    def advance(self, steps: float = 1) -> None:
+        self.done += steps
+        if self.done < self.after or self.killed:
+            return
+        for process in psutil.Process().children(recursive=True):
+            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
+                self.killed.append(process.pid)
+                process.kill()
