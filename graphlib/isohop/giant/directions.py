@@ -20,6 +20,9 @@ EDGES = 1 << 19
 """Edges looked at, at most: beyond that a random sample says the same."""
 OVERSAMPLING = 32
 ITERATIONS = 3
+VECTORS_AT_ONCE = 32
+"""A text has a number for each: of all vectors, they would be the largest thing in memory."""
+TEXTS_AT_ONCE = 1 << 16
 FLOOR = 0.03
 """The weakest direction's scale: one that is nothing could never be learned."""
 
@@ -49,10 +52,13 @@ def agreement_directions(
     else:
         rows = text
         between = sparse.identity(text.shape[0], np.float32, format="csr")
-    back = rows.T.tocsr()
 
     def agreement(vectors: np.ndarray) -> np.ndarray:
-        return back @ (between @ (rows @ vectors))
+        found = np.empty_like(vectors)
+        for start in range(0, vectors.shape[1], VECTORS_AT_ONCE):
+            some = slice(start, start + VECTORS_AT_ONCE)
+            found[:, some] = rows.T @ (between @ (rows @ np.ascontiguousarray(vectors[:, some])))
+        return found
 
     count = min(dimensions + OVERSAMPLING, words)
     basis = draw.standard_normal((words, count), np.float32)
@@ -65,7 +71,12 @@ def agreement_directions(
     found = basis @ vectors[:, best] * np.maximum(strength, FLOOR)
     spare = draw.standard_normal((words, dimensions - len(best)), np.float32)
     result = np.concatenate([found, spare * (FLOOR / max(words, 1) ** 0.5)], axis=1)
-    lengths = np.linalg.norm(rows @ result, axis=1)
+    lengths = np.concatenate(
+        [
+            np.linalg.norm(rows[start : start + TEXTS_AT_ONCE] @ result, axis=1)
+            for start in range(0, max(rows.shape[0], 1), TEXTS_AT_ONCE)
+        ]
+    )
     given = lengths[lengths > 0]
     scale = given.mean() if len(given) else 1.0
     return np.ascontiguousarray(result / scale, dtype=np.float32)
@@ -80,13 +91,13 @@ def _edges(
     ends: list[np.ndarray] = []
     total = sum(matrix.nnz for matrix in targets.values())
     for name, matrix in sorted(targets.items()):
-        entries = matrix.tocoo()
-        keep: np.ndarray | slice = slice(None)
+        share = round(matrix.nnz * EDGES / total)
         if total > EDGES:
-            share = round(matrix.nnz * EDGES / total)
             keep = np.sort(draw.choice(matrix.nnz, share, replace=False))
-        sources.append(entries.row[keep].astype(np.int64))
-        ends.append(entries.col[keep].astype(np.int64) + index.offset[name])
+        else:
+            keep = np.arange(matrix.nnz)
+        sources.append(np.searchsorted(matrix.indptr, keep, side="right") - 1)
+        ends.append(matrix.indices[keep].astype(np.int64) + index.offset[name])
     if not sources:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     source, target = np.concatenate(sources), np.concatenate(ends)
