@@ -51,8 +51,9 @@ class Cost:
     memory: int
 
 
-def cost_of(command: Sequence[str]) -> Cost:
-    """Run a command to its end. Raises `SystemExit` with its output when it fails."""
+def cost_of(command: Sequence[str], told: bool = False) -> Cost:
+    """Run a command to its end; ``told``: its output is printed as it comes. Raises `SystemExit`
+    with that output when it fails."""
     peak = 0
     clock = time.monotonic()
     # What is run is this project's own command line.
@@ -65,7 +66,14 @@ def cost_of(command: Sequence[str]) -> Cost:
         cwd=ROOT,
     )
     lines: list[str] = []
-    reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()), daemon=True)
+
+    def read() -> None:
+        for line in process.stdout or ():
+            lines.append(line)
+            if told:
+                print(line, end="", flush=True)
+
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     while process.poll() is None:
         peak = max(peak, _memory(process.pid))

@@ -62,7 +62,7 @@ def test_a_run_that_was_killed_as_a_whole_goes_on_from_its_last_checkpoint(quiet
     asked = [sys.executable, "-c", program, str(quiet / "g"), str(tmp_path / "f")]
     run = subprocess.Popen([*asked, SMALL.model_dump_json()], start_new_session=True)
     try:
-        while run.poll() is None and "\"step\": 250" not in _log(tmp_path / "f.training"):
+        while run.poll() is None and '"step": 250' not in _log(tmp_path / "f.training"):
             time.sleep(0.05)
     finally:
         children = psutil.Process(run.pid).children(recursive=True)
@@ -73,8 +73,8 @@ def test_a_run_that_was_killed_as_a_whole_goes_on_from_its_last_checkpoint(quiet
     assert not (tmp_path / "f").exists()
     reader = Reader(tmp_path / "f.training")
     extract_features(quiet / "g", tmp_path / "f", SMALL, 1, progress=reader)
-    assert reader.text.count("\"step\": 200,") == 1
-    assert reader.text.count("\"step\": 225,") == 2
+    assert reader.text.count('"step": 200,') == 1
+    assert reader.text.count('"step": 225,') == 2
     one, other = Features.open(quiet / "f"), Features.open(tmp_path / "f")
     assert np.array_equal(one.matrix("book"), other.matrix("book"))
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
@@ -108,7 +108,7 @@ def test_more_workers_than_cores_are_an_error_and_do_not_wait(quiet, tmp_path):
 
 def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(quiet, tmp_path):
     wild = SMALL.model_copy(update={"learning_rate": 1e30})
-    with pytest.raises(IsohopError, match="the loss of step .* is .*, on the batch of nodes"):
+    with pytest.raises(IsohopError, match=r"the loss of step .* is .*, on the batch of nodes"):
         extract_features(quiet / "g", tmp_path / "f", wild, 1)
     assert [p.name for p in tmp_path.iterdir()] == ["f.training"]
 

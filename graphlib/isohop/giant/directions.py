@@ -20,6 +20,9 @@ EDGES = 1 << 19
 """Edges looked at, at most: beyond that a random sample says the same."""
 OVERSAMPLING = 32
 ITERATIONS = 3
+VECTORS_AT_ONCE = 32
+"""A text has a number for each: of all vectors, they would be the largest thing in memory."""
+TEXTS_AT_ONCE = 1 << 16
 FLOOR = 0.03
 """The weakest direction's scale: one that is nothing could never be learned."""
 
@@ -56,7 +59,11 @@ def agreement_directions(
     words = rows.columns
 
     def agreement(directions: np.ndarray) -> np.ndarray:
-        return rows.back(between @ (rows @ directions))
+        found = np.empty_like(directions)
+        for start in range(0, directions.shape[1], VECTORS_AT_ONCE):
+            some = slice(start, start + VECTORS_AT_ONCE)
+            found[:, some] = rows.back(between @ (rows @ directions[:, some]))
+        return found
 
     count = min(dimensions + OVERSAMPLING, words)
     basis = draw.standard_normal((words, count), np.float32)
@@ -69,7 +76,12 @@ def agreement_directions(
     found = basis @ turned[:, best] * np.maximum(strength, FLOOR)
     spare = draw.standard_normal((words, dimensions - len(best)), np.float32)
     result = np.concatenate([found, spare * (FLOOR / max(words, 1) ** 0.5)], axis=1)
-    lengths = np.linalg.norm(rows @ result, axis=1)
+    lengths = np.concatenate(
+        [
+            np.linalg.norm(rows.some(slice(start, start + TEXTS_AT_ONCE)) @ result, axis=1)
+            for start in range(0, max(len(seen), 1), TEXTS_AT_ONCE)
+        ]
+    )
     given = lengths[lengths > 0]
     scale = given.mean() if len(given) else 1.0
     result = np.ascontiguousarray(result / scale, dtype=np.float32)
@@ -81,19 +93,21 @@ class _Views:
 
     def __init__(self, text: sparse.csr_matrix, vectors: np.ndarray | None):
         self.text = text
-        self.transposed = text.T.tocsr()
         self.vectors = vectors
         self.columns = text.shape[1] + (0 if vectors is None else vectors.shape[1])
 
+    def some(self, rows: slice) -> _Views:
+        return _Views(self.text[rows], None if self.vectors is None else self.vectors[rows])
+
     def __matmul__(self, directions: np.ndarray) -> np.ndarray:
-        result = self.text @ directions[: self.text.shape[1]]
+        result = self.text @ np.ascontiguousarray(directions[: self.text.shape[1]])
         if self.vectors is not None:
             result += self.vectors @ directions[self.text.shape[1] :]
         return result
 
     def back(self, of_nodes: np.ndarray) -> np.ndarray:
         """The transpose times what nodes have."""
-        result = self.transposed @ of_nodes
+        result = self.text.T @ of_nodes
         if self.vectors is None:
             return result
         return np.concatenate([result, self.vectors.T @ of_nodes])
@@ -108,13 +122,13 @@ def _edges(
     ends: list[np.ndarray] = []
     total = sum(matrix.nnz for matrix in targets.values())
     for name, matrix in sorted(targets.items()):
-        entries = matrix.tocoo()
-        keep: np.ndarray | slice = slice(None)
+        share = round(matrix.nnz * EDGES / total)
         if total > EDGES:
-            share = round(matrix.nnz * EDGES / total)
             keep = np.sort(draw.choice(matrix.nnz, share, replace=False))
-        sources.append(entries.row[keep].astype(np.int64))
-        ends.append(entries.col[keep].astype(np.int64) + index.offset[name])
+        else:
+            keep = np.arange(matrix.nnz)
+        sources.append(np.searchsorted(matrix.indptr, keep, side="right") - 1)
+        ends.append(matrix.indices[keep].astype(np.int64) + index.offset[name])
     if not sources:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     source, target = np.concatenate(sources), np.concatenate(ends)

@@ -53,15 +53,6 @@ class Prepared:
             None if self.vectors is None else self.vectors[rows],
         )
 
-    @staticmethod
-    def concatenate(parts: list[Prepared]) -> Prepared:
-        """The documents of all ``parts``, which have no vectors yet."""
-        tokens = [part.tokens for part in parts if part.tokens is not None]
-        return Prepared(
-            sparse.vstack([part.ngrams for part in parts], format="csr", dtype=np.float32),
-            Tokens.concatenate(tokens) if tokens else None,
-        )
-
     def without(self, share: float, draw: np.random.Generator) -> Prepared:
         """With a random ``share`` of the n-grams left out, against learning documents by heart."""
         ngrams = self.ngrams.copy()
@@ -87,6 +78,8 @@ class Encoder(nn.Module):
 
     A document that is missing is a state with a vector of its own.
     """
+
+    middle: Tensor
 
     def __init__(
         self,
@@ -115,7 +108,7 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.narrow.weight)
         nn.init.zeros_(self.narrow.bias)
 
-    def prepare(self, documents: pa.Array) -> Prepared:
+    def prepare(self, documents: pa.Array | pa.ChunkedArray) -> Prepared:
         """``documents``: large_string, null where missing."""
         tokens = None if self.text_model is None else self.text_model.tokenize(documents)
         return Prepared(self.vocabulary.matrix(documents), tokens)
@@ -128,7 +121,7 @@ class Encoder(nn.Module):
         text = self._bag(prepared.ngrams, ngrams)
         empty = np.diff(prepared.ngrams.indptr) == 0
         if self.text_model is not None:
-            text = text + self.project(self._vectors(prepared))
+            text = text + self.project(self._vectors(prepared, self.text_model))
         text = torch.where(torch.from_numpy(empty)[:, None], self.missing, text)
         value = functional.normalize(text, dim=1) * self.dimensions**0.5
         value = value + self.marker(torch.from_numpy(node_type))
@@ -136,11 +129,11 @@ class Encoder(nn.Module):
         value = value + self.narrow(self.dropout(inner))
         return functional.normalize(value, dim=1)
 
-    def _vectors(self, prepared: Prepared) -> Tensor:
+    def _vectors(self, prepared: Prepared, text_model: TextModel) -> Tensor:
         """What the text model makes of documents: at length 1, less what all have in common."""
         if prepared.vectors is not None:
             return torch.from_numpy(prepared.vectors.astype(np.float32))
-        return functional.normalize(self.text_model(prepared.tokens), dim=1) - self.middle
+        return functional.normalize(text_model(prepared.tokens), dim=1) - self.middle
 
     def _bag(self, text: sparse.csr_matrix, used: np.ndarray | None) -> Tensor:
         if not text.shape[1]:
@@ -161,6 +154,11 @@ class Encoder(nn.Module):
             self.project.weight.data[:] = torch.from_numpy(np.ascontiguousarray(of_vectors.T))
             nn.init.zeros_(self.project.bias)
 
+    def tune(self) -> None:
+        """From now on the text model learns too."""
+        if self.text_model is not None:
+            self.text_model.tune(True)
+
     def read(self, prepared: Prepared) -> Prepared:
         """With ``vectors``, of the text model as it begins, where there is a model. What they have
         in common is taken away, here and from now on."""
@@ -172,7 +170,7 @@ class Encoder(nn.Module):
         for start in range(0, len(prepared), ENCODED_AT_ONCE):
             block = slice(start, start + ENCODED_AT_ONCE)
             with torch.no_grad():
-                vectors[block] = self._vectors(prepared[block]).numpy()
+                vectors[block] = self._vectors(prepared[block], self.text_model).numpy()
         self.middle[:] = torch.from_numpy(vectors.mean(0, dtype=np.float32))
         vectors -= self.middle.numpy().astype(np.float16)
         return replace(prepared, vectors=vectors)

@@ -29,6 +29,9 @@ from isohop.giant.fitting import fit
 from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph
 
+NOTHING_TO_LEARN = "no visible edge to learn from; features are of text alone"
+
+
 class FeatureManifest(BaseModel):
     """``features.json``. ``levels``: clusters by destination type at each level; ``curves``:
     by name [[step, value], …]; ``hits_at_10``: by edge type, and of ``all``."""
@@ -119,6 +122,8 @@ def _run(
         levels=tuple(fitted.levels),
         curves={"loss": tuple(fitted.curve)} if fitted.curve else {},
         hits_at_10={name: Hits(**hit) for name, hit in fitted.hits.items()},
-        skipped=None if fitted.steps else "no visible edge to learn from; features are of text alone",
+        skipped=None
+        if fitted.steps
+        else "no visible edge to learn from; features are of text alone",
         seconds=seconds,
     )

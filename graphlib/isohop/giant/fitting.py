@@ -1,8 +1,8 @@
 """Fitting: training on Ray Train, whatever dies on the way.
 
 One worker, or several that share each batch (`workers.py`). Every `STEPS_A_CHECKPOINT` steps there
-is a checkpoint; where a worker dies, Ray Train makes new ones, which go on from the last. It lies in
-``training``, beside the features that are being made, and stays where fitting fails or the whole
+is a checkpoint; where a worker dies, Ray Train makes new ones, which go on from the last. It lies
+in ``training``, beside the features that are being made, and stays where fitting fails or the whole
 process is killed: the next run on the same graph, settings and seed goes on from it.
 """
 
@@ -17,10 +17,10 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import isohop
 from isohop.engines.progress import Progress
 from isohop.engines.ray import all_cores
 from isohop.errors import IsohopError
@@ -65,7 +65,7 @@ def fit(
         if other != run:
             shutil.rmtree(other)  # of settings that are no longer asked for
     run.mkdir(parents=True, exist_ok=True)
-    asked = {
+    asked: dict[str, Any] = {
         "graph": str(graph.path.resolve()),
         "encoder": str(encoder.resolve()),
         "log": str(run.resolve() / "log.jsonl"),
@@ -96,7 +96,13 @@ def fit(
 
 def _name(graph: Graph, settings: FeatureSettings, seed: int, label: str | None) -> str:
     """Of what the trained encoder depends on."""
-    parts = [isohop.__version__, graph.manifest.certificate, settings.model_dump_json(), seed, label]
+    parts = [
+        version("isohop"),
+        graph.manifest.certificate,
+        settings.model_dump_json(),
+        seed,
+        label,
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -147,7 +153,7 @@ class _Fitting:
                 "Lower it, or give Ray more."
             )
         self._answer: dict[str, Any] | None = None
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._trainer = _ray_trainer(asked, folder, workers)
         self._thread = threading.Thread(target=self._wait, daemon=True)
         self._thread.start()
@@ -155,7 +161,7 @@ class _Fitting:
     def _wait(self) -> None:
         try:
             self._answer = self._trainer.fit().return_value
-        except BaseException as error:  # handed to the thread that asks for the result
+        except Exception as error:  # noqa: BLE001  # handed to the thread that asks for the result
             self._error = error
 
     def goes_on(self) -> bool:
@@ -186,14 +192,19 @@ def _ray_trainer(asked: Mapping[str, Any], folder: Path, workers: int) -> Any:
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     import ray
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     # Ray sets OMP_NUM_THREADS to what a worker asked for at its start; torch reads it then.
     environment = {"OMP_NUM_THREADS": str(asked["threads"])}
     if "RAY_ADDRESS" not in os.environ and sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
     gpus = ray.cluster_resources().get("GPU", 0) >= workers
+    # Of the second version of Ray Train, which the stubs do not know.
+    more: dict[str, Any] = {
+        "worker_runtime_env": {"env_vars": environment},
+        "logging_config": LoggingConfig(log_level="ERROR"),
+    }
     how: dict[str, Any] = {
         "train_loop_config": dict(asked),
         "scaling_config": ScalingConfig(
@@ -204,8 +215,7 @@ def _ray_trainer(asked: Mapping[str, Any], folder: Path, workers: int) -> Any:
             storage_path=str(folder.parent),
             failure_config=FailureConfig(max_failures=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            worker_runtime_env={"env_vars": environment},
-            logging_config=LoggingConfig(log_level="ERROR"),
+            **more,
         ),
     }
     if workers == 1:  # nothing to talk about with others, so no process group either
@@ -217,7 +227,7 @@ def _resources(asked: Mapping[str, Any], gpus: bool) -> dict[str, float]:
     return {"CPU": asked["threads"], **({"GPU": 1} if gpus else {})}
 
 
-def _loop(asked: dict[str, Any]) -> dict[str, Any]:
+def _loop(asked: dict[str, Any]) -> Any:
     """What each worker does; the first one's answer is the run's."""
     try:
         return _learn(asked)

@@ -111,8 +111,9 @@ def loss_of(
 ) -> Tensor:
     """Sum over rows. ``wanted``: counts (rows, labels). ``correction``: log of how often a label is
     among those that compete, (labels,): what `FeatureSettings.log_q` takes off a logit."""
-    at = torch.from_numpy(wanted.row.astype(np.int64)), torch.from_numpy(
-        wanted.col.astype(np.int64)
+    at = (
+        torch.from_numpy(wanted.row.astype(np.int64)),
+        torch.from_numpy(wanted.col.astype(np.int64)),
     )
     if settings.loss == "squared-hinge":
         negative = functional.relu(1 + logits).square()

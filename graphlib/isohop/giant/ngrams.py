@@ -67,7 +67,8 @@ def hash_ngrams(documents: pa.Array, characters: int) -> Ngrams:
     paired = word_documents[:-1] == word_documents[1:]
     pairs = (words[:-1] * _MULTIPLIER + words[1:])[paired]
 
-    marks = np.concatenate([[0], np.cumsum(np.isin(code, _ATOM_MARKS))])
+    marked = (code == _ATOM_MARKS[0]) | (code == _ATOM_MARKS[1])
+    marks = np.concatenate([[0], np.cumsum(marked)])
     atom = marks[word_ends] > marks[word_starts]
     sizes = word_ends - word_starts
     centre_documents = np.repeat(word_documents[~atom], sizes[~atom])

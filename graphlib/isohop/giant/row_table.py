@@ -34,10 +34,7 @@ class RowTable(nn.Module):
     def gradients(self) -> list[Tensor]:
         """Of all that was taken since the last step, in its order; what is written into them is
         what the next step learns from."""
-        for _, values in self._taken:
-            if values.grad is None:
-                values.grad = torch.zeros_like(values)
-        return [values.grad for _, values in self._taken]
+        return [gradient_of(values) for _, values in self._taken]
 
     def step(self, rate: float) -> None:
         """Learn from the gradients of what was taken, and forget them."""
@@ -46,3 +43,10 @@ class RowTable(nn.Module):
                 self.squares[at] += gradient.square().mean(1)
                 self.values[at] -= rate * gradient / (self.squares[at].sqrt()[:, None] + 1e-8)
         self._taken.clear()
+
+
+def gradient_of(tensor: Tensor) -> Tensor:
+    """The gradient of a leaf, which is zero where it had no part in the loss."""
+    if tensor.grad is None:
+        tensor.grad = torch.zeros_like(tensor)
+    return tensor.grad

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,9 @@ class Vocabulary:
     characters: int
 
     @classmethod
-    def learn(cls, documents: Iterable[pa.Array], size: int, characters: int) -> Vocabulary:
+    def learn(
+        cls, documents: Iterable[pa.Array | pa.ChunkedArray], size: int, characters: int
+    ) -> Vocabulary:
         """The most frequent n-grams that at least two documents have; ties by bucket."""
         frequency = np.zeros(1 << BUCKET_BITS, np.int64)
         total = 0
@@ -43,31 +46,44 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.buckets)
 
-    def matrix(self, documents: pa.Array) -> sparse.csr_matrix:
+    @cached_property
+    def _column_of(self) -> np.ndarray:
+        """int32 (2^BUCKET_BITS,): each bucket's column, -1 where it has none."""
+        column = np.full(1 << BUCKET_BITS, -1, np.int32)
+        column[self.buckets] = np.arange(len(self))
+        return column
+
+    def matrix(self, documents: pa.Array | pa.ChunkedArray) -> sparse.csr_matrix:
         """TF-IDF, float32 CSR (documents, v), rows at length 1; a row without n-grams is zero."""
-        parts = [self._matrix(ngrams) for ngrams in _chunks(documents, self.characters)]
-        if not parts:
-            return sparse.csr_matrix((0, len(self)), dtype=np.float32)
-        return sparse.vstack(parts, format="csr", dtype=np.float32)
+        data, columns = np.empty(0, np.float32), np.empty(0, np.int32)
+        offsets = [np.zeros(1, np.int64)]
+        for ngrams in _chunks(documents, self.characters):
+            part = self._matrix(ngrams)
+            end = len(data)
+            # Grown in place: parts that are stacked at the end are held twice.
+            data.resize(end + part.nnz, refcheck=False)
+            columns.resize(end + part.nnz, refcheck=False)
+            data[end:], columns[end:] = part.data, part.indices
+            offsets.append(part.indptr[1:] + np.int64(end))
+        shape = len(documents), len(self)
+        return sparse.csr_matrix((data, columns, np.concatenate(offsets)), shape=shape)
 
     def _matrix(self, ngrams: Ngrams) -> sparse.csr_matrix:
-        column = np.searchsorted(self.buckets, ngrams.buckets)
-        column[column == len(self)] = 0
-        known = np.full(len(column), False)
-        if len(self):
-            known = self.buckets[column] == ngrams.buckets
+        column = self._column_of[ngrams.buckets]
+        known = column >= 0
         row = np.repeat(np.arange(len(ngrams)), np.diff(ngrams.offsets))[known]
         column = column[known]
-        weight = (1 + np.log(ngrams.counts[known])) * (self.idf[column] if len(self) else 1)
+        weight = (1 + np.log(ngrams.counts[known])) * self.idf[column]
         length = np.sqrt(np.bincount(row, weight**2, minlength=len(ngrams)))
         weight = weight / np.maximum(length[row], 1e-12)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(ngrams)))])
         return sparse.csr_matrix(
-            (weight.astype(np.float32), column.astype(np.int32), offsets.astype(np.int32)),
+            (weight.astype(np.float32), column, offsets.astype(np.int32)),
             shape=(len(ngrams), len(self)),
         )
 
 
-def _chunks(documents: pa.Array, characters: int) -> Iterable[Ngrams]:
-    for start in range(0, len(documents), CHUNK):
-        yield hash_ngrams(documents.slice(start, CHUNK), characters)
+def _chunks(documents: pa.Array | pa.ChunkedArray, characters: int) -> Iterable[Ngrams]:
+    for array in documents.chunks if isinstance(documents, pa.ChunkedArray) else [documents]:
+        for start in range(0, len(array), CHUNK):
+            yield hash_ngrams(array.slice(start, CHUNK), characters)

@@ -89,7 +89,7 @@ class TextModel(nn.Module):
         self.model.to(self.device)
         if self.device.type == "cuda":
             self.model.compile()
-        self.half = self.device.type == "cuda" or _bfloat16_on_cpu()
+        self.mixed = self.device.type == "cuda" or _bfloat16_on_cpu()
         self.tune(False)
 
     def tune(self, learns: bool) -> None:
@@ -101,16 +101,18 @@ class TextModel(nn.Module):
     def train(self, mode: bool = True) -> TextModel:
         return super().train(mode and self.tuned)
 
-    def tokenize(self, documents: pa.Array) -> Tokens:
+    def tokenize(self, documents: pa.Array | pa.ChunkedArray) -> Tokens:
         """Tokens of the words of ``documents`` (large_string), atoms left out; where a document is
         too long, its longest fields are cut first."""
         parts = [
-            self._tokenize(documents.slice(start, DOCUMENTS_AT_ONCE))
+            self._tokenize(documents.slice(start, DOCUMENTS_AT_ONCE).cast(pa.large_string()))
             for start in range(0, len(documents), DOCUMENTS_AT_ONCE)
         ]
         return Tokens.concatenate(parts)
 
-    def _tokenize(self, documents: pa.Array) -> Tokens:
+    def _tokenize(self, documents: pa.Array | pa.ChunkedArray) -> Tokens:
+        if isinstance(documents, pa.ChunkedArray):
+            documents = documents.combine_chunks()
         fields = pc.split_pattern(pc.fill_null(documents, ""), FIELD_END)
         text = pc.replace_substring_regex(pc.list_flatten(fields), ATOM, " ")
         text = pc.utf8_trim_whitespace(text)
@@ -126,7 +128,9 @@ class TextModel(nn.Module):
         within = np.arange(len(ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         stays = within < np.repeat(kept, sizes)
         ids, document = ids[stays], np.repeat(field_document, kept)
-        return _framed(ids, np.bincount(document, minlength=len(documents)), self.before, self.after)
+        return _framed(
+            ids, np.bincount(document, minlength=len(documents)), self.before, self.after
+        )
 
     def forward(self, tokens: Tokens) -> Tensor:
         """float32 (documents, d) on the CPU; zero for documents without text."""
@@ -146,7 +150,7 @@ class TextModel(nn.Module):
         ids = np.full(shape, self.tokenizer.pad_token_id or 0, np.int64)
         ids[mask] = tokens.ids
         seen = torch.from_numpy(mask).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             hidden = self.model(
                 input_ids=torch.from_numpy(ids).to(self.device), attention_mask=seen.long()
             ).last_hidden_state
@@ -234,7 +238,7 @@ def _special(tokenizer: object) -> tuple[list[int], list[int]]:
 
 def _bfloat16_on_cpu() -> bool:
     """Whether the processor multiplies bfloat16, more than twice as fast as float32."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 

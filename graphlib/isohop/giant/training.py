@@ -25,9 +25,10 @@ from torch import nn
 from isohop.errors import IsohopError
 from isohop.giant.directions import agreement_directions
 from isohop.giant.documents import document_fields, render_documents
-from isohop.giant.encoder import ENCODED_AT_ONCE, Encoder, Prepared, encode_all
+from isohop.giant.encoder import ENCODED_AT_ONCE, Encoder, encode_all
 from isohop.giant.heads import Beam, Head, log_frequency, loss_of
 from isohop.giant.label_tree import label_features, label_tree
+from isohop.giant.row_table import gradient_of
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.targets import NodeIndex, clustered, neighbourhoods, rows_to_learn
 from isohop.giant.text_matrix import Vocabulary
@@ -80,11 +81,11 @@ class Trainer:
         self.holdout = hold_out(graph, seed) if holdout is None else holdout
         self.index = NodeIndex.of(graph)
         documents = documents_of(graph, settings, label)
-        self.node_type = np.repeat(np.arange(len(documents)), [len(each) for each in documents])
+        self.node_type = np.repeat(np.arange(len(documents)), list(map(len, documents)))
         self.vocabulary = Vocabulary.learn(documents, settings.vocabulary, settings.characters)
         self.encoder = self._new_encoder()
-        prepared = Prepared.concatenate([self.encoder.prepare(each) for each in documents])
-        self.prepared = self.encoder.read(prepared)
+        self.prepared = self.encoder.read(self.encoder.prepare(pa.chunked_array(documents)))
+        del documents
         self.targets = neighbourhoods(graph, self.holdout, label)
         self.rows = rows_to_learn(self.targets, settings.hub_degree)
         if len(self.vocabulary) or self.encoder.text_model is not None:
@@ -145,14 +146,13 @@ class Trainer:
             above: np.ndarray | None = None
             for clusters, scale in zip(tree, scales, strict=True):
                 parents = None if above is None else _parents(clusters, above)
-                heads[name].append(
-                    Head(scale, parents, self.settings.dimensions, len(self.rows))
-                )
+                heads[name].append(Head(scale, parents, self.settings.dimensions, len(self.rows)))
                 above = clusters
             for level, scale in enumerate(scales[: len(sizes)]):
                 self.levels[level][name] = scale.shape[1]
             if count <= self.settings.labels:
                 self.levels[-1][name] = count
+        del text
         for start in range(0, len(self.prepared), ENCODED_AT_ONCE):
             block = slice(start, start + ENCODED_AT_ONCE)
             features = encode_all(self.encoder, self.prepared[block], self.node_type[block])
@@ -179,17 +179,17 @@ class Trainer:
         self.encoder.train()
         losses = []
         for _ in range(min(steps, self.steps - self.done)):
-            if self.encoder.text_model is not None and self.done >= self.tuning:
-                self._begin_tuning()
+            if self._tunes and self.prepared.vectors is not None:
+                # From here on the text model reads tokens itself, and learns.
+                self.prepared = replace(self.prepared, vectors=None)
+                self.encoder.tune()
             losses.append(self._step())
             self.done += 1
         return losses
 
-    def _begin_tuning(self) -> None:
-        """From here on the text model reads tokens itself, and learns."""
-        if self.prepared.vectors is not None:
-            self.prepared = replace(self.prepared, vectors=None)
-            self.encoder.text_model.tune(True)
+    @property
+    def _tunes(self) -> bool:
+        return self.encoder.text_model is not None and self.done >= self.tuning
 
     def _step(self) -> float:
         # Of its own for each step and worker, so that a checkpoint need not hold it.
@@ -203,10 +203,7 @@ class Trainer:
             tables += [head.vectors, head.bias]
         total = loss.detach().clone()
         learning = [p for p in self.encoder.parameters() if p.requires_grad]
-        for parameter in learning:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in learning]
+        gradients = [gradient_of(parameter) for parameter in learning]
         for table in tables:
             gradients += table.gradients
         self.workers.add([total, *gradients])
@@ -236,8 +233,7 @@ class Trainer:
         return ", ".join(told) + (", …" if len(rows) > len(told) else "")
 
     def _next_rows(self) -> np.ndarray:
-        tuned = self.done >= self.tuning and self.encoder.text_model is not None
-        batch = self.settings.tuning_batch if tuned else self.settings.batch
+        batch = self.settings.tuning_batch if self._tunes else self.settings.batch
         while len(self._order) < batch:
             self._order = np.concatenate([self._order, self.draw.permutation(self.rows)])
         rows, self._order = self._order[:batch], self._order[batch:]
@@ -315,7 +311,9 @@ class Trainer:
         """As `encode`, of an encoder that begins at random and learns nothing."""
         with torch.random.fork_rng(devices=[]):
             encoder = self._new_encoder()
-        prepared = self.prepared if self.prepared.vectors is not None else encoder.read(self.prepared)
+        prepared = (
+            self.prepared if self.prepared.vectors is not None else encoder.read(self.prepared)
+        )
         return encode_all(encoder, prepared, self.node_type)
 
 
