@@ -1,6 +1,7 @@
 """Quality of GIANT's features: what a linear probe reads from the text of a node alone.
 
     python -m benchmarks.giant [--quick] [--json FILE] [--only gutenberg|wordnet] [--seeds 3]
+        [--encoders hashing minilm] [--settings transductive inductive] [--tuning-steps N]
         [--ablations] [--pecos PYTHON] [--pecos-model FOLDER]
 
 Gutenberg: the first letter of a work's Library of Congress class, from its title. Open English
@@ -11,7 +12,11 @@ tables first. Split 60/20/20 at random; logistic regression, its strength chosen
 no edge of a validation or test node. Beside the trained encoder, on the same documents and split:
 TF-IDF of all words, LSA of it, the encoder with random vectors, and with its first directions.
 
-``--ablations``: the same training flat (nodes alone), with a random tree, and from random vectors.
+*hashing* is the encoder of n-grams in 256 dimensions; *minilm* that with the packaged MiniLM, in
+384. MiniLM is frozen unless ``--tuning-steps`` says otherwise: then it learns in the last steps.
+
+``--ablations``, of n-grams: the same training flat (nodes alone), with a random tree, and from
+random vectors; with hard negatives, with the squared hinge, with the correction by log Q.
 ``--pecos``: PECOS on the same documents and edges, by `pecos_features.py`, whose docstring says
 which environment it needs; XR-Transformer only with a pretrained model, a folder.
 """
@@ -41,6 +46,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from isohop.giant.documents import FIELD_END
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.training import Trainer, documents_of
 from isohop.graph import Graph, Holdout, hold_out
@@ -48,12 +54,15 @@ from isohop.graph.build import build
 
 THREADS = 2
 SETTINGS = FeatureSettings(dimensions=256)
+MINILM = FeatureSettings(encoder="minilm", dimensions=384)
 STRENGTHS = (0.003, 0.01, 0.03, 0.1)
 SPARSE_STRENGTHS = (0.1, 0.3, 1.0)
 BUDGET = 600
 """Seconds that a peer may take."""
 PECOS = Path(__file__).with_name("pecos_features.py")
 TRAIN, VALIDATION, TEST = 0, 1, 2
+ENCODERS = ("hashing", "minilm")
+VISIBLE = ("transductive", "inductive")
 
 GUTENBERG = """
 database: gutenberg
@@ -204,11 +213,11 @@ def random_tree() -> Iterator[None]:
 
 @contextmanager
 def random_start() -> Iterator[None]:
-    """N-grams begin with random vectors, as `HashingEncoder` makes them."""
+    """N-grams begin with random vectors, as `Encoder` makes them."""
 
-    def directions(text: sparse.csr_matrix, *_: object) -> np.ndarray:
+    def directions(text: sparse.csr_matrix, *_: object) -> tuple[np.ndarray, None]:
         shape = text.shape[1], SETTINGS.dimensions
-        return np.random.default_rng(0).standard_normal(shape, np.float32) / shape[1] ** 0.5
+        return np.random.default_rng(0).standard_normal(shape, np.float32) / shape[1] ** 0.5, None
 
     with mock.patch("isohop.giant.training.agreement_directions", directions):
         yield
@@ -218,6 +227,9 @@ ABLATIONS: dict[str, tuple[FeatureSettings, Callable[[], AbstractContextManager[
     "flat": (SETTINGS.model_copy(update={"levels": ()}), nullcontext),
     "random_tree": (SETTINGS, random_tree),
     "random_start": (SETTINGS, random_start),
+    "hard_negatives": (SETTINGS.model_copy(update={"hard_negatives": 0.5}), nullcontext),
+    "squared_hinge": (SETTINGS.model_copy(update={"loss": "squared-hinge"}), nullcontext),
+    "log_q": (SETTINGS.model_copy(update={"log_q": True}), nullcontext),
 }
 
 
@@ -238,22 +250,44 @@ class Comparison:
 
     def compare(self, seed: int) -> None:
         split = self.task.split(seed)
-        for setting in ("transductive", "inductive"):
+        for setting in self.asked.settings:
             holdout = visible(self.task, split, setting, seed)
-            clock = time.monotonic()
-            trainer = Trainer(self.task.graph, SETTINGS, seed, None, THREADS, holdout)
-            prepared = time.monotonic() - clock
-            rows = trainer.index.rows(self.task.entity)
-            self.probe(f"{setting}/directions", trainer.encode()[rows], split)
-            clock = time.monotonic()
-            trainer.train(trainer.steps)
-            self.note(f"{setting}/hashing/seconds", prepared + time.monotonic() - clock)
-            self.probe(f"{setting}/hashing", trainer.encode()[rows], split)
+            if "minilm" in self.asked.encoders:
+                more = {"tuning_steps": self.asked.tuning_steps}
+                self.learn(setting, "minilm", MINILM.model_copy(update=more), holdout, split, seed)
+            if "hashing" in self.asked.encoders:
+                trainer = self.learn(setting, "hashing", SETTINGS, holdout, split, seed)
+                if setting == self.asked.settings[0]:
+                    self.texts(trainer, split, seed)
+                if self.asked.pecos is not None and seed == 1:
+                    self.peers(setting, trainer, split, seed)
             if self.asked.ablations:
                 self.ablate(setting, holdout, split, seed)
-            if self.asked.pecos is not None and seed == 1:
-                self.peers(setting, trainer, split, seed)
-        text = trainer.corpus.text[rows]
+
+    def learn(
+        self,
+        setting: str,
+        encoder: str,
+        settings: FeatureSettings,
+        holdout: Holdout,
+        split: np.ndarray,
+        seed: int,
+    ) -> Trainer:
+        clock = time.monotonic()
+        trainer = Trainer(self.task.graph, settings, seed, None, THREADS, holdout)
+        prepared = time.monotonic() - clock
+        rows = trainer.index.rows(self.task.entity)
+        self.probe(f"{setting}/{encoder}/directions", trainer.encode()[rows], split)
+        clock = time.monotonic()
+        trainer.train(trainer.steps)
+        self.note(f"{setting}/{encoder}/seconds", prepared + time.monotonic() - clock)
+        self.probe(f"{setting}/{encoder}", trainer.encode()[rows], split)
+        return trainer
+
+    def texts(self, trainer: Trainer, split: np.ndarray, seed: int) -> None:
+        """What the same texts give without any training."""
+        rows = trainer.index.rows(self.task.entity)
+        text = trainer.prepared.ngrams[rows]
         self.probe("text/untrained", trainer.untrained()[rows], split)
         svd = TruncatedSVD(SETTINGS.dimensions, random_state=seed)
         self.probe("text/lsa", svd.fit_transform(text), split)
@@ -276,6 +310,7 @@ class Comparison:
         with tempfile.TemporaryDirectory(prefix="giant-pecos-") as temporary:
             folder = Path(temporary)
             documents = pa.concat_arrays(documents_of(self.task.graph, SETTINGS, None))
+            documents = pc.replace_substring(documents, FIELD_END, " ")
             pq.write_table(pa.table({"document": documents}), folder / "documents.parquet")
             targets = sparse.hstack(list(trainer.targets.values())).tocsr()
             sparse.save_npz(folder / "targets.npz", sparse.csr_matrix(targets))
@@ -299,6 +334,9 @@ def main() -> None:
     parser.add_argument("--only", choices=("gutenberg", "wordnet"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
+    parser.add_argument("--settings", nargs="+", choices=VISIBLE, default=VISIBLE)
+    parser.add_argument("--tuning-steps", type=int, default=0, metavar="N", help="of MiniLM")
     parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--pecos", type=Path, metavar="PYTHON", help="of its environment")
     parser.add_argument("--pecos-model", type=Path, metavar="FOLDER", help="of XR-Transformer")

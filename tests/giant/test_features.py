@@ -30,10 +30,14 @@ def ray():
 def test_training_finds_neighbours_that_it_never_saw(tmp_path):
     graph = library(tmp_path / "g")
     manifest = extract_features(graph.path, tmp_path / "f", SMALL, 1)
-    hits = manifest.hits_at_10["all"]
-    assert hits.trained >= hits.untrained
-    assert hits.trained > 0.9
-    assert hits.count > 20
+    ranks = manifest.held_out["all"]
+    assert ranks.trained.mrr >= ranks.untrained.mrr
+    assert ranks.trained.hits_at_10 > 0.9
+    assert ranks.count > 20
+    # The tree's coarsest level is found too, and its clusters are even.
+    coarse = next(level for level in manifest.levels if level.target == "book")
+    assert coarse.in_beam == 1
+    assert coarse.largest - coarse.smallest <= 1
     losses = [loss for _, loss in manifest.curves["loss"]]
     before, after = losses[-2:]
     assert after < before < losses[0]

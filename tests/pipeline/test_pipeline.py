@@ -16,7 +16,7 @@ import isohop
 from isohop.engines.ray import ray_session
 from isohop.errors import InvalidInput, IsohopError
 from isohop.pipeline.pipeline_file import read_pipeline
-from isohop.pipeline.stages import STAGES, open_run, run_all, run_stage
+from isohop.pipeline.stages import STAGES, fingerprint, open_run, run_all, run_stage
 
 ROOT = Path(__file__).parents[2]
 SMALL = """
@@ -126,6 +126,36 @@ def test_every_mistake_of_both_files_is_told_at_once(tmp_path):
     assert "Did you mean 'label'?" in text
     assert "Did you mean 'dimensions'?" in text
     assert "Did you mean 'customer.city'?" in text
+
+
+def with_model(folder: Path, model: Path) -> Path:
+    features = f"features: {{encoder: transformers, model: {model.name}, dimensions: 8}}"
+    return pipeline_file(folder, f"{features}\npublish: {{path: p}}\n")
+
+
+def test_a_text_model_that_cannot_be_used_is_told_before_anything_starts(tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(InvalidInput, match=r"features\.model.*config.json is missing"):
+        read_pipeline(with_model(tmp_path, tmp_path / "model"))
+    with pytest.raises(InvalidInput, match="is not a folder"):
+        read_pipeline(with_model(tmp_path, tmp_path / "modell"))
+    file = pipeline_file(tmp_path, "features: {model: model}\npublish: {path: p}\n")
+    with pytest.raises(InvalidInput, match="folder of the encoder 'transformers'"):
+        read_pipeline(file)
+
+
+def test_other_weights_of_a_text_model_are_other_features(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{}", "utf-8")
+    read = read_pipeline(with_model(tmp_path, model))
+    run = open_run(read, "r")
+    run_stage(read, run, "build")
+    before = fingerprint(read, run, STAGES["features"])
+    assert fingerprint(read, run, STAGES["features"]) == before
+    (model / "model.safetensors").write_text("{ }", "utf-8")
+    assert fingerprint(read, run, STAGES["features"]) != before
 
 
 def test_a_stage_says_what_it_needs(tmp_path):

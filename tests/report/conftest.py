@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from isohop.giant.diagnostics import LevelFigures
+from isohop.giant.evaluation import EdgeRanks, Ranks
+from isohop.giant.features import FeatureManifest
 from isohop.graph.dataset import Attribute, EdgeType, Graph, GraphManifest, NodeType
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" \x00 <img src=http://evil.example/x.png>"
@@ -182,33 +185,46 @@ def _ledger() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _features(generator: np.random.Generator, edge_types: list[str]) -> dict[str, Any]:
+def _ranks(generator: np.random.Generator, low: float, high: float) -> Ranks:
+    first, mean, ten = np.sort(generator.uniform(low, high, 3)).tolist()
+    return Ranks(hits_at_1=first, hits_at_10=ten, mrr=mean)
+
+
+def _features(generator: np.random.Generator, edge_types: list[str]) -> FeatureManifest:
     steps = np.arange(0, 1500, 5)
     loss = 0.6 * np.exp(-steps / 300) + 0.08 + 0.02 * generator.normal(size=len(steps))
-    hits = {
-        name: {
-            "trained": float(generator.uniform(0.4, 0.8)),
-            "untrained": float(generator.uniform(0.1, 0.3)),
-            "tfidf": float(generator.uniform(0.2, 0.45)),
-            "count": 250,
-        }
-        for name in edge_types
+    norm = 2 + 0.3 * generator.normal(size=len(steps))
+    held_out = {
+        name: EdgeRanks(
+            trained=_ranks(generator, 0.4, 0.8),
+            untrained=_ranks(generator, 0.1, 0.3),
+            tfidf=_ranks(generator, 0.2, 0.45),
+            count=count,
+        )
+        for name, count in [*((name, 250) for name in edge_types), ("all", 1250)]
     }
-    return {
-        "format": 1,
-        "dimensions": 32,
-        "encoder": "hashed n-grams",
-        "seed": 0,
-        "node_types": {"airport": 300},
-        "levels": [8, 32, 128],
-        "curves": {
-            "loss": np.stack([steps, loss], axis=1).tolist(),
-            "validation": [[step, 0.5 - step / 4000] for step in range(0, 1000, 100)],
+    levels = [
+        LevelFigures(target="airport", level=1, labels=16, smallest=7, mean=7.5, largest=8),
+        LevelFigures(target="plane", level=1, labels=16, smallest=18, mean=18.75, largest=19,
+                     count=750, mrr=0.71, hits_at_10=0.93, in_beam=1.0),
+        LevelFigures(target="plane", level=2, labels=128, smallest=2, mean=2.34, largest=3,
+                     count=750, mrr=0.44, hits_at_10=0.71, in_beam=0.787),
+        LevelFigures(target="plane", level=3, labels=300, smallest=1, mean=1.0, largest=1,
+                     count=750, mrr=0.2, hits_at_10=0.4, in_beam=0.5),
+    ]  # fmt: skip
+    return FeatureManifest(
+        dimensions=32,
+        encoder="hashing",
+        seed=0,
+        node_types={"airport": 120, "plane": 300},
+        levels=tuple(levels),
+        curves={
+            "loss": tuple(zip(steps.tolist(), loss.tolist(), strict=True)),
+            "gradient norm": tuple(zip(steps.tolist(), norm.tolist(), strict=True)),
         },
-        "hits_at_10": hits
-        | {"all": {"trained": 0.61, "untrained": 0.18, "tfidf": 0.37, "count": 1250}},
-        "seconds": {"documents": 0.8, "tree": 1.7, "train": 14.2, "infer": 2.1},
-    }
+        held_out=held_out,
+        seconds={"prepare": 2.5, "train": 14.2, "evaluate": 1.1, "extract": 2.1},
+    )
 
 
 def _distilled(generator: np.random.Generator) -> dict[str, Any]:
@@ -258,11 +274,14 @@ def write_run(run: Path, airports: int = 120, planes: int = 300, seed: int = 0) 
     generator = np.random.default_rng(seed)
     edge_types = [edge.name for edge in Graph.open(run / "graph").edge_types]
     for name, content in (
-        ("features/features.json", _features(generator, edge_types)),
-        ("model/distill.json", _distilled(generator)),
+        (
+            "features/features.json",
+            _features(generator, edge_types).model_dump_json(),
+        ),
+        ("model/distill.json", json.dumps(_distilled(generator))),
     ):
         (run / name).parent.mkdir()
-        (run / name).write_text(json.dumps(content))
+        (run / name).write_text(content)
     return run
 
 

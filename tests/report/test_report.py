@@ -17,7 +17,7 @@ from isohop.errors import IsohopError
 from isohop.report.report import write_report
 from isohop.report.settings import ReportSettings
 
-SECTIONS = ("plan", "ledger", "degrees", "training", "hits", "results", "maps", "neighbours")
+SECTIONS = ("plan", "ledger", "degrees", "training", "features", "results", "maps", "neighbours")
 FAST = ReportSettings(map="pca", sample=200)
 
 

@@ -24,7 +24,8 @@ VECTORS_AT_ONCE = 32
 """A text has a number for each: of all vectors, they would be the largest thing in memory."""
 TEXTS_AT_ONCE = 1 << 16
 FLOOR = 0.03
-"""The weakest direction's scale: one that is nothing could never be learned."""
+"""The weakest direction's scale: one that is nothing could never be learned. With a text model all
+are as strong: its weak directions are knowledge of the language, those of n-grams are noise."""
 
 
 def agreement_directions(
@@ -73,7 +74,7 @@ def agreement_directions(
     values, turned = np.linalg.eigh((small + small.T) / 2)
     best = np.argsort(-values)[:dimensions]
     strength = np.sqrt(np.maximum(values[best], 0) / max(values.max(initial=0), 1e-12))
-    found = basis @ turned[:, best] * np.maximum(strength, FLOOR)
+    found = basis @ turned[:, best] * np.maximum(strength, FLOOR if vectors is None else 1)
     spare = draw.standard_normal((words, dimensions - len(best)), np.float32)
     result = np.concatenate([found, spare * (FLOOR / max(words, 1) ** 0.5)], axis=1)
     lengths = np.concatenate(

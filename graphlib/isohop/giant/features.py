@@ -5,7 +5,7 @@
     features/
       <node type>/part-*.parquet    node_id int64, feature fixed-size-list<float32>
       encoder.safetensors, encoder.json, with a text model also text_model/
-      features.json                 FeatureManifest, with curves and Hits@10
+      features.json                 FeatureManifest, with curves and diagnostics
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import ray_session
 from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.errors import IsohopError
-from isohop.giant.evaluation import Hits
+from isohop.giant.diagnostics import LevelFigures
+from isohop.giant.evaluation import EdgeRanks
 from isohop.giant.fitting import fit
 from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph
@@ -33,8 +34,8 @@ NOTHING_TO_LEARN = "no visible edge to learn from; features are of text alone"
 
 
 class FeatureManifest(BaseModel):
-    """``features.json``. ``levels``: clusters by destination type at each level; ``curves``:
-    by name [[step, value], …]; ``hits_at_10``: by edge type, and of ``all``."""
+    """``features.json``. ``levels``: the label tree, by destination type, coarse to fine;
+    ``curves``: by name [[step, value], …]; ``held_out``: by edge type, and of ``all``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal[1] = 1
@@ -42,9 +43,9 @@ class FeatureManifest(BaseModel):
     encoder: str
     seed: int
     node_types: Mapping[str, int]
-    levels: tuple[Mapping[str, int], ...] = ()
+    levels: tuple[LevelFigures, ...] = ()
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
-    hits_at_10: Mapping[str, Hits] = {}
+    held_out: Mapping[str, EdgeRanks] = {}
     skipped: str | None = None
     """Why nothing was trained, where nothing was."""
     seconds: Mapping[str, float] = {}
@@ -120,8 +121,8 @@ def _run(
         seed=seed,
         node_types={node.name: node.count for node in graph.node_types},
         levels=tuple(fitted.levels),
-        curves={"loss": tuple(fitted.curve)} if fitted.curve else {},
-        hits_at_10={name: Hits(**hit) for name, hit in fitted.hits.items()},
+        curves=fitted.curves,
+        held_out=fitted.held_out,
         skipped=None
         if fitted.steps
         else "no visible edge to learn from; features are of text alone",

@@ -13,19 +13,25 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from isohop.engines.progress import Progress
 from isohop.engines.ray import all_cores
 from isohop.errors import IsohopError
+from isohop.giant.diagnostics import LevelFigures
+from isohop.giant.evaluation import EdgeRanks
 from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph
+
+if TYPE_CHECKING:
+    from isohop.giant.training import Step
 
 STEPS_AT_ONCE = 25
 STEPS_A_CHECKPOINT = 200
@@ -38,13 +44,13 @@ POLL = 0.2
 
 @dataclass(frozen=True)
 class Fitted:
-    """What fitting tells: ``curve`` is [(step, loss), …]; the others as `FeatureManifest` has
-    them. The encoder lies in the folder that was asked for."""
+    """What fitting tells, as `FeatureManifest` has it. The encoder lies in the folder that was
+    asked for."""
 
     steps: int
-    curve: list[tuple[int, float]]
-    levels: list[dict[str, int]]
-    hits: dict[str, dict[str, Any]]
+    curves: dict[str, tuple[tuple[int, float], ...]]
+    levels: list[LevelFigures]
+    held_out: dict[str, EdgeRanks]
 
 
 def fit(
@@ -86,12 +92,12 @@ def fit(
             log.read()
             if log.done > told:
                 bar.advance(log.done - told)
-                bar.note(f"loss {log.losses[log.done]:.3f}")
+                bar.note(f"loss {log.points[log.done]['loss']:.3f}")
                 told = log.done
     log.read()
     found = fitting.result()
     shutil.rmtree(training)
-    return Fitted(log.steps or 0, sorted(log.losses.items()), found["levels"], found["hits"])
+    return Fitted(log.steps or 0, log.curves, found["levels"], found["held_out"])
 
 
 def _name(graph: Graph, settings: FeatureSettings, seed: int, label: str | None) -> str:
@@ -107,17 +113,27 @@ def _name(graph: Graph, settings: FeatureSettings, seed: int, label: str | None)
 
 
 class _Log:
-    """What the first worker writes as it goes: {"steps"} once it knows, then {"step", "loss"}."""
+    """What the first worker writes as it goes: {"steps"} once it knows, then {"step"} and the
+    points that it gives the curves."""
 
     def __init__(self, file: Path):
         self.file = file
         self.steps: int | None = None
-        self.losses: dict[int, float] = {}
+        self.points: dict[int, dict[str, float]] = {}
         self._at = 0
 
     @property
     def done(self) -> int:
-        return max(self.losses, default=0)
+        return max(self.points, default=0)
+
+    @property
+    def curves(self) -> dict[str, tuple[tuple[int, float], ...]]:
+        """By name, (step, value) in the order of steps."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for step, point in sorted(self.points.items()):
+            for name, value in point.items():
+                found.setdefault(name, []).append((step, value))
+        return {name: tuple(curve) for name, curve in found.items()}
 
     def read(self) -> None:
         """What is new; steps that were taken again count as they went the last time."""
@@ -133,7 +149,7 @@ class _Log:
                 if "steps" in told:
                     self.steps = told["steps"]
                 else:
-                    self.losses[told["step"]] = told["loss"]
+                    self.points[told.pop("step")] = told
 
     def write(self, **told: float) -> None:
         with self.file.open("a", encoding="utf-8") as opened:
@@ -191,7 +207,7 @@ def _ray_trainer(asked: Mapping[str, Any], folder: Path, workers: int) -> Any:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(SECONDS_TO_START))
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -214,7 +230,6 @@ def _ray_trainer(asked: Mapping[str, Any], folder: Path, workers: int) -> Any:
             name=folder.name,
             storage_path=str(folder.parent),
             failure_config=FailureConfig(max_failures=RESTARTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
             **more,
         ),
     }
@@ -236,7 +251,6 @@ def _loop(asked: dict[str, Any]) -> Any:
 
 
 def _learn(asked: dict[str, Any]) -> dict[str, Any]:
-    import numpy as np
     import ray.train
 
     from isohop.giant.training import Trainer
@@ -249,38 +263,27 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     trainer = Trainer(
         graph, settings, asked["seed"], asked["label"], asked["threads"], workers=workers
     )
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            trainer.resume(Path(folder) / CHECKPOINT)
+    checkpoint = Path(asked["log"]).with_name(CHECKPOINT)
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
     log = _Log(Path(asked["log"]))
     first = workers.rank == 0
     if first:
         log.write(steps=trainer.steps)
     while trainer.done < trainer.steps:
-        losses = trainer.train(STEPS_AT_ONCE - trainer.done % STEPS_AT_ONCE)
+        taken = trainer.train(STEPS_AT_ONCE - trainer.done % STEPS_AT_ONCE)
         if first:
-            log.write(step=trainer.done, loss=round(float(np.mean(losses)), 6))
-        if trainer.done % STEPS_A_CHECKPOINT == 0:
-            _checkpoint(trainer, first)
+            log.write(step=trainer.done, **_means(taken, len(settings.levels) + 1))
+        if first and trainer.done % STEPS_A_CHECKPOINT == 0:
+            # Not by Ray's report, which knows of a checkpoint some seconds after it was made.
+            trainer.save(checkpoint)
     return _evaluated(trainer, graph, asked) if first else {}
 
 
-def _checkpoint(trainer: Any, first: bool) -> None:
-    """The first worker's: all have learned the same."""
-    import ray.train
-
-    if not first:
-        ray.train.report({})
-        return
-    with tempfile.TemporaryDirectory(prefix="isohop-checkpoint-") as folder:
-        trainer.save(Path(folder) / CHECKPOINT)
-        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
 def _evaluated(trainer: Any, graph: Graph, asked: dict[str, Any]) -> dict[str, Any]:
-    """Save the encoder and say what it finds."""
-    from isohop.giant.evaluation import hits_at_10
+    """Save the encoder; what it knows of the label tree and of held-out edges."""
+    from isohop.giant.diagnostics import diagnose
+    from isohop.giant.evaluation import rank_edges
     from isohop.graph.holdout import TEST
 
     trainer.encoder.save(Path(asked["encoder"]))
@@ -289,8 +292,22 @@ def _evaluated(trainer: Any, graph: Graph, asked: dict[str, Any]) -> dict[str, A
         "untrained": trainer.untrained(),
         "tfidf": trainer.prepared.ngrams,
     }
-    hits = hits_at_10(graph, trainer.holdout, features, TEST, trainer.seed, trainer.label)
+    which = (TEST, trainer.seed, trainer.label)
+    scale, trained = trainer.settings.scale, features["trained"]
     return {
-        "levels": trainer.levels,
-        "hits": {name: hit.model_dump() for name, hit in hits.items()},
+        "levels": diagnose(graph, trainer.holdout, trainer.levels, trained, scale, *which),
+        "held_out": rank_edges(graph, trainer.holdout, features, *which),
     }
+
+
+def _means(taken: Sequence[Step], levels: int) -> dict[str, float]:
+    """The point that some steps give each curve."""
+    means = {
+        "loss": [step.loss for step in taken],
+        "gradient norm": [step.gradient_norm for step in taken],
+    }
+    # Of one level alone, the loss is all there is.
+    for level in sorted(taken[0].levels) if len(taken[0].levels) > 1 else ():
+        name = "loss of the nodes" if level == levels else f"loss of level {level} of {levels}"
+        means[name] = [step.levels[level] for step in taken]
+    return {name: round(float(np.mean(values)), 6) for name, values in means.items()}

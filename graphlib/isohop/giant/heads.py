@@ -17,26 +17,34 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.giant.diagnostics import BEAM, TreeLevel
 from isohop.giant.row_table import RowTable
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.workers import ALONE, Workers
 
-BEAM = 20
-"""Clusters that the level above proposes for a node."""
-
 
 class Head(nn.Module):
-    """``targets``: float32 CSR (nodes, labels), counts. ``parents``: int64 (labels,), the cluster
-    of each label at the level above; None for the coarsest."""
+    """``target``, ``level``, ``clusters`` and ``targets`` as in `TreeLevel`; ``parents``: int64
+    (labels,), the cluster of each label at the level above, None for the coarsest."""
 
     vectors: RowTable
     bias: RowTable
 
     def __init__(
-        self, targets: sparse.csr_matrix, parents: np.ndarray | None, dimensions: int, rows: int
+        self,
+        target: str,
+        level: int,
+        clusters: np.ndarray,
+        targets: sparse.csr_matrix,
+        parents: np.ndarray | None,
+        dimensions: int,
+        rows: int,
     ):
         """``rows``: how many nodes learn."""
         super().__init__()
+        self.target = target
+        self.level = level
+        self.clusters = clusters
         self.targets = targets
         self.vectors = RowTable(torch.zeros(targets.shape[1], dimensions))
         self.bias = RowTable(torch.zeros(targets.shape[1], 1))
@@ -58,6 +66,17 @@ class Head(nn.Module):
     def begin(self) -> None:
         """Every vector at length 1."""
         self.vectors.values[:] = functional.normalize(self.vectors.values, dim=1)
+
+    def as_trained(self) -> TreeLevel:
+        """As it is now; views, not copies."""
+        return TreeLevel(
+            target=self.target,
+            level=self.level,
+            clusters=self.clusters,
+            targets=self.targets,
+            vectors=self.vectors.values.numpy(),
+            bias=self.bias.values[:, 0].numpy(),
+        )
 
     def competing(
         self,

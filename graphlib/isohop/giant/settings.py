@@ -52,7 +52,7 @@ class FeatureSettings(StrictModel):
     weight_decay: float = Field(0.01, ge=0)
     dropout: float = Field(0.5, ge=0, lt=1)
     """Share of n-grams left out of a document in a step, against learning documents by heart."""
-    scale: float = Field(10.0, gt=0)
+    scale: float = Field(6.0, gt=0)
     """Inverse temperature of the softmax over cosines."""
     loss: Literal["softmax", "squared-hinge"] = "softmax"
     hard_negatives: float = Field(0.0, ge=0, le=1)

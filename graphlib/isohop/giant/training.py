@@ -12,7 +12,8 @@ has more labels than ``negatives``, those of the batch compete with a random sam
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from isohop.errors import IsohopError
+from isohop.giant.diagnostics import TreeLevel
 from isohop.giant.directions import agreement_directions
 from isohop.giant.documents import document_fields, render_documents
 from isohop.giant.encoder import ENCODED_AT_ONCE, Encoder, encode_all
@@ -43,6 +45,16 @@ LAYERS = 1 / 25
 """Learning rate of the encoder's layers, as a share of that of vectors of n-grams and labels."""
 LARGEST_GRADIENT = 1.0
 """Of the text model, as a whole: longer ones are cut, as the paper's are."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of training tells: its loss, by level of the label tree (from 1) the part of
+    it, and the length of the gradient of the encoder's layers."""
+
+    loss: float
+    levels: Mapping[int, float]
+    gradient_norm: float
 
 
 def documents_of(graph: Graph, settings: FeatureSettings, label: str | None) -> list[pa.Array]:
@@ -102,8 +114,6 @@ class Trainer:
         self.steps, self.tuning = self._plan()
         self.done = 0
         self._order = np.empty(0, np.int64)
-        self.levels: list[dict[str, int]] = [{} for _ in (*settings.levels, "nodes")]
-        """Labels by destination type, of each level."""
         self._heads = self._grow_heads() if self.steps else {}
         self._optimiser = torch.optim.AdamW(
             self._parameters(),
@@ -144,14 +154,13 @@ class Trainer:
                 scales.append(targets)
             heads[name] = []
             above: np.ndarray | None = None
-            for clusters, scale in zip(tree, scales, strict=True):
+            # The nodes are the same level for all types, however few levels come before.
+            numbers = (*range(1, len(sizes) + 1), len(self.settings.levels) + 1)
+            for level, clusters, scale in zip(numbers, tree, scales, strict=False):
                 parents = None if above is None else _parents(clusters, above)
-                heads[name].append(Head(scale, parents, self.settings.dimensions, len(self.rows)))
+                about = (name, level, clusters, scale, parents)
+                heads[name].append(Head(*about, self.settings.dimensions, len(self.rows)))
                 above = clusters
-            for level, scale in enumerate(scales[: len(sizes)]):
-                self.levels[level][name] = scale.shape[1]
-            if count <= self.settings.labels:
-                self.levels[-1][name] = count
         del text
         for start in range(0, len(self.prepared), ENCODED_AT_ONCE):
             block = slice(start, start + ENCODED_AT_ONCE)
@@ -173,45 +182,49 @@ class Trainer:
             groups.append({"params": model, "base": base})
         return groups
 
-    def train(self, steps: int) -> list[float]:
-        """Take some steps; their losses. Raises `IsohopError` on a loss that is no number, before
-        anything is learned from it."""
+    @property
+    def levels(self) -> list[TreeLevel]:
+        """The label tree of each destination type, coarse to fine, as it is now."""
+        return [head.as_trained() for head in _flat(self._heads)]
+
+    def train(self, steps: int) -> list[Step]:
+        """Take some steps; what each tells. Raises `IsohopError` on a loss or gradient that is no
+        number, before anything is learned from it."""
         self.encoder.train()
-        losses = []
+        taken = []
         for _ in range(min(steps, self.steps - self.done)):
             if self._tunes and self.prepared.vectors is not None:
                 # From here on the text model reads tokens itself, and learns.
                 self.prepared = replace(self.prepared, vectors=None)
                 self.encoder.tune()
-            losses.append(self._step())
+            taken.append(self._step())
             self.done += 1
-        return losses
+        return taken
 
     @property
     def _tunes(self) -> bool:
         return self.encoder.text_model is not None and self.done >= self.tuning
 
-    def _step(self) -> float:
+    def _step(self) -> Step:
         # Of its own for each step and worker, so that a checkpoint need not hold it.
         torch.manual_seed(self.seed + self.done * self.workers.count + self.workers.rank)
         rows = self._next_rows()
-        loss = self._loss(rows)
+        loss, parts = self._loss(rows)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         tables = [self.encoder.bag]
         for head in _flat(self._heads):
             tables += [head.vectors, head.bias]
-        total = loss.detach().clone()
         learning = [p for p in self.encoder.parameters() if p.requires_grad]
         gradients = [gradient_of(parameter) for parameter in learning]
         for table in tables:
             gradients += table.gradients
-        self.workers.add([total, *gradients])
-        if not np.isfinite(float(total)):
-            raise IsohopError(
-                f"Training of node features: the loss of step {self.done + 1} is {float(total)}, "
-                f"on the batch of nodes {self._named(rows)}. Lower 'features.learning_rate'."
-            )
+        self.workers.add([parts, *gradients])
+        norm = float(nn.utils.get_total_norm([gradient_of(p) for p in learning]))
+        levels = dict(zip(self._level_numbers, parts.tolist(), strict=True))
+        step = Step(float(parts.sum()), levels, norm)
+        self._check("loss", step.loss, rows)
+        self._check("gradient", norm, rows)
         rate = min(1.0, (self.done + 1) / (WARM_UP * self.steps))
         rate *= max(0.02, 1 - self.done / self.steps) * self.settings.learning_rate
         for group in self._optimiser.param_groups:
@@ -221,7 +234,18 @@ class Trainer:
         self._optimiser.step()
         for table in tables:
             table.step(rate)
-        return float(total)
+        return step
+
+    def _check(self, what: str, value: float, rows: np.ndarray) -> None:
+        if not np.isfinite(value):
+            raise IsohopError(
+                f"Training of node features: the {what} of step {self.done + 1} is {value}, on "
+                f"the batch of nodes {self._named(rows)}. Lower 'features.learning_rate'."
+            )
+
+    @property
+    def _level_numbers(self) -> list[int]:
+        return sorted({head.level for head in _flat(self._heads)})
 
     def _named(self, rows: np.ndarray) -> str:
         """A batch's first nodes, as a reader of the graph would name them."""
@@ -239,13 +263,15 @@ class Trainer:
         rows, self._order = self._order[:batch], self._order[batch:]
         return rows
 
-    def _loss(self, rows: np.ndarray) -> torch.Tensor:
-        """Of this worker's share of ``rows``, over how many they all are."""
+    def _loss(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of this worker's share of ``rows``, over how many they all are; and the part of it from
+        each level, in the order of `_level_numbers`, without gradients."""
         settings, share = self.settings, self.workers.share
         batch = self.prepared[rows].without(settings.dropout, self.draw)
         touched = np.unique(batch.ngrams.indices).astype(np.int64)
         features = self.encoder.encode(batch[share], self.node_type[rows][share], touched)
         total = features.sum() * 0.0  # a worker without rows of a level still takes part
+        parts = dict.fromkeys(self._level_numbers, torch.zeros(()))
         for heads in self._heads.values():
             own = np.random.default_rng([self.seed, self.done, self.workers.rank])
             beam = Beam(np.empty(0, np.int64), own)
@@ -261,9 +287,10 @@ class Trainer:
                 correction = log_frequency(head, labels, settings)
                 found = loss_of(logits, wanted[have][:, labels].tocoo(), correction, settings)
                 total = total + found / len(rows)
+                parts[head.level] = parts[head.level] + found.detach() / len(rows)
                 if settings.hard_negatives:
                     beam = beam.after(logits, labels)
-        return total
+        return total, torch.stack(list(parts.values()))
 
     def save(self, file: Path) -> None:
         """All that changes in training, as safetensors; whole or not at all."""

@@ -57,12 +57,13 @@ def _features(context: Context) -> list[Made]:
         progress=context.progress,
     )
     made = [Made(what=f"features in {manifest.dimensions} dimensions", where=str(run.features))]
-    hits = manifest.hits_at_10.get("all")
-    if hits is not None:
+    ranks = manifest.held_out.get("all")
+    if ranks is not None:
         made.append(
             Made(
-                what=f"Hits@10 on {hits.count:,} held-out edges: trained {hits.trained:.3f}, "
-                f"untrained {hits.untrained:.3f}, TF-IDF {hits.tfidf:.3f}",
+                what=f"Hits@10 on {ranks.count:,} held-out edges: trained "
+                f"{ranks.trained.hits_at_10:.3f}, untrained {ranks.untrained.hits_at_10:.3f}, "
+                f"TF-IDF {ranks.tfidf.hits_at_10:.3f}",
                 where="features.json",
             )
         )

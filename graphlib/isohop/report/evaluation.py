@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from isohop.report.run_folder import EvaluationRow
+from isohop.report.run_folder import EdgeRanks, EvaluationRow
 
-_HITS = {"trained": "Trained", "untrained": "Untrained", "tfidf": "TF-IDF"}
+_RANKS = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_10": "Hits@10"}
+_KINDS = {"trained": "Trained", "untrained": "Untrained", "tfidf": "TF-IDF"}
 _MODELS = {"served": "Served", "teacher": "Teacher", "student": "Student", "mlp": "MLP"}
 _GROUPS = {"overall": "Overall", "head": "Head", "tail": "Tail", "isolated": "Isolated"}
 _TASKS = {"link": "Link prediction", "label": "Label"}
@@ -34,11 +35,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class HitsTable:
-    """Hits@10 by edge type; the row over all comes first."""
+class EdgeTable:
+    """Held-out edges by edge type, all of them first: a line a type, on it a row a metric."""
 
     models: Mapping[str, str]
-    rows: tuple[Row, ...]
+    metrics: tuple[str, ...]
+    lines: tuple[tuple[Row, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,24 @@ class ResultTable:
     rows: tuple[Row, ...]
 
 
-def hits_table(hits: Mapping[str, Mapping[str, float | None]]) -> HitsTable | None:
+def edge_table(held_out: Mapping[str, EdgeRanks]) -> EdgeTable | None:
     """From ``features.json``; None where nothing was held out."""
-    if not hits:
+    if not held_out:
         return None
-    models = _known_first(_HITS, (m for figures in hits.values() for m in figures if m != "count"))
-    rows = tuple(
-        Row(
-            label="All edge types" if name == "all" else name,
-            count=int(hits[name].get("count") or 0),
-            cells=_cells({model: hits[name].get(model) for model in models}),
+    lines = tuple(
+        tuple(
+            Row(
+                label="All edge types" if name == "all" else name,
+                count=held_out[name].count,
+                cells=_cells(
+                    {kind: getattr(getattr(held_out[name], kind), metric) for kind in _KINDS}
+                ),
+            )
+            for metric in _RANKS
         )
-        for name in sorted(hits, key=lambda name: (name != "all", name))
+        for name in sorted(held_out, key=lambda name: (name != "all", name))
     )
-    return HitsTable(models, rows)
+    return EdgeTable(_KINDS, tuple(_RANKS.values()), lines)
 
 
 def result_tables(evaluation: Iterable[EvaluationRow]) -> tuple[ResultTable, ...]:

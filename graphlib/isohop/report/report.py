@@ -27,11 +27,11 @@ from isohop.report.charts import Histogram, LineChart, degree_histogram, line_ch
 from isohop.report.colouring import colour_nodes
 from isohop.report.diagram import Diagram, draw_graph
 from isohop.report.embedding_map import EmbeddingMap, draw_map, project, sample_nodes
-from isohop.report.evaluation import HitsTable, ResultTable, hits_table, result_tables
+from isohop.report.evaluation import EdgeTable, ResultTable, edge_table, result_tables
 from isohop.report.naming import Names, shorten
 from isohop.report.neighbours import Example, choose_examples, list_neighbours
 from isohop.report.palette import model_colour
-from isohop.report.run_folder import Ledger, RunFolder
+from isohop.report.run_folder import Ledger, RunFolder, TreeLevel
 from isohop.report.settings import ReportSettings
 
 _MOST_POINTS = 12_000
@@ -105,7 +105,8 @@ class Report:
     durations: tuple[Duration, ...]
     degrees: tuple[Degrees, ...]
     curves: tuple[Curve, ...]
-    hits: HitsTable | None
+    edges: EdgeTable | None
+    tree: Mapping[str, tuple[TreeLevel, ...]]
     results: tuple[ResultTable, ...]
     views: tuple[EntityView, ...]
 
@@ -141,7 +142,8 @@ def write_report(
             durations=_durations(folder),
             degrees=degrees,
             curves=_curves(folder),
-            hits=hits_table(folder.features.hits_at_10) if folder.features else None,
+            edges=edge_table(folder.features.held_out) if folder.features else None,
+            tree=_tree(folder),
             results=result_tables(folder.distilled.evaluation) if folder.distilled else (),
             views=views,
         )
@@ -205,6 +207,14 @@ def _curves(folder: RunFolder) -> tuple[Curve, ...]:
             steps, values = [step for step, _ in points], [value for _, value in points]
             found.append(Curve(stage, name, line_chart(steps, values)))
     return tuple(found)
+
+
+def _tree(folder: RunFolder) -> dict[str, tuple[TreeLevel, ...]]:
+    """The levels of the label tree by destination type, coarse to fine."""
+    tree: dict[str, tuple[TreeLevel, ...]] = {}
+    for level in folder.features.levels if folder.features else ():
+        tree[level.target] = (*tree.get(level.target, ()), level)
+    return tree
 
 
 def _durations(folder: RunFolder) -> tuple[Duration, ...]:

@@ -68,13 +68,50 @@ class Ledger(_Part):
     closes: bool
 
 
+class Ranks(_Part):
+    """How held-out edges rank by one kind of feature."""
+
+    hits_at_1: float | None = None
+    hits_at_10: float | None = None
+    mrr: float | None = None
+
+
+class EdgeRanks(_Part):
+    """How the held-out edges of one type rank by each kind of feature."""
+
+    trained: Ranks = Ranks()
+    untrained: Ranks = Ranks()
+    tfidf: Ranks = Ranks()
+    count: int = 0
+
+
+class TreeLevel(_Part):
+    """One level of the label tree of the node type ``target``; the finest is the nodes."""
+
+    target: str
+    level: int
+    labels: int
+    smallest: int
+    mean: float
+    largest: int
+    count: int = 0
+    mrr: float | None = None
+    hits_at_10: float | None = None
+    in_beam: float | None = None
+
+    @property
+    def of_nodes(self) -> bool:
+        return self.largest == 1
+
+
 class FeaturesSummary(_Part):
     """``features/features.json``."""
 
     dimensions: int
     encoder: Any = None
     curves: Mapping[str, Curve] = {}
-    hits_at_10: Mapping[str, Mapping[str, float | None]] = {}
+    levels: Sequence[TreeLevel] = ()
+    held_out: Mapping[str, EdgeRanks] = {}
     seconds: Mapping[str, float] = {}
 
 
