@@ -206,6 +206,8 @@ class _Fitting:
 def _ray_trainer(asked: Mapping[str, Any], folder: Path, workers: int) -> Any:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(SECONDS_TO_START))
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    if "RAY_ADDRESS" not in os.environ:  # nobody takes this machine away
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer

@@ -41,8 +41,9 @@ from isohop.graph import Graph, Holdout, hold_out
 TREE_DIMENSIONS = 64
 """Directions by which labels are clustered: the strongest, which come first."""
 WARM_UP = 0.1
-LAYERS = 1 / 25
-"""Learning rate of the encoder's layers, as a share of that of vectors of n-grams and labels."""
+LAYERS, LAYERS_OF_TEXT_MODEL = 1 / 25, 1 / 2
+"""Learning rate of the encoder's layers, as a share of that of vectors of n-grams and labels. Over
+n-grams fast layers learn by heart; over a text model's vectors they learn what holds for others."""
 LARGEST_GRADIENT = 1.0
 """Of the text model, as a whole: longer ones are cut, as the paper's are."""
 
@@ -176,7 +177,8 @@ class Trainer:
         named = list(self.encoder.named_parameters())
         model = [p for name, p in named if name.startswith("text_model.")]
         layers = [p for name, p in named if not name.startswith("text_model.")]
-        groups: list[dict[str, object]] = [{"params": layers, "base": LAYERS}]
+        base = LAYERS_OF_TEXT_MODEL if model else LAYERS
+        groups: list[dict[str, object]] = [{"params": layers, "base": base}]
         if model:
             base = self.settings.tuning_rate / self.settings.learning_rate
             groups.append({"params": model, "base": base})
