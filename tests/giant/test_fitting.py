@@ -126,6 +126,33 @@ def test_steps_that_are_taken_again_are_told_once(tmp_path):
     assert log.curves == {"loss": ((25, 3.0), (50, 1.0))}
 
 
+def test_a_line_that_was_cut_short_by_a_death_is_told_anew(tmp_path):
+    log = _Log(tmp_path / "log.jsonl")
+    log.write(step=25, loss=3.0)
+    with log.file.open("a", encoding="utf-8") as opened:
+        opened.write('{"step": 50, "lo')
+    log.read()
+    log.mend()
+    log.write(step=50, loss=2.0)
+    log.read()
+    assert log.curves == {"loss": ((25, 3.0), (50, 2.0))}
+
+
+def test_what_was_learned_is_kept_until_the_features_are_there(quiet, tmp_path, monkeypatch):
+    def fails(*_: object) -> None:
+        raise IsohopError("no room on the disk")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("isohop.giant.inference.extract", fails)
+        with pytest.raises(IsohopError, match="no room"):
+            extract_features(quiet / "g", tmp_path / "f", SMALL, 1)
+    reader = Reader(tmp_path / "f.training")
+    extract_features(quiet / "g", tmp_path / "f", SMALL, 1, progress=reader)
+    assert reader.text.count('"step": 400,') == 1
+    one, other = Features.open(quiet / "f"), Features.open(tmp_path / "f")
+    assert np.array_equal(one.matrix("book"), other.matrix("book"))
+
+
 def _log(training: Path) -> str:
     return "".join(file.read_text("utf-8") for file in training.glob("*/log.jsonl"))
 

@@ -146,7 +146,7 @@ def test_a_text_model_learns_in_the_last_steps_alone(folder, tmp_path):
 def test_training_of_a_text_model_goes_on_from_a_checkpoint(folder, tmp_path):
     graph = library(tmp_path / "g")
     asked = settings(folder, tuning_steps=20, tuning_batch=16)
-    for until in (30, 50):
+    for until in (30, 50, 60):
         whole = Trainer(graph, asked, 1, None, 1)
         whole.train(until)
         whole.save(tmp_path / "training.safetensors")

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ def extract_features(
     with ray_session(), folder_atomically(out) as folder:
         manifest = _run(opened, folder, training, settings, seed, label, progress)
         write_text_atomically(folder / "features.json", manifest.model_dump_json(indent=1))
+    shutil.rmtree(training)
     return manifest
 
 

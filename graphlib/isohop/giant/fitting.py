@@ -27,6 +27,7 @@ from isohop.engines.ray import all_cores
 from isohop.errors import IsohopError
 from isohop.giant.diagnostics import LevelFigures
 from isohop.giant.evaluation import EdgeRanks
+from isohop.giant.model_folder import contents_of
 from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph
 
@@ -64,7 +65,8 @@ def fit(
 ) -> Fitted:
     """Learn an encoder and save it in the folder ``encoder``. Ray must be running.
 
-    Raises `IsohopError` where training fails, or workers die more than `RESTARTS` times.
+    ``training`` is for the caller to remove, once the encoder is where it stays. Raises
+    `IsohopError` where training fails, or workers die more than `RESTARTS` times.
     """
     run = training / _name(graph, settings, seed, label)
     for other in training.iterdir() if training.is_dir() else ():
@@ -96,19 +98,14 @@ def fit(
                 told = log.done
     log.read()
     found = fitting.result()
-    shutil.rmtree(training)
     return Fitted(log.steps or 0, log.curves, found["levels"], found["held_out"])
 
 
 def _name(graph: Graph, settings: FeatureSettings, seed: int, label: str | None) -> str:
     """Of what the trained encoder depends on."""
-    parts = [
-        version("isohop"),
-        graph.manifest.certificate,
-        settings.model_dump_json(),
-        seed,
-        label,
-    ]
+    chosen = settings.model_dump(mode="json")
+    read = {} if settings.text_model is None else contents_of(settings.text_model)
+    parts = [version("isohop"), graph.manifest.certificate, chosen, read, seed, label]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -150,6 +147,13 @@ class _Log:
                     self.steps = told["steps"]
                 else:
                     self.points[told.pop("step")] = told
+
+    def mend(self) -> None:
+        """Take away a last line that its writer did not live to end."""
+        if self.file.exists():
+            whole = self.file.read_bytes()
+            with self.file.open("r+b") as opened:
+                opened.truncate(whole.rfind(b"\n") + 1)
 
     def write(self, **told: float) -> None:
         with self.file.open("a", encoding="utf-8") as opened:
@@ -271,12 +275,13 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     log = _Log(Path(asked["log"]))
     first = workers.rank == 0
     if first:
+        log.mend()
         log.write(steps=trainer.steps)
     while trainer.done < trainer.steps:
         taken = trainer.train(STEPS_AT_ONCE - trainer.done % STEPS_AT_ONCE)
         if first:
             log.write(step=trainer.done, **_means(taken, len(settings.levels) + 1))
-        if first and trainer.done % STEPS_A_CHECKPOINT == 0:
+        if first and (trainer.done % STEPS_A_CHECKPOINT == 0 or trainer.done == trainer.steps):
             # Not by Ray's report, which knows of a checkpoint some seconds after it was made.
             trainer.save(checkpoint)
     return _evaluated(trainer, graph, asked) if first else {}

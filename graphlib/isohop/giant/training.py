@@ -195,21 +195,25 @@ class Trainer:
         self.encoder.train()
         taken = []
         for _ in range(min(steps, self.steps - self.done)):
-            if self._tunes and self.prepared.vectors is not None:
-                # From here on the text model reads tokens itself, and learns.
-                self.prepared = replace(self.prepared, vectors=None)
-                self.encoder.tune()
+            self._tune_where_due()
             taken.append(self._step())
             self.done += 1
         return taken
 
     @property
     def _tunes(self) -> bool:
-        return self.encoder.text_model is not None and self.done >= self.tuning
+        return self.tuning < self.steps and self.done >= self.tuning
+
+    def _tune_where_due(self) -> None:
+        """From its first step on, a text model that learns reads tokens itself."""
+        if self._tunes and self.prepared.vectors is not None:
+            self.prepared = replace(self.prepared, vectors=None)
+            self.encoder.tune()
 
     def _step(self) -> Step:
         # Of its own for each step and worker, so that a checkpoint need not hold it.
-        torch.manual_seed(self.seed + self.done * self.workers.count + self.workers.rank)
+        mixed = np.random.SeedSequence([self.seed, self.done, self.workers.rank])
+        torch.manual_seed(int(mixed.generate_state(1)[0]))
         rows = self._next_rows()
         loss, parts = self._loss(rows)
         self._optimiser.zero_grad(set_to_none=True)
@@ -327,6 +331,7 @@ class Trainer:
         self._order = tensors["order"].numpy()
         self.draw.bit_generator.state = json.loads(about["draw"])
         self.done = int(about["done"])
+        self._tune_where_due()
 
     def _head_modules(self) -> nn.ModuleList:
         return nn.ModuleList(_flat(self._heads))
