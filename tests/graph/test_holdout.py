@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from datetime import date
 
-from isohop.graph import hold_out
-from isohop.graph.holdout import ISOLATED, ISOLATION, NO_EDGES, TEST, VALIDATION, VISIBLE
+import numpy as np
+import pyarrow as pa
+
+from isohop.graph import Graph, hold_out
+from isohop.graph.dataset import Attribute
+from isohop.graph.holdout import ISOLATED, ISOLATION, LATER, NO_EDGES, TEST, VALIDATION, VISIBLE
 from tests.worlds import library
+
+READS = "book--reads--reader"
 
 
 def test_isolated_nodes_have_no_visible_edge_and_lowest_degree(tmp_path):
@@ -47,3 +53,39 @@ def test_nodes_can_be_hidden_whatever_their_degree(tmp_path):
     assert (whole[books] > 0).all()
     others = np.setdiff1d(np.arange(len(seen)), books)
     assert np.array_equal(seen[others], whole[others])
+
+
+def timed(folder, first: list[str | None]) -> Graph:
+    """Books and readers whose edges, in order, were first seen at these times."""
+    graph = library(folder / "plain")
+    edges = {edge.name: graph.edges(edge.name) for edge in graph.edge_types}
+    times = pa.array(np.resize(np.array(first, "datetime64[s]"), edges[READS].num_rows))
+    edges[READS] = edges[READS].append_column("at_first", times)
+    about = Attribute(name="at_first", kind="time", type="timestamp[s]", aggregate="first")
+    types = tuple(
+        edge.model_copy(update={"attributes": (about,)}) if edge.name == READS else edge
+        for edge in graph.edge_types
+    )
+    manifest = graph.manifest.model_copy(update={"edge_types": types})
+    nodes = {node.name: graph.nodes(node.name) for node in graph.node_types}
+    return Graph.write(folder / "timed", manifest, nodes, edges)
+
+
+def test_edges_first_seen_on_the_day_or_later_are_out_of_the_window(tmp_path):
+    graph = timed(tmp_path, ["2020-01-31T23:59:59", "2020-02-01T00:00:00", "2021-01-01", None])
+    held = hold_out(graph, 3, until=date(2020, 2, 1))
+    state = held.edges[READS]
+    assert (state[0::4] != LATER).all()
+    assert (state[1::4] == LATER).all()
+    assert (state[2::4] == LATER).all()
+    assert (state[3::4] == LATER).all()  # nobody can say that it was before
+    assert not held.visible(READS)[state == LATER].any()
+    # Edges without times are in any window, and degrees are those of the window.
+    assert LATER not in held.edges["book--shelf--book.shelf"]
+    assert held.degree["reader"].sum() == (state != LATER).sum()
+
+
+def test_without_a_window_times_do_not_matter(tmp_path):
+    graph = timed(tmp_path, ["2020-01-01", None])
+    plain = hold_out(library(tmp_path / "other"), 3)
+    assert np.array_equal(hold_out(graph, 3).edges[READS], plain.edges[READS])

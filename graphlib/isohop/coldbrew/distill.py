@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,14 +70,16 @@ def distill(
     seed: int,
     label: str | None = None,
     progress: Progress = SILENT,
+    until: date | None = None,
 ) -> DistillManifest:
     """Train on the graph's visible edges and evaluate on those held out.
 
-    ``label``: ``entity.attribute`` to be learned as well. Raises `IsohopError`.
+    ``label``: ``entity.attribute`` to be learned as well. ``until``: the first day whose edges
+    nothing may see. Raises `IsohopError`.
     """
     opened = Graph.open(graph)
     with ray_session(), folder_atomically(Path(out)) as folder:
-        manifest = _run(opened, Path(features), folder, settings, seed, label, progress)
+        manifest = _run(opened, Path(features), folder, settings, seed, label, until, progress)
         write_text_atomically(folder / "distill.json", manifest.model_dump_json(indent=1))
     return manifest
 
@@ -91,12 +94,14 @@ class _Distillation:
         settings: dict[str, Any],
         seed: int,
         label: str | None,
+        until: date | None,
         threads: int,
     ):
         from isohop.coldbrew.distiller import Distiller
 
         parsed = DistillSettings.model_validate(settings)
-        self.distiller = Distiller(Graph.open(graph), Path(features), parsed, seed, label, threads)
+        opened = Graph.open(graph)
+        self.distiller = Distiller(opened, Path(features), parsed, seed, label, threads, until)
 
     def about(self) -> dict[str, Any]:
         return self.distiller.about()
@@ -122,6 +127,7 @@ def _run(
     settings: DistillSettings,
     seed: int,
     label: str | None,
+    until: date | None,
     progress: Progress,
 ) -> DistillManifest:
     import ray
@@ -132,6 +138,7 @@ def _run(
         settings.model_dump(mode="json"),
         seed,
         label,
+        until,
         all_cores(),
     )
     curves: dict[str, list[tuple[int, float]]] = {}

@@ -8,6 +8,7 @@ one machine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Distiller:
         seed: int,
         label: str | None,
         threads: int,
+        until: date | None = None,
     ):
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
@@ -67,7 +69,7 @@ class Distiller:
         self.seed = seed
         self.notes: list[str] = []
         self.inputs = read_inputs(graph, features, label)
-        self.holdout = hold_out(graph, seed)
+        self.holdout = hold_out(graph, seed, until=until)
         self.visible = {
             name: edges[:, torch.from_numpy(self.holdout.visible(name))]
             for name, edges in self.inputs.edges.items()

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -86,16 +87,18 @@ def extract_features(
     seed: int,
     label: str | None = None,
     progress: Progress = SILENT,
+    until: date | None = None,
 ) -> FeatureManifest:
     """Learn features on the graph's visible edges and write those of all nodes.
 
-    ``label``: ``entity.attribute`` that nothing may see. Raises `IsohopError`.
+    ``label``: ``entity.attribute`` that nothing may see. ``until``: the first day whose edges
+    nothing may see. Raises `IsohopError`.
     """
     opened = Graph.open(graph)
     out = Path(out)
     training = out.with_name(f"{out.name}.training")
     with ray_session(), folder_atomically(out) as folder:
-        manifest = _run(opened, folder, training, settings, seed, label, progress)
+        manifest = _run(opened, folder, training, settings, seed, label, until, progress)
         write_text_atomically(folder / "features.json", manifest.model_dump_json(indent=1))
     shutil.rmtree(training)
     return manifest
@@ -108,12 +111,13 @@ def _run(
     settings: FeatureSettings,
     seed: int,
     label: str | None,
+    until: date | None,
     progress: Progress,
 ) -> FeatureManifest:
     from isohop.giant.inference import extract
 
     clock = time.monotonic()
-    fitted = fit(graph, folder, training, settings, seed, label, progress)
+    fitted = fit(graph, folder, training, settings, seed, label, until, progress)
     seconds = {"train": round(time.monotonic() - clock, 3)}
     extract(graph, folder.resolve(), folder.resolve(), label, progress)
     seconds["extract"] = round(time.monotonic() - clock - sum(seconds.values()), 3)

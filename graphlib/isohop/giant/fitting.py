@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from isohop.giant.diagnostics import LevelFigures
 from isohop.giant.evaluation import EdgeRanks
 from isohop.giant.model_folder import contents_of
 from isohop.giant.settings import FeatureSettings
-from isohop.graph import Graph
+from isohop.graph import Graph, hold_out
 
 if TYPE_CHECKING:
     from isohop.giant.training import Step
@@ -61,6 +62,7 @@ def fit(
     settings: FeatureSettings,
     seed: int,
     label: str | None,
+    until: date | None,
     progress: Progress,
 ) -> Fitted:
     """Learn an encoder and save it in the folder ``encoder``. Ray must be running.
@@ -68,7 +70,7 @@ def fit(
     ``training`` is for the caller to remove, once the encoder is where it stays. Raises
     `IsohopError` where training fails, or workers die more than `RESTARTS` times.
     """
-    run = training / _name(graph, settings, seed, label)
+    run = training / _name(graph, settings, seed, label, until)
     for other in training.iterdir() if training.is_dir() else ():
         if other != run:
             shutil.rmtree(other)  # of settings that are no longer asked for
@@ -80,6 +82,7 @@ def fit(
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
         "label": label,
+        "until": None if until is None else until.isoformat(),
         "threads": max(1, all_cores() // settings.workers),
     }
     fitting = _Fitting(asked, run.resolve(), settings.workers)
@@ -101,11 +104,13 @@ def fit(
     return Fitted(log.steps or 0, log.curves, found["levels"], found["held_out"])
 
 
-def _name(graph: Graph, settings: FeatureSettings, seed: int, label: str | None) -> str:
+def _name(
+    graph: Graph, settings: FeatureSettings, seed: int, label: str | None, until: date | None
+) -> str:
     """Of what the trained encoder depends on."""
     chosen = settings.model_dump(mode="json")
     read = {} if settings.text_model is None else contents_of(settings.text_model)
-    parts = [version("isohop"), graph.manifest.certificate, chosen, read, seed, label]
+    parts = [version("isohop"), graph.manifest.certificate, chosen, read, seed, label, str(until)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -266,9 +271,10 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     workers = Workers(context.get_world_rank(), context.get_world_size())
     graph = Graph.open(asked["graph"])
     settings = FeatureSettings.model_validate(asked["settings"])
-    trainer = Trainer(
-        graph, settings, asked["seed"], asked["label"], asked["threads"], workers=workers
-    )
+    until = None if asked["until"] is None else date.fromisoformat(asked["until"])
+    seed = asked["seed"]
+    holdout = hold_out(graph, seed, until=until)
+    trainer = Trainer(graph, settings, seed, asked["label"], asked["threads"], holdout, workers)
     checkpoint = Path(asked["log"]).with_name(CHECKPOINT)
     if checkpoint.exists():
         trainer.resume(checkpoint)

@@ -4,7 +4,9 @@ GIANT's targets and Cold Brew's teacher both learn from edges. If each drew its 
 the features of the second stage would already have seen what it is tested on. So both ask
 `hold_out`, which depends on the graph and the seed alone.
 
-Two things are held out (Zheng et al., Cold Brew, ICLR 2022, section 4, made typed):
+Where edges have times, those that were first seen on a given day or later are out of the window:
+nothing learns from them, and nothing is asked about them. Of the others two things are held out
+(Zheng et al., Cold Brew, ICLR 2022, section 4, made typed):
 
 - *edges*: a random share of the visible edges of each type, to test link prediction;
 - *isolated nodes*: of each entity, the nodes of lowest degree (ties broken by seed) have all their
@@ -16,13 +18,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
+import pyarrow as pa
 
-from isohop.graph.dataset import Graph
+from isohop.graph.dataset import EdgeType, Graph
 
-VISIBLE, VALIDATION, TEST, ISOLATED = 0, 1, 2, 3
-"""State of an edge. ISOLATED: an end of it is a node whose edges are all removed."""
+VISIBLE, VALIDATION, TEST, ISOLATED, LATER = 0, 1, 2, 3, 4
+"""State of an edge. ISOLATED: an end of it is a node whose edges are all removed. LATER: it is out
+of the window."""
 
 HEAD, MIDDLE, TAIL, ISOLATION, NO_EDGES = 0, 1, 2, 3, 4
 """Group of a node by its degree in the whole graph; NO_EDGES had none to begin with."""
@@ -33,7 +38,8 @@ class Holdout:
     """The state of every edge and the group of every node.
 
     ``edges[name]``: int8 (edges,), in the order of `Graph.edges`. ``groups[name]``: int8 (nodes,).
-    ``degree[name]``: int64 (nodes,), over all edge types and both directions, in the whole graph.
+    ``degree[name]``: int64 (nodes,), over all edge types and both directions, in the whole graph
+    of the window.
     """
 
     edges: dict[str, np.ndarray]
@@ -57,15 +63,18 @@ def hold_out(
     test: float = 0.05,
     isolated: float = 0.1,
     hidden: Mapping[str, np.ndarray] | None = None,
+    until: date | None = None,
 ) -> Holdout:
     """Divide the graph's edges and nodes; see the module.
 
     ``validation`` and ``test`` are shares of each edge type's edges; ``isolated`` is the share of
     an entity's connected nodes that are isolated, and the size of head and tail as well. Values of
     shared attributes are never isolated themselves: they are only seen through their holders.
-    ``hidden``: nodes, by type, that are isolated besides.
+    ``hidden``: nodes, by type, that are isolated besides. ``until``: the first day out of the
+    window, in UTC; an edge type without times is in it, an edge whose time is missing is not.
     """
-    degree = _degrees(graph, {})
+    later = {} if until is None else {e.name: _later(graph, e, until) for e in graph.edge_types}
+    degree = _degrees(graph, {name: ~out for name, out in later.items()})
     groups: dict[str, np.ndarray] = {}
     for node in graph.node_types:
         group = np.full(node.count, MIDDLE, np.int8)
@@ -92,8 +101,26 @@ def hold_out(
             groups[edge.target][target] == ISOLATION
         )
         state[ends_hidden] = ISOLATED
+        if later:
+            state[later[edge.name]] = LATER
         edges[edge.name] = state
     return Holdout(edges, groups, degree)
+
+
+def _later(graph: Graph, edge: EdgeType, until: date) -> np.ndarray:
+    """Boolean (edges,): whether the first of an edge's times is not before ``until``."""
+    times = [a.name for a in edge.attributes if a.kind == "time" and a.aggregate in (None, "first")]
+    table = graph.edges(edge.name, times)
+    first = np.full(table.num_rows, np.datetime64("NaT", "us"))
+    dated = False
+    for name in times:
+        column = table[name]
+        if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
+            value = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)))
+            first = np.fmin(first, value.to_numpy().astype("datetime64[us]"))
+            dated = True
+    # No time compares as before: NaT < x is False.
+    return ~(first < np.datetime64(until, "us")) if dated else np.zeros(table.num_rows, bool)
 
 
 def _degrees(graph: Graph, masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@
     engine: sail                           # or spark
     runs: output/runs                      # where runs keep what the stages make
     label: work.class                      # optional: an attribute to learn, and to hide
+    until: 2013-12-01                      # optional: the first day whose edges nothing learns from
     features: {dimensions: 128}            # giant/settings.py
     distill: {}                            # coldbrew/settings.py
     publish: {path: output/published}      # embeddings/settings.py
@@ -17,6 +18,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from pydantic import Field
@@ -44,6 +46,7 @@ class PipelineFile(StrictModel):
     engine: Engine = "sail"
     runs: str = "runs"
     label: str | None = None
+    until: date | None = None
     features: FeatureSettings = FeatureSettings()
     distill: DistillSettings = DistillSettings()
     publish: PublishSettings

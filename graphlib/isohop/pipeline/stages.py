@@ -55,6 +55,7 @@ def _features(context: Context) -> list[Made]:
         settings.seed,
         label=settings.label,
         progress=context.progress,
+        until=settings.until,
     )
     made = [Made(what=f"features in {manifest.dimensions} dimensions", where=str(run.features))]
     ranks = manifest.held_out.get("all")
@@ -82,6 +83,7 @@ def _distill(context: Context) -> list[Made]:
         settings.seed,
         label=settings.label,
         progress=context.progress,
+        until=settings.until,
     )
     made = [Made(what="teacher and student", where=str(run.model))]
     for group in ("overall", "isolated"):
@@ -153,12 +155,16 @@ class Stage:
     output: str | None
 
 
+_LEARNING = ("seed", "label", "until")
+
 STAGES: Mapping[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("build", _build, (), ("engine",), "graph"),
-        Stage("features", _features, ("build",), ("features", "seed", "label"), "features"),
-        Stage("distill", _distill, ("features",), ("distill", "seed", "label"), "model"),
+        Stage(
+            "features", _features, ("build",), ("features", "seed", "label", "until"), "features"
+        ),
+        Stage("distill", _distill, ("features",), ("distill", "seed", "label", "until"), "model"),
         Stage("embed", _embed, ("distill",), (), "embeddings"),
         Stage("publish", _publish, ("embed",), ("publish", "name"), None),
         Stage("report", _report, ("embed",), ("report", "name"), "report.html"),
