@@ -1,8 +1,8 @@
 """Quality of GIANT's features: what a linear probe reads from the text of a node alone.
 
-    python -m benchmarks.giant [--quick] [--json FILE] [--only gutenberg|wordnet] [--seeds 3]
+    python -m benchmarks.giant [--quick] [--json FILE] [--only gutenberg|wordnet] [--seeds 1 2 3]
         [--encoders hashing minilm] [--settings transductive inductive] [--tuning-steps N]
-        [--ablations] [--pecos PYTHON] [--pecos-model FOLDER]
+        [--causes] [--ablations [NAME …]] [--pecos PYTHON]
 
 Gutenberg: the first letter of a work's Library of Congress class, from its title. Open English
 WordNet: the lexicographer file of a noun synset, from its definition. The label is taken out of the
@@ -14,24 +14,34 @@ TF-IDF of all words, LSA of it, the encoder with random vectors, and with its fi
 
 *hashing* is the encoder of n-grams in 256 dimensions; *minilm* that with the packaged MiniLM, in
 384. MiniLM is frozen unless ``--tuning-steps`` says otherwise: then it learns in the last steps.
+What a frozen model reads is the same in every run: it is read once, and its seconds, told as
+``reading``, are part of no other figure.
 
-``--ablations``, of n-grams: the same training flat (nodes alone), with a random tree, and from
-random vectors; with hard negatives, with the squared hinge, with the correction by log Q.
-``--pecos``: PECOS on the same documents and edges, by `pecos_features.py`, whose docstring says
-which environment it needs; XR-Transformer only with a pretrained model, a folder.
+``--causes``, of the first seed: what holds an encoder back. Accuracy on the nodes that the probe
+learns from, on validation and on test nodes after each third of training; how the true cluster of
+a hidden node's neighbour ranks at each level of the label tree; the classes with most errors.
+``--ablations``, all or some, of the first seed: the same training flat (nodes alone), with a random
+tree, and from random vectors; with hard negatives, with the squared hinge, with the correction by
+log Q, all of n-grams in 256 dimensions; and n-grams in MiniLM's 384, without text pretraining.
+``--pecos``, of the first seed: PECOS on the same documents and edges, by `pecos_features.py`, whose
+docstring says which environment it needs: XR-Linear beside *hashing*, and beside *minilm*
+XR-Transformer, from the same MiniLM and with the seconds that ours took, reading included.
+
+Threads are as many as the cores that the process may run on; PECOS gets the same ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest import mock
 
@@ -40,25 +50,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from benchmarks.measure import DATA, show
+from rich.console import Console
+from rich.table import Table
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from isohop.giant.diagnostics import diagnose
 from isohop.giant.documents import FIELD_END
+from isohop.giant.encoder import Encoder, Prepared
+from isohop.giant.model_folder import packaged_minilm
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.training import Trainer, documents_of
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.build import build
+from isohop.graph.holdout import ISOLATED
 
-THREADS = 2
+THREADS = len(os.sched_getaffinity(0))
 SETTINGS = FeatureSettings(dimensions=256)
 MINILM = FeatureSettings(encoder="minilm", dimensions=384)
 STRENGTHS = (0.003, 0.01, 0.03, 0.1)
 SPARSE_STRENGTHS = (0.1, 0.3, 1.0)
 BUDGET = 600
-"""Seconds that a peer may take."""
+"""Seconds that XR-Linear may take: it has nothing to choose and takes less."""
+THIRDS = (1 / 3, 2 / 3, 1)
+WORST = 8
+"""Classes whose errors are told."""
 PECOS = Path(__file__).with_name("pecos_features.py")
 TRAIN, VALIDATION, TEST = 0, 1, 2
 ENCODERS = ("hashing", "minilm")
@@ -105,12 +124,14 @@ attributes: {synset.synset_id: {kind: identifier}}
 
 @dataclass(frozen=True)
 class Task:
-    """``labels``: int64 (nodes,) of type ``entity``, -1 where there is none."""
+    """``labels``: int64 (nodes,) of type ``entity``, their places in ``names``; -1 where there is
+    none."""
 
     name: str
     graph: Graph
     entity: str
     labels: np.ndarray
+    names: list[str]
 
     def split(self, seed: int) -> np.ndarray:
         """int8 (nodes,): TRAIN, VALIDATION, TEST; of nodes without a label, -1."""
@@ -145,7 +166,7 @@ def gutenberg(folder: Path) -> Task:
     for row in links.filter(is_class).to_pylist():
         first.setdefault(row["gutenberg_id"], letter[row["subject_id"]])
     keys = graph.nodes("work", ["gutenberg_id"])["gutenberg_id"].to_pylist()
-    return Task("gutenberg", graph, "work", numbered([first.get(key) for key in keys]))
+    return Task("gutenberg", graph, "work", *numbered([first.get(key) for key in keys]))
 
 
 def wordnet(folder: Path) -> Task:
@@ -160,7 +181,7 @@ def wordnet(folder: Path) -> Task:
     of = dict(zip(synsets["synset_id"].to_pylist(), synsets["lexfile"].to_pylist(), strict=True))
     keys = graph.nodes("synset", ["synset_id"])["synset_id"].to_pylist()
     held = [of[key] if of[key].startswith("noun.") else None for key in keys]
-    return Task("wordnet", graph, "synset", numbered(held))
+    return Task("wordnet", graph, "synset", *numbered(held))
 
 
 def built(folder: Path, schema: str) -> Graph:
@@ -169,9 +190,10 @@ def built(folder: Path, schema: str) -> Graph:
     return Graph.open(folder / "graph")
 
 
-def numbered(labels: list[str | None]) -> np.ndarray:
-    encoded = pa.array(labels).dictionary_encode().indices
-    return pc.fill_null(encoded, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+def numbered(labels: list[str | None]) -> tuple[np.ndarray, list[str]]:
+    encoded = pa.array(labels).dictionary_encode()
+    numbers = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+    return numbers.astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def visible(task: Task, split: np.ndarray, setting: str, seed: int) -> Holdout:
@@ -181,23 +203,60 @@ def visible(task: Task, split: np.ndarray, setting: str, seed: int) -> Holdout:
     return hold_out(task.graph, seed, hidden={task.entity: unseen}, **nothing)
 
 
-def accuracy(
-    features: np.ndarray | sparse.csr_matrix, task: Task, split: np.ndarray
-) -> tuple[float, float]:
-    """(validation, test) accuracy of the strength that is best on validation."""
+@dataclass(frozen=True)
+class Probed:
+    """A probe of the strength that is best on validation: its accuracy on the nodes of each part
+    of the split, and its ``answers`` on test nodes beside the ``truth``."""
+
+    accuracy: tuple[float, float, float]
+    answers: np.ndarray
+    truth: np.ndarray
+
+
+def probed(features: np.ndarray | sparse.csr_matrix, task: Task, split: np.ndarray) -> Probed:
     parts = [features[split == part] for part in (TRAIN, VALIDATION, TEST)]
     labels = [task.labels[split == part] for part in (TRAIN, VALIDATION, TEST)]
     if sparse.issparse(features):
         probes = [LinearSVC(C=strength) for strength in SPARSE_STRENGTHS]
     else:
         scaler = StandardScaler().fit(parts[0])
-        parts = [scaler.transform(part) for part in parts]
+        parts = [scaler.transform(part).astype(np.float32) for part in parts]
         probes = [LogisticRegression(C=c, max_iter=300, tol=1e-3) for c in STRENGTHS]
-    found = []
+    found: list[Probed] = []
     for probe in probes:
         probe.fit(parts[TRAIN], labels[TRAIN])
-        found.append(tuple(probe.score(parts[i], labels[i]) for i in (VALIDATION, TEST)))
-    return max(found)
+        answers = [probe.predict(part) for part in parts]
+        right = [float(np.mean(a == b)) for a, b in zip(answers, labels, strict=True)]
+        found.append(Probed((right[0], right[1], right[2]), answers[TEST], labels[TEST]))
+    return max(found, key=lambda one: one.accuracy[VALIDATION])
+
+
+class ReadOnce:
+    """Reads with a frozen text model once, and remembers; ``seconds`` it took."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._read: tuple[np.ndarray, Encoder] | None = None
+
+    @contextmanager
+    def remembered(self) -> Iterator[None]:
+        real = Encoder.read
+
+        def read(encoder: Encoder, prepared: Prepared) -> Prepared:
+            if encoder.text_model is None:
+                return real(encoder, prepared)
+            if self._read is None:
+                clock = time.monotonic()
+                found = real(encoder, prepared)
+                self.seconds = time.monotonic() - clock
+                self._read = found.vectors, encoder
+                return found
+            vectors, first = self._read
+            encoder.middle[:] = first.middle
+            return replace(prepared, vectors=vectors)
+
+        with mock.patch.object(Encoder, "read", read):
+            yield
 
 
 @contextmanager
@@ -230,6 +289,7 @@ ABLATIONS: dict[str, tuple[FeatureSettings, Callable[[], AbstractContextManager[
     "hard_negatives": (SETTINGS.model_copy(update={"hard_negatives": 0.5}), nullcontext),
     "squared_hinge": (SETTINGS.model_copy(update={"loss": "squared-hinge"}), nullcontext),
     "log_q": (SETTINGS.model_copy(update={"log_q": True}), nullcontext),
+    "no_text_pretraining": (SETTINGS.model_copy(update={"dimensions": 384}), nullcontext),
 }
 
 
@@ -240,49 +300,100 @@ class Comparison:
     task: Task
     asked: argparse.Namespace
     found: dict[str, list[float]] = field(default_factory=dict)
+    frozen: ReadOnce = field(default_factory=ReadOnce)
 
     def note(self, name: str, value: float) -> None:
         self.found.setdefault(f"{self.task.name}/{name}", []).append(value)
         print(f"{self.task.name}/{name}: {value:.4f}", flush=True)
 
-    def probe(self, name: str, features: np.ndarray | sparse.csr_matrix, split: np.ndarray) -> None:
-        self.note(f"{name}/accuracy", accuracy(features, self.task, split)[1])
+    def probe(
+        self, name: str, features: np.ndarray | sparse.csr_matrix, split: np.ndarray
+    ) -> Probed:
+        found = probed(features, self.task, split)
+        self.note(f"{name}/accuracy", found.accuracy[TEST])
+        return found
 
     def compare(self, seed: int) -> None:
         split = self.task.split(seed)
+        first = seed == self.asked.seeds[0]
         for setting in self.asked.settings:
             holdout = visible(self.task, split, setting, seed)
-            if "minilm" in self.asked.encoders:
-                more = {"tuning_steps": self.asked.tuning_steps}
-                self.learn(setting, "minilm", MINILM.model_copy(update=more), holdout, split, seed)
-            if "hashing" in self.asked.encoders:
-                trainer = self.learn(setting, "hashing", SETTINGS, holdout, split, seed)
-                if setting == self.asked.settings[0]:
+            for encoder in self.asked.encoders:
+                trainer, seconds = self.learn(setting, encoder, holdout, split, seed)
+                if encoder == "hashing" and setting == self.asked.settings[0]:
                     self.texts(trainer, split, seed)
-                if self.asked.pecos is not None and seed == 1:
-                    self.peers(setting, trainer, split, seed)
-            if self.asked.ablations:
-                self.ablate(setting, holdout, split, seed)
+                if self.asked.pecos is not None and first:
+                    self.peer(setting, encoder, trainer, seconds, split, seed)
+            if first:
+                for name in self.asked.ablations or ():
+                    self.ablate(setting, name, holdout, split, seed)
 
     def learn(
-        self,
-        setting: str,
-        encoder: str,
-        settings: FeatureSettings,
-        holdout: Holdout,
-        split: np.ndarray,
-        seed: int,
-    ) -> Trainer:
+        self, setting: str, encoder: str, holdout: Holdout, split: np.ndarray, seed: int
+    ) -> tuple[Trainer, float]:
+        """A trained trainer, and the seconds that it took with all that a first run needs."""
+        settings = SETTINGS
+        if encoder == "minilm":
+            settings = MINILM.model_copy(update={"tuning_steps": self.asked.tuning_steps})
+        name, reading = f"{setting}/{encoder}", self.frozen.seconds
         clock = time.monotonic()
-        trainer = Trainer(self.task.graph, settings, seed, None, THREADS, holdout)
-        prepared = time.monotonic() - clock
+        with self.frozen.remembered():
+            trainer = Trainer(self.task.graph, settings, seed, None, THREADS, holdout)
+        seconds = time.monotonic() - clock
+        if self.frozen.seconds > reading:
+            self.note(f"text/{encoder}/reading", self.frozen.seconds)
+            seconds -= self.frozen.seconds
         rows = trainer.index.rows(self.task.entity)
-        self.probe(f"{setting}/{encoder}/directions", trainer.encode()[rows], split)
-        clock = time.monotonic()
-        trainer.train(trainer.steps)
-        self.note(f"{setting}/{encoder}/seconds", prepared + time.monotonic() - clock)
-        self.probe(f"{setting}/{encoder}", trainer.encode()[rows], split)
-        return trainer
+        self.probe(f"{name}/directions", trainer.encode()[rows], split)
+        causes = self.asked.causes and seed == self.asked.seeds[0]
+        for share in THIRDS if causes else (1,):
+            clock = time.monotonic()
+            trainer.train(round(share * trainer.steps) - trainer.done)
+            seconds += time.monotonic() - clock
+            if share < 1:
+                accuracy = probed(trainer.encode()[rows], self.task, split).accuracy
+                self.curve(name, trainer.done, accuracy)
+        self.note(f"{name}/seconds", seconds)
+        found = self.probe(name, trainer.encode()[rows], split)
+        if causes:
+            self.curve(name, trainer.done, found.accuracy)
+            self.tell_classes(name, found)
+            self.tell_tree(name, trainer, holdout, seed)
+        return trainer, seconds + (self.frozen.seconds if encoder == "minilm" else 0)
+
+    def curve(self, name: str, step: int, accuracy: tuple[float, float, float]) -> None:
+        for part, value in zip(("train", "validation", "test"), accuracy, strict=True):
+            self.note(f"{name}/accuracy on {part} at step {step}", value)
+
+    def tell_classes(self, name: str, found: Probed) -> None:
+        """The classes with most errors on test nodes, and what they are taken for."""
+        about = f"{self.task.name}/{name}: classes with most errors"
+        table = Table(title=about, title_justify="left")
+        for column in ("class", "nodes", "right", "share of all errors", "mostly taken for"):
+            table.add_column(column)
+        wrong = found.answers != found.truth
+        errors = np.bincount(found.truth[wrong], minlength=len(self.task.names))
+        for one in np.argsort(-errors, kind="stable")[:WORST]:
+            of_it = found.truth == one
+            if not errors[one]:
+                break
+            taken = np.bincount(found.answers[of_it & wrong]).argmax()
+            table.add_row(
+                self.task.names[one],
+                str(of_it.sum()),
+                f"{np.mean(~wrong[of_it]):.1%}",
+                f"{errors[one] / wrong.sum():.1%}",
+                self.task.names[taken],
+            )
+        Console().print(table)
+
+    def tell_tree(self, name: str, trainer: Trainer, holdout: Holdout, seed: int) -> None:
+        """How the clusters of hidden nodes' neighbours rank, where nodes are hidden."""
+        given = (self.task.graph, holdout, trainer.levels, trainer.encode())
+        for level in diagnose(*given, trainer.settings.scale, ISOLATED, seed):
+            if level.in_beam is not None:
+                where = f"{name}/{level.target}, {level.labels} clusters"
+                self.note(f"{where}, in the beam", level.in_beam)
 
     def texts(self, trainer: Trainer, split: np.ndarray, seed: int) -> None:
         """What the same texts give without any training."""
@@ -293,19 +404,30 @@ class Comparison:
         self.probe("text/lsa", svd.fit_transform(text), split)
         self.probe("text/tfidf", text, split)
 
-    def ablate(self, setting: str, holdout: Holdout, split: np.ndarray, seed: int) -> None:
-        for name, (settings, change) in ABLATIONS.items():
-            with change():
-                trainer = Trainer(self.task.graph, settings, seed, None, THREADS, holdout)
-            trainer.train(trainer.steps)
-            rows = trainer.index.rows(self.task.entity)
-            self.probe(f"{setting}/{name}", trainer.encode()[rows], split)
+    def ablate(
+        self, setting: str, name: str, holdout: Holdout, split: np.ndarray, seed: int
+    ) -> None:
+        settings, change = ABLATIONS[name]
+        with change():
+            trainer = Trainer(self.task.graph, settings, seed, None, THREADS, holdout)
+        trainer.train(trainer.steps)
+        rows = trainer.index.rows(self.task.entity)
+        self.probe(f"{setting}/{name}", trainer.encode()[rows], split)
 
-    def peers(self, setting: str, trainer: Trainer, split: np.ndarray, seed: int) -> None:
+    def peer(
+        self,
+        setting: str,
+        encoder: str,
+        trainer: Trainer,
+        seconds: float,
+        split: np.ndarray,
+        seed: int,
+    ) -> None:
         """PECOS, given what our training is given."""
-        methods = {"xr-linear": ["--dimensions", str(SETTINGS.dimensions)]}
-        if self.asked.pecos_model is not None:
-            methods["xr-transformer"] = ["--model", str(self.asked.pecos_model.resolve())]
+        if encoder == "minilm":
+            method, more = "xr-transformer", ["--model", packaged_minilm(), "--seconds", seconds]
+        else:
+            method, more = "xr-linear", ["--dimensions", SETTINGS.dimensions, "--seconds", BUDGET]
         labelled = np.flatnonzero(split >= 0)
         with tempfile.TemporaryDirectory(prefix="giant-pecos-") as temporary:
             folder = Path(temporary)
@@ -316,31 +438,33 @@ class Comparison:
             sparse.save_npz(folder / "targets.npz", sparse.csr_matrix(targets))
             np.save(folder / "rows.npy", trainer.rows)
             np.save(folder / "wanted.npy", labelled + trainer.index.offset[self.task.entity])
-            for method, more in methods.items():
-                command = [self.asked.pecos, PECOS, folder, "--method", method, *more]
-                budget = ["--seed", str(seed), "--seconds", str(BUDGET)]
-                subprocess.run([*map(str, command), *budget], check=True)  # noqa: S603
-                got = np.load(folder / "features.npy")
-                features = np.zeros((len(split), got.shape[1]), np.float32)
-                features[labelled] = got
-                self.probe(f"{setting}/pecos-{method}", features, split)
-                cost = json.loads((folder / "cost.json").read_text("utf-8"))
-                self.note(f"{setting}/pecos-{method}/seconds", cost["seconds"])
+            command = [self.asked.pecos, PECOS, folder, "--method", method, "--seed", seed, *more]
+            subprocess.run([*map(str, command)], check=True)  # noqa: S603
+            got = np.load(folder / "features.npy")
+            features = np.zeros((len(split), got.shape[1]), np.float32)
+            features[labelled] = got
+            self.probe(f"{setting}/pecos-{method}", features, split)
+            cost = json.loads((folder / "cost.json").read_text("utf-8"))
+            self.note(f"{setting}/pecos-{method}/seconds", cost["seconds"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed")
     parser.add_argument("--only", choices=("gutenberg", "wordnet"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
     parser.add_argument("--settings", nargs="+", choices=VISIBLE, default=VISIBLE)
     parser.add_argument("--tuning-steps", type=int, default=0, metavar="N", help="of MiniLM")
-    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--causes", action="store_true", help="what holds an encoder back")
+    parser.add_argument("--ablations", nargs="*", choices=ABLATIONS)
     parser.add_argument("--pecos", type=Path, metavar="PYTHON", help="of its environment")
-    parser.add_argument("--pecos-model", type=Path, metavar="FOLDER", help="of XR-Transformer")
     asked = parser.parse_args()
+    if asked.quick:
+        asked.seeds = asked.seeds[:1]
+    if asked.ablations == []:
+        asked.ablations = list(ABLATIONS)
     figures: dict[str, float] = {}
     for name, make, source in (
         ("gutenberg", gutenberg, "gutenberg"),
@@ -353,7 +477,7 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory(prefix="giant-") as folder:
             comparison = Comparison(make(Path(folder)), asked)
-            for seed in range(1, (1 if asked.quick else asked.seeds) + 1):
+            for seed in asked.seeds:
                 comparison.compare(seed)
         for figure, values in comparison.found.items():
             figures[figure] = float(np.mean(values))

@@ -129,8 +129,6 @@ def _run(
         levels=tuple(fitted.levels),
         curves=fitted.curves,
         held_out=fitted.held_out,
-        skipped=None
-        if fitted.steps
-        else "no visible edge to learn from; features are of text alone",
+        skipped=None if fitted.steps else NOTHING_TO_LEARN,
         seconds=seconds,
     )
