@@ -309,9 +309,10 @@ def measure_inference(folder: Path, nodes: int) -> Figures:
 
 def around_the_encoder(folder: Path, graph: Graph) -> float:
     """Seconds a node of reading, rendering, hashing and writing: of the first row groups."""
+    from isohop.engines.pieces import BATCH
     from isohop.giant.documents import document_fields, render_documents
     from isohop.giant.encoder import load_encoder
-    from isohop.giant.inference import BATCH, FeatureWriter
+    from isohop.giant.inference import FeatureWriter
 
     encoder = load_encoder(folder / "encoder")
     node = graph.node_types[-1]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from isohop.giant import inference
+from isohop.engines import pieces as in_pieces
 from isohop.giant.encoder import load_encoder
 from isohop.giant.inference import encode_pieces, pieces
 from isohop.giant.settings import FeatureSettings
@@ -61,8 +61,8 @@ def test_features_are_the_same_for_any_layout_of_files(
 ):
     graph, encoder = trained
     wanted = features(graph, encoder, tmp_path / "wanted")
-    monkeypatch.setattr(inference, "PIECE", piece)
-    monkeypatch.setattr(inference, "BATCH", batch)
+    monkeypatch.setattr(in_pieces, "PIECE", piece)
+    monkeypatch.setattr(in_pieces, "BATCH", batch)
     other = laid_out(graph, tmp_path / "other", np.random.default_rng(piece))
     found = features(other, encoder, tmp_path / "found")
     for name, values in wanted.items():
