@@ -1,0 +1,90 @@
+"""Parquet files in pieces, for workers that read, compute and write one at a time.
+
+A piece lies within one row group of one file: to look for a range of rows or ids would be to read
+everything for each. Memory depends on the piece and not on the data, and nothing but the names of
+pieces passes through the driver.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isohop.engines.progress import Progress
+
+PIECE = 1 << 16
+"""Rows of a piece. What precedes it in its row group is decoded again, which is next to nothing."""
+BATCH = 1 << 14
+"""Rows of a piece that are held at once."""
+
+
+def pieces_of(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Every piece: its ``file``, that file's place among ``files`` as ``number``, its row ``group``
+    and its first row there as ``start``."""
+    for number, file in enumerate(files):
+        about = pq.read_metadata(file)
+        # A file without rows is a piece, so that what comes of it has its columns.
+        groups = [about.row_group(i).num_rows for i in range(about.num_row_groups)] or [0]
+        for group, rows in enumerate(groups):
+            for start in range(0, max(rows, 1), PIECE):
+                yield {"file": str(file), "number": number, "group": group, "start": start}
+
+
+def part_name(piece: dict[str, Any]) -> str:
+    """Of the file that comes of a piece; files sort as the pieces do."""
+    return f"part-{piece['number']:05d}-{piece['group']:05d}-{piece['start']:08d}.parquet"
+
+
+def rows_of(piece: dict[str, Any], names: Sequence[str]) -> Iterator[pa.Table]:
+    """The columns ``names`` of a piece's rows, a batch at a time."""
+    opened = pq.ParquetFile(piece["file"])
+    if not opened.num_row_groups:
+        return
+    row, start = 0, piece["start"]
+    for batch in opened.iter_batches(BATCH, row_groups=[piece["group"]], columns=list(names)):
+        if row >= start + PIECE:
+            return
+        if row >= start:
+            yield pa.table(batch.select(list(names)))
+        row += batch.num_rows
+
+
+def split(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The pieces of a batch as Ray Data hands it to a function: a column for each name."""
+    columns = {name: values.tolist() for name, values in batch.items()}
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def for_each_piece(
+    pieces: Sequence[dict[str, Any]],
+    act: Callable[..., dict[str, Any]],
+    arguments: dict[str, Any],
+    what: str,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Have workers of Ray Data ``act`` on pieces, and what it gave for each. Ray must be running.
+
+    ``act`` takes a batch of pieces (see `split`) and ``arguments``, and gives a batch.
+    """
+    import ray.data
+
+    # Ray Data tells every step of every plan; what matters is told by `progress`.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    done = ray.data.from_items(list(pieces), override_num_blocks=max(1, len(pieces))).map_batches(
+        act,  # type: ignore[arg-type]  # extra arguments come by fn_kwargs
+        batch_size=1,
+        num_cpus=1,
+        fn_kwargs=arguments,
+    )
+    found = []
+    with progress.task(what, len(pieces)) as bar:
+        for row in done.iter_rows():
+            found.append(row)
+            bar.advance()
+    return found
