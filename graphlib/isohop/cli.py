@@ -352,9 +352,62 @@ def _stage_command(name: str, summary: str) -> None:
 
 _stage_command("features", "Learn node features from text and neighbourhood (GIANT), on Ray.")
 _stage_command("distill", "Train the GNN teacher and its MLP student (Cold Brew), on Ray.")
-_stage_command("embed", "Compute the embeddings of every entity of a run.")
 _stage_command("publish", "Publish a run's embeddings: whole, or not at all.")
 _stage_command("report", "Write the HTML report of a run.")
+
+
+@app.command(epilog="Example: `isohop embed examples/nycflights13.yaml`")
+def embed(
+    where: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PIPELINE.yaml|STUDENT",
+            help="The pipeline file; for new rows a copied folder 'student' of a run does too.",
+        ),
+    ],
+    run_id: RunId = "current",
+    new: Annotated[
+        Path | None,
+        typer.Option(help="Rows that were never seen: a Parquet file, or a folder of them."),
+    ] = None,
+    entity: Annotated[
+        str | None, typer.Option(help="Whose rows they are, where there is more than one entity.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Where the embeddings of new rows go: a folder.")
+    ] = None,
+) -> None:
+    """Compute the embeddings of every entity of a run; with --new, of rows that came later.
+
+    New rows need no edges and no training: `isohop embed PIPELINE.yaml --new rows.parquet --entity
+    customer --out new-customers`.
+    """
+    if new is None:
+        if entity is not None or out_folder is not None:
+            raise IsohopError("--entity and --out are for new rows: say which with --new.")
+        stage("embed", where, run_id)
+        return
+    if out_folder is None:
+        raise IsohopError("Say where the embeddings of new rows go with --out.")
+    _embed_new(where, run_id, new, entity, out_folder)
+
+
+def _embed_new(where: Path, run_id: str, new: Path, entity: str | None, folder: Path) -> None:
+    from isohop.coldbrew.new_rows import embed_new
+
+    student = where
+    if not where.is_dir():
+        from isohop.pipeline.pipeline_file import read_pipeline
+        from isohop.pipeline.stages import open_run
+
+        student = open_run(read_pipeline(where), run_id).student
+    found = embed_new(student, new, folder, entity, TerminalProgress())
+    if found.unread:
+        _print_warnings([f"columns that were not read: {', '.join(found.unread)}"])
+    if found.quarantined:
+        told = f"{found.quarantined:,} rows without a key are in {folder / 'quarantine'}"
+        _print_warnings([told])
+    out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}' embedded: {folder}")
 
 
 @app.command(epilog="Example: `isohop version`")

@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 import isohop
+from isohop.cli import app
 from isohop.engines.ray import ray_session
 from isohop.errors import InvalidInput, IsohopError
 from isohop.pipeline.pipeline_file import read_pipeline
@@ -50,6 +53,7 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
         assert table.schema.field("embedding").type == pa.list_(pa.float32(), 8)
         assert (run.folder / "report.html").stat().st_size > 1000
         assert [now for _, now in run_all(read, run)] == [False] * len(STAGES)
+        new_customers_are_embedded(file, tmp_path)
 
         changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
         again = {record.stage: now for record, now in run_all(changed, run)}
@@ -70,6 +74,32 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
             for version in (2, 3)
         )
         assert one.equals(two)  # two runs with one seed
+
+
+def new_customers_are_embedded(file: Path, folder: Path) -> None:
+    """By the student of a run that was done, from rows under logical names."""
+    rows = folder / "new.parquet"
+    pq.write_table(pa.table({"id": [9001, 9002], "name": ["Noor", None], "vip": [1, 0]}), rows)
+    asked = ["embed", str(file), "--new", str(rows), "--out", str(folder / "new")]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert "2 new rows of 'customer' embedded" in done.output
+    assert "not read: vip" in done.output
+    table = pq.read_table(next((folder / "new").glob("*.parquet")))
+    assert table["id"].to_pylist() == [9001, 9002]
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 8)
+
+
+def test_options_of_new_rows_are_refused_without_rows(tmp_path):
+    file = pipeline_file(tmp_path)
+    done = CliRunner().invoke(app, ["embed", str(file), "--out", str(tmp_path / "o")])
+    assert "say which with --new" in str(done.exception)
+    done = CliRunner().invoke(app, ["embed", str(file), "--new", "rows.parquet"])
+    assert "with --out" in str(done.exception)
+    done = CliRunner().invoke(
+        app, ["embed", str(file), "--new", "rows.parquet", "--out", str(tmp_path / "o")]
+    )
+    assert "Run the stage 'embed'" in str(done.exception)
 
 
 def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path):

@@ -3,17 +3,19 @@ student.
 
 The teacher passes messages over the whole graph, held-out edges included: they were held out to
 measure, not to be forgotten. Written as `isohop.embeddings` reads it: key columns, node_id,
-embedding, source, degree.
+embedding, source, degree. The student is written too, for rows that come later (`new_rows.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from isohop.coldbrew.distill import DistillManifest, read_manifest
@@ -21,10 +23,16 @@ from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
 from isohop.engines.storage import folder_atomically
 from isohop.errors import IsohopError
+from isohop.giant.documents import document_fields
 from isohop.graph import Graph
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from isohop.coldbrew.bundle import Student
+    from isohop.coldbrew.inputs import Inputs
+    from isohop.coldbrew.message_passing import MessageGraph
+    from isohop.coldbrew.tables import Table
 
 ROWS_A_FILE = 1_000_000
 
@@ -35,22 +43,32 @@ def embed(
     model: str | Path,
     out: str | Path,
     progress: Progress = SILENT,
+    student: str | Path | None = None,
 ) -> None:
-    """Write ``out/<entity>/*.parquet`` for every entity. Raises `IsohopError`."""
+    """Write ``out/<entity>/*.parquet`` for every entity, and where ``student`` names a folder, the
+    bundle that embeds new rows there. Raises `IsohopError`."""
     opened = Graph.open(graph)
     if read_manifest(Path(model)).certificate not in (None, opened.manifest.certificate):
         raise IsohopError(
             f"{model} was distilled from another graph than {graph}. Run the stage 'distill' again."
         )
-    with ray_session(), folder_atomically(Path(out)) as folder:
+    with ExitStack() as stack:
+        stack.enter_context(ray_session())
+        # The student first, so that it is there once the embeddings are.
+        folder = str(stack.enter_context(folder_atomically(Path(out))).resolve())
+        bundle = None
+        if student is not None:
+            bundle = str(stack.enter_context(folder_atomically(Path(student))).resolve())
         task = with_all_cores(_embed)
         with progress.task("embeddings of every entity") as bar:
-            paths = (opened.path, Path(features), Path(model), folder)
-            result_of(task.remote(*(str(path.resolve()) for path in paths), all_cores()))
+            paths = (str(Path(path).resolve()) for path in (opened.path, features, model))
+            result_of(task.remote(*paths, folder, bundle, all_cores()))
             bar.advance()
 
 
-def _embed(graph: str, features: str, model: str, out: str, threads: int) -> None:
+def _embed(
+    graph: str, features: str, model: str, out: str, bundle: str | None, threads: int
+) -> None:
     import torch
 
     from isohop.coldbrew.inputs import read_inputs
@@ -63,57 +81,92 @@ def _embed(graph: str, features: str, model: str, out: str, threads: int) -> Non
     messages = MessageGraph(inputs.counts, inputs.edge_types, inputs.edges)
     degree = messages.degrees()
     with torch.no_grad():
-        if manifest.skipped is None:
-            vectors = _vectors(inputs, messages, Path(model), manifest)
-        else:
-            vectors = {n: _projected(x, manifest) for n, x in inputs.features.items()}
-    for name in inputs.entities:
-        connected = (degree[name] > 0) & torch.tensor(manifest.skipped is None)
-        _write(opened, Path(out) / name, name, vectors[name], degree[name], connected.numpy())
+        taught = _taught(inputs, messages, Path(model), manifest)
+        students = _students(inputs, taught, degree, Path(model), manifest)
+        for name in inputs.entities:
+            connected = degree[name] > 0
+            if manifest.skipped is not None:
+                connected = torch.zeros_like(connected)
+            vectors = students[name].vectors(inputs.features[name][~connected])
+            if connected.any():
+                alone = torch.nonzero(~connected)[:, 0]
+                vectors = taught[name].index_copy(0, alone, vectors)
+            _write(opened, Path(out) / name, name, vectors, degree[name], connected.numpy())
+    if bundle is not None:
+        _bundle(opened, Path(features), Path(bundle), students, manifest)
 
 
-def _vectors(
-    inputs: object, messages: object, model: Path, manifest: DistillManifest
+def _taught(
+    inputs: Inputs, messages: MessageGraph, model: Path, manifest: DistillManifest
 ) -> dict[str, Tensor]:
+    """The teacher's vectors of all nodes; none where nothing was learned."""
     import torch
     from safetensors.torch import load_file
 
-    from isohop.coldbrew.inputs import Inputs
-    from isohop.coldbrew.message_passing import MessageGraph
-    from isohop.coldbrew.student import Student, latent_index
     from isohop.coldbrew.teacher import Teacher
 
-    if not isinstance(inputs, Inputs) or not isinstance(messages, MessageGraph):
-        raise TypeError("inputs and messages are made by _embed")
+    if manifest.skipped is not None:
+        return {}
     structural = {
         name: torch.zeros(count, dtype=torch.int64)
         for name, (count,) in manifest.structural.items()
     }
     teacher = Teacher(inputs, structural, manifest.settings, manifest.classes)
     _load(teacher, load_file(model / "teacher.safetensors"), model)
-    widths = {name: inputs.features[name].shape[1] for name in inputs.entities}
-    student = Student(widths, manifest.settings)
-    _load(student, load_file(model / "student.safetensors"), model)
-    taught = teacher.eval()(messages, inputs.features, {})
-    out = dict(taught)
-    degree = messages.degrees()
-    student.eval()
+    return teacher.eval()(messages, inputs.features, {})
+
+
+def _students(
+    inputs: Inputs, taught: Table, degree: Table, model: Path, manifest: DistillManifest
+) -> dict[str, Student]:
+    """By entity, what embeds a row without edges."""
+    from safetensors.torch import load_file
+
+    from isohop.coldbrew.bundle import Guesser, Projection
+    from isohop.coldbrew.student import Student as Distilled
+    from isohop.coldbrew.student import latent_index
+    from isohop.coldbrew.tables import module_key
+
+    labelled = (manifest.label or "").rpartition(".")[0] if manifest.classes else None
+    found: dict[str, Student] = {}
+    distilled = None
     for name in inputs.entities:
-        alone = torch.nonzero(degree[name] == 0)[:, 0]
-        if not len(alone):
-            continue
-        labelled = manifest.classes and name == (manifest.label or "").rpartition(".")[0]
-        if len(alone) == len(degree[name]) and not labelled:
+        if manifest.skipped is not None or not ((degree[name] > 0).any() or name == labelled):
             # No node of this type has an edge, so the student of this type has learned nothing.
-            out[name] = _projected(inputs.features[name], manifest)
+            found[name] = Projection.of(inputs.features[name], manifest.settings.dimensions)
             continue
-        own = {name: inputs.features[name][alone]}
+        if distilled is None:
+            widths = {entity: inputs.features[entity].shape[1] for entity in inputs.entities}
+            distilled = Distilled(widths, manifest.settings).eval()
+            _load(distilled, load_file(model / "student.safetensors"), model)
+        first, second = (m.mlp[module_key(name)] for m in (distilled.first, distilled.second))
         index = latent_index(taught[name], degree[name] > 0, manifest.settings, manifest.seed)
-        guessed = student.first.mlp_of(name, own[name])
-        latent = {name: index.latent(guessed)}
-        values = student.second.mlp_of(name, torch.cat([own[name], latent[name]], 1))
-        out[name] = taught[name].index_copy(0, alone, values)
-    return out
+        found[name] = Guesser(first, second, index)
+    return found
+
+
+def _bundle(
+    graph: Graph,
+    features: Path,
+    folder: Path,
+    students: Mapping[str, Student],
+    manifest: DistillManifest,
+) -> None:
+    from isohop.coldbrew.bundle import BundledEntity, BundleManifest, save_bundle
+
+    entities, rows = [], {}
+    for name in students:
+        key, fields = graph.node_type(name).key, document_fields(graph, name, manifest.label)
+        entities.append(BundledEntity(name=name, key=key, fields=fields))
+        held = ds.dataset(graph.path / "nodes" / name, format="parquet").schema
+        names = dict.fromkeys([*key, *(field.name for field in fields)])
+        rows[name] = pa.schema([(column, held.field(column).type) for column in names])
+    about = BundleManifest(
+        certificate=graph.manifest.certificate,
+        settings=manifest.settings,
+        entities=tuple(entities),
+    )
+    save_bundle(folder, about, students, rows, features)
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], model: Path) -> None:
@@ -125,20 +178,6 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], model: Path) -> None:
             f"{model} was distilled from another graph or other features. Run the stage 'distill' "
             "again."
         ) from error
-
-
-def _projected(features: Tensor, manifest: DistillManifest) -> Tensor:
-    """Features on their first principal axes: all there is where nothing could be learned."""
-    import torch
-    from torch.nn import functional
-
-    size = manifest.settings.dimensions
-    axes = torch.linalg.eigh(features.T @ features).eigenvectors.flip(1)[:, :size]
-    # An eigenvector's sign is arbitrary: its largest entry is made positive.
-    sign = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    projected = features @ (axes * sign)
-    padded = functional.pad(projected, (0, size - projected.shape[1]))
-    return functional.normalize(padded, dim=1)
 
 
 def _write(

@@ -77,7 +77,7 @@ def for_each_piece(
     # Ray Data tells every step of every plan; what matters is told by `progress`.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     done = ray.data.from_items(list(pieces), override_num_blocks=max(1, len(pieces))).map_batches(
-        act,  # type: ignore[arg-type]  # extra arguments come by fn_kwargs
+        act,
         batch_size=1,
         num_cpus=1,
         fn_kwargs=arguments,

@@ -3,8 +3,8 @@
 ::
 
     <runs>/<pipeline>/<run>/
-      graph/ features/ model/ embeddings/ report.html    what the stages made
-      stages/<stage>.json                                StageRecord, written last
+      graph/ features/ model/ embeddings/ student/ report.html   what the stages made
+      stages/<stage>.json                                        StageRecord, written last
 
 A stage writes into a temporary place and moves it when whole, then writes its record. So a run that
 was killed anywhere goes on where it stopped, and a stage whose inputs, settings and code are the
@@ -78,6 +78,10 @@ class Run:
     @property
     def embeddings(self) -> Path:
         return self.folder / "embeddings"
+
+    @property
+    def student(self) -> Path:
+        return self.folder / "student"
 
     @property
     def report(self) -> Path:

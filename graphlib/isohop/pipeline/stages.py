@@ -104,8 +104,18 @@ def _embed(context: Context) -> list[Made]:
     from isohop.coldbrew.embed import embed
 
     run = context.run
-    embed(run.graph, run.features, run.model, run.embeddings, progress=context.progress)
-    return [Made(what="embeddings of every entity", where=str(run.embeddings))]
+    embed(
+        run.graph,
+        run.features,
+        run.model,
+        run.embeddings,
+        progress=context.progress,
+        student=run.student,
+    )
+    return [
+        Made(what="embeddings of every entity", where=str(run.embeddings)),
+        Made(what="student, for rows that come later", where=str(run.student)),
+    ]
 
 
 def _publish(context: Context) -> list[Made]:
@@ -146,13 +156,13 @@ def _report(context: Context) -> list[Made]:
 @dataclass(frozen=True)
 class Stage:
     """``needs``: stages that must be done before; ``settings``: the parts of the pipeline file it
-    depends on; ``output``: where it writes, from the run's folder (None: outside of it)."""
+    depends on; ``outputs``: where it writes, from the run's folder (none: outside of it)."""
 
     name: str
     act: Callable[[Context], list[Made]]
     needs: tuple[str, ...]
     settings: tuple[str, ...]
-    output: str | None
+    outputs: tuple[str, ...]
 
 
 _LEARNING = ("seed", "label", "until")
@@ -160,14 +170,12 @@ _LEARNING = ("seed", "label", "until")
 STAGES: Mapping[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("build", _build, (), ("engine",), "graph"),
-        Stage(
-            "features", _features, ("build",), ("features", "seed", "label", "until"), "features"
-        ),
-        Stage("distill", _distill, ("features",), ("distill", "seed", "label", "until"), "model"),
-        Stage("embed", _embed, ("distill",), (), "embeddings"),
-        Stage("publish", _publish, ("embed",), ("publish", "name"), None),
-        Stage("report", _report, ("embed",), ("report", "name"), "report.html"),
+        Stage("build", _build, (), ("engine",), ("graph",)),
+        Stage("features", _features, ("build",), ("features", *_LEARNING), ("features",)),
+        Stage("distill", _distill, ("features",), ("distill", *_LEARNING), ("model",)),
+        Stage("embed", _embed, ("distill",), (), ("embeddings", "student")),
+        Stage("publish", _publish, ("embed",), ("publish", "name"), ()),
+        Stage("report", _report, ("embed",), ("report", "name"), ("report.html",)),
     )
 }
 """The stages of `isohop run`, in order. A DAG has one task for each."""
@@ -217,13 +225,14 @@ def run_stage(
     stage = STAGES[name]
     wanted = fingerprint(pipeline, run, stage)
     record = run.record(name)
-    there = stage.output is None or (run.folder / stage.output).exists()
+    there = all((run.folder / output).exists() for output in stage.outputs)
     if record is not None and record.fingerprint == wanted and there:
         return record, False
     run.forget(_and_after(name))
     started, clock = datetime.now(UTC), time.monotonic()
     made = stage.act(Context(pipeline, run, progress))
-    size = size_of(_output(pipeline, run, stage, made))
+    written = [run.folder / output for output in stage.outputs] or [Path(made[0].where)]
+    size = sum(map(size_of, written))
     record = StageRecord(
         stage=name,
         fingerprint=wanted,
@@ -261,9 +270,3 @@ def _is_due(pipeline: Pipeline, run: Run, name: str) -> bool:
 def _and_after(name: str) -> list[str]:
     names = list(STAGES)
     return names[names.index(name) :]
-
-
-def _output(pipeline: Pipeline, run: Run, stage: Stage, made: list[Made]) -> Path:
-    if stage.output is not None:
-        return run.folder / stage.output
-    return Path(made[0].where)

@@ -1,0 +1,208 @@
+"""The student bundle: all that embeds rows of an entity that no graph has seen.
+
+::
+
+    student/
+      bundle.json              BundleManifest
+      rows/<entity>.parquet    no rows; the columns that new rows must have: key, then what is read
+      student.safetensors      of each entity MLP₁, MLP₂ and the vectors of its latent candidates;
+                               of one that had no edge to learn from, the axes of its features
+      encoder/                 the text encoder, as the stage `features` wrote it
+
+Nothing else is needed: no graph, no features, no teacher. Isolated nodes of a graph are embedded by
+the same code, so a row gets the same vector whether it was there when the graph was built or not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.student import LatentIndex
+from isohop.coldbrew.tables import mlp
+from isohop.errors import IsohopError, did_you_mean
+from isohop.giant.documents import Field
+from isohop.giant.encoder import Encoder, load_encoder
+
+MANIFEST = "bundle.json"
+ENCODER = "encoder"
+
+
+class BundledEntity(BaseModel):
+    """One entity: its key's columns, and the fields of its documents."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    key: tuple[str, ...]
+    fields: tuple[Field, ...]
+
+
+class BundleManifest(BaseModel):
+    """``bundle.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal[1] = 1
+    certificate: str
+    """Of the graph that the student learned from."""
+    settings: DistillSettings
+    entities: tuple[BundledEntity, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> BundleManifest:
+        """Raises `IsohopError` where there is none, or one of another version."""
+        file = folder / MANIFEST
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except FileNotFoundError as error:
+            raise IsohopError(
+                f"{folder} is no student: {MANIFEST} is missing. Run the stage 'embed', which "
+                "writes one."
+            ) from error
+        except ValidationError as error:
+            raise IsohopError(
+                f"{file} is not a student that this version reads: {error.errors()[0]['msg']}. Run "
+                "the stage 'embed' again."
+            ) from error
+
+    def entity(self, name: str | None) -> BundledEntity:
+        """The entity of that name; where there is only one, it needs no name."""
+        names = [entity.name for entity in self.entities]
+        if name is None and len(names) == 1:
+            return self.entities[0]
+        if name is None:
+            raise IsohopError(f"Say whose rows they are with --entity: {', '.join(names)}.")
+        if name not in names:
+            raise IsohopError(f"The student knows no entity '{name}'. {did_you_mean(name, names)}")
+        return self.entities[names.index(name)]
+
+
+@dataclass(frozen=True)
+class Guesser:
+    """An entity's student: MLP₁ guesses the teacher's vector, its latent neighbours are near that,
+    MLP₂ sees both."""
+
+    first: nn.Module
+    second: nn.Module
+    index: LatentIndex
+
+    def vectors(self, features: Tensor) -> Tensor:
+        """float32 (rows, d) at length 1, of ``features`` (rows, d_in)."""
+        guessed = functional.normalize(self.first(features), dim=1)
+        both = torch.cat([features, self.index.latent(guessed)], 1)
+        return functional.normalize(self.second(both), dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {f"first.{name}": value for name, value in self.first.state_dict().items()}
+        found |= {f"second.{name}": value for name, value in self.second.state_dict().items()}
+        return found | {"latent": self.index.vectors}
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Features on their first principal axes, float32 (d_in, d): all there is where nothing could
+    be learned."""
+
+    axes: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, dimensions: int) -> Projection:
+        axes = torch.linalg.eigh(features.T @ features).eigenvectors.flip(1)[:, :dimensions]
+        # An eigenvector's sign is arbitrary: its largest entry is made positive.
+        axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+        return cls(functional.pad(axes, (0, dimensions - axes.shape[1])))
+
+    def vectors(self, features: Tensor) -> Tensor:
+        """As `Guesser.vectors`."""
+        return functional.normalize(features @ self.axes, dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"axes": self.axes}
+
+
+Student = Guesser | Projection
+
+
+def save_bundle(
+    folder: Path,
+    manifest: BundleManifest,
+    students: Mapping[str, Student],
+    rows: Mapping[str, pa.Schema],
+    encoder: Path,
+) -> None:
+    """Write a bundle into ``folder``, by entity; ``encoder``: the folder that has one."""
+    (folder / "rows").mkdir(parents=True)
+    (folder / ENCODER).mkdir()
+    for name in ("encoder.json", "encoder.safetensors"):
+        shutil.copyfile(encoder / name, folder / ENCODER / name)
+    if (encoder / "text_model").is_dir():
+        shutil.copytree(encoder / "text_model", folder / ENCODER / "text_model")
+    tensors: dict[str, Tensor] = {}
+    for name, student in students.items():
+        pq.write_table(rows[name].empty_table(), folder / "rows" / f"{name}.parquet")
+        tensors |= {f"{name}/{key}": value for key, value in student.tensors().items()}
+    save_file({n: t.detach().contiguous() for n, t in tensors.items()}, _weights(folder))
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One entity's part of a bundle, opened."""
+
+    entity: BundledEntity
+    rows: pa.Schema
+    dimensions: int
+    encoder: Encoder
+    student: Student
+
+    @classmethod
+    def open(cls, folder: Path, entity: str) -> Bundle:
+        """Raises `IsohopError` for what is no bundle, or a damaged one."""
+        manifest = BundleManifest.read(folder)
+        found = manifest.entity(entity)
+        try:
+            encoder = load_encoder(folder / ENCODER)
+            prefix = f"{found.name}/"
+            state = {
+                name.removeprefix(prefix): value
+                for name, value in load_file(_weights(folder)).items()
+                if name.startswith(prefix)
+            }
+            student = _student(state, encoder.dimensions, manifest.settings)
+            rows = pq.read_schema(folder / "rows" / f"{found.name}.parquet")
+        except (KeyError, OSError, RuntimeError, SafetensorError, pa.ArrowInvalid) as error:
+            raise IsohopError(
+                f"{folder} does not hold the student of '{found.name}' that {MANIFEST} names: "
+                f"{error}. Copy the whole folder again."
+            ) from error
+        dimensions = manifest.settings.dimensions
+        return cls(found, rows, dimensions, encoder, student)
+
+
+def _weights(folder: Path) -> Path:
+    return folder / "student.safetensors"
+
+
+def _student(state: Mapping[str, Tensor], width: int, settings: DistillSettings) -> Student:
+    if "axes" in state:
+        return Projection(state["axes"])
+    d = settings.dimensions
+    modules = {"first": mlp(width, d, 0.0), "second": mlp(width + d, d, 0.0)}
+    for name, module in modules.items():
+        of_it = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(name)}
+        module.load_state_dict(of_it)
+        module.eval()
+    index = LatentIndex(torch.arange(len(state["latent"])), state["latent"], settings)
+    return Guesser(modules["first"], modules["second"], index)
