@@ -149,6 +149,8 @@ def test_rows_without_a_key_are_kept_apart_and_counted(world, tmp_path):
     kept = ds.dataset(tmp_path / "out" / "quarantine").to_table()
     assert kept["title"].to_pylist() == ["engine1", "🚢 שלום"]
     assert set(kept["reason"].to_pylist()) == {NO_KEY}
+    written = (tmp_path / "out" / "new-rows.json").read_text("utf-8")
+    assert NewRows.model_validate_json(written) == told
 
 
 def test_no_rows_give_columns_and_no_rows(world, tmp_path):

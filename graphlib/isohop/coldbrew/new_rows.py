@@ -3,6 +3,7 @@
 ::
 
     out/
+      new-rows.json               NewRows: how many there were, and what became of them
       part-*.parquet              a row for each new row, in their order: the key's columns,
                                   embedding fixed_size_list<float32>, source 'student', degree 0
       quarantine/part-*.parquet   rows without a key, as they came, with the reason
@@ -15,20 +16,20 @@ twice is embedded twice.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
 from isohop.engines.pieces import for_each_piece, part_name, pieces_of, rows_of, split
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import ray_session
-from isohop.engines.storage import folder_atomically
+from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
 
 if TYPE_CHECKING:
@@ -37,12 +38,17 @@ if TYPE_CHECKING:
 NO_KEY = "no value in the key"
 
 
-@dataclass(frozen=True)
-class NewRows:
-    """What became of new rows: ``embedded`` and ``quarantined`` are all there were; ``unread``:
-    columns that nobody reads."""
+MANIFEST = "new-rows.json"
 
+
+class NewRows(BaseModel):
+    """``new-rows.json``: ``embedded`` and ``quarantined`` rows are all there were; ``unread``:
+    columns that nobody reads; ``certificate``: of the graph that the student learned from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal[1] = 1
     entity: str
+    certificate: str
     embedded: int
     quarantined: int
     unread: tuple[str, ...]
@@ -63,10 +69,11 @@ def embed_new(
     """
     from isohop.coldbrew.bundle import Bundle, BundleManifest
 
-    known = BundleManifest.read(student).entity(entity)
+    manifest = BundleManifest.read(student)
+    known = manifest.entity(entity)
     files = _files(rows)
     unread = _check(files, Bundle.open(student, known.name).rows, known.name)
-    with ray_session(), folder_atomically(out) as folder:
+    with folder_atomically(out, MANIFEST) as folder, ray_session():
         arguments = {"student": student, "out": folder}
         done = for_each_piece(
             list(pieces_of(files)),
@@ -78,8 +85,15 @@ def embed_new(
         for told in done:
             if told["error"]:
                 raise IsohopError(told["error"])
-    embedded, quarantined = (sum(t[name] for t in done) for name in ("embedded", "quarantined"))
-    return NewRows(known.name, embedded, quarantined, unread)
+        found = NewRows(
+            entity=known.name,
+            certificate=manifest.certificate,
+            embedded=sum(told["embedded"] for told in done),
+            quarantined=sum(told["quarantined"] for told in done),
+            unread=unread,
+        )
+        write_text_atomically(folder / MANIFEST, found.model_dump_json(indent=1) + "\n")
+    return found
 
 
 def _files(rows: Path) -> list[Path]:
@@ -217,7 +231,7 @@ def _cast(table: pa.Table, wanted: pa.Schema, piece: dict[str, Any]) -> pa.Table
             column = pc.cast(column, column.type.value_type)
         try:
             columns.append(column.cast(field.type))
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise IsohopError(f"{piece['file']}, column '{field.name}': {error}.") from error
     return pa.table(columns, schema=pa.schema([(field.name, field.type) for field in wanted]))
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from isohop.errors import IsohopError
+
 _TEMPORARY = ".tmp-"
 
 
@@ -44,13 +46,23 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def folder_atomically(path: Path) -> Iterator[Path]:
+def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder; when the block succeeds it becomes ``path``, replacing what was.
 
     When the block fails the temporary folder is removed and ``path`` is left as it was. Leftovers
     of a killed process (same destination) are removed on the next call.
+
+    ``made``: a file that every folder made here for the same purpose has. Where a person says what
+    ``path`` is, nothing else may be replaced: raises `IsohopError`.
     """
     path = path.absolute()
+    if made is not None and path.exists():
+        others = not path.is_dir() or (any(path.iterdir()) and not (path / made).is_file())
+        if others:
+            raise IsohopError(
+                f"{path} is there already and not what this command makes (no {made} in it), so it "
+                "is not replaced. Choose a folder that does not exist yet."
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f"{_TEMPORARY}{path.name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)

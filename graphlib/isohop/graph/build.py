@@ -83,7 +83,7 @@ def construct_graph(
 ) -> Graph:
     """As `build`, in a session that is there already."""
     out = Path(out)
-    with folder_atomically(out) as folder:
+    with folder_atomically(out, "graph.json") as folder:
         _construct(planned, folder, session, progress)
     return Graph.open(out)
 

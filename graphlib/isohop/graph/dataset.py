@@ -185,7 +185,7 @@ class Graph:
     ) -> Graph:
         """Write a graph held in memory, whole or not at all: for tests and for small tools."""
         path = Path(path)
-        with folder_atomically(path) as folder:
+        with folder_atomically(path, "graph.json") as folder:
             for kind, tables in (("nodes", nodes), ("edges", edges)):
                 for name, table in tables.items():
                     (folder / kind / name).mkdir(parents=True)

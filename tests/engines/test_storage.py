@@ -1,0 +1,56 @@
+"""Folders appear whole or not at all, and nobody's own files go with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isohop.engines.storage import folder_atomically
+from isohop.errors import IsohopError
+
+
+def write(path: Path, text: str) -> None:
+    with folder_atomically(path, "made.json") as folder:
+        (folder / "made.json").write_text(text, "utf-8")
+
+
+def test_what_was_made_before_is_replaced_as_a_whole(tmp_path):
+    write(tmp_path / "a", "1")
+    (tmp_path / "a" / "more").write_text("x", "utf-8")
+    write(tmp_path / "a", "2")
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["made.json"]
+    assert (tmp_path / "a" / "made.json").read_text("utf-8") == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "a").mkdir()
+    write(tmp_path / "a", "1")
+    assert (tmp_path / "a" / "made.json").exists()
+
+
+def test_files_of_others_are_never_replaced(tmp_path, monkeypatch):
+    """A person who says `--out .`, or names a folder of other things, loses nothing."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years", "utf-8")
+    monkeypatch.chdir(mine)
+    for path in (mine, Path(), mine / "thesis.tex"):
+        with pytest.raises(IsohopError, match="is not replaced"):
+            write(path, "1")
+    assert (mine / "thesis.tex").read_text("utf-8") == "years"
+
+
+def test_a_block_that_fails_leaves_what_was(tmp_path):
+    write(tmp_path / "a", "1")
+
+    def fail() -> None:
+        with folder_atomically(tmp_path / "a", "made.json") as folder:
+            (folder / "made.json").write_text("2", "utf-8")
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
+    assert (tmp_path / "a" / "made.json").read_text("utf-8") == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
