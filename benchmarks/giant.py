@@ -496,7 +496,8 @@ def main() -> None:
                 comparison.compare(seed)
         for figure, values in comparison.found.items():
             figures[figure] = float(np.mean(values))
-            figures[f"{figure} deviation"] = float(np.std(values, ddof=int(len(values) > 1)))
+            if len(values) > 1:
+                figures[f"{figure} deviation"] = float(np.std(values, ddof=1))
     show("GIANT's features, read by a linear probe", figures, asked.json)
 
 

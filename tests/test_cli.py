@@ -136,3 +136,12 @@ def test_spark_without_java_says_what_it_needs(tmp_path):
     assert done.returncode == 1
     assert "needs a Java runtime" in done.stderr
     assert shutil.which("java", path=str(tmp_path)) is None
+
+
+def test_a_folder_of_other_things_is_not_built_over(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years", "utf-8")
+    done = isohop("build", SHOP / "flat.yaml", "--out", tmp_path)
+    assert done.returncode == 1
+    assert "is not replaced" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
