@@ -267,9 +267,9 @@ def measure_training(folder: Path, nodes: int) -> Figures:
     figures.add("n-grams, texts along directions, heads", rest)
     trainer.train(WARM_UP)
     clock = time.perf_counter()
-    losses = trainer.train(STEPS)
-    step = (time.perf_counter() - clock) / len(losses)
-    print(f"{nodes:,} nodes: a step takes {step * 1e3:.2f} ms, loss {losses[-1]:.3f}", flush=True)
+    taken = trainer.train(STEPS)
+    step = (time.perf_counter() - clock) / len(taken)
+    print(f"{nodes:,} nodes: a step takes {step * 1e3:.2f} ms, loss {taken[-1].loss:.3f}", flush=True)
     figures.add("training", step * trainer.steps)
     figures.seconds[ONE_STEP] = step
     clock = time.perf_counter()
