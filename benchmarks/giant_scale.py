@@ -269,7 +269,9 @@ def measure_training(folder: Path, nodes: int) -> Figures:
     clock = time.perf_counter()
     taken = trainer.train(STEPS)
     step = (time.perf_counter() - clock) / len(taken)
-    print(f"{nodes:,} nodes: a step takes {step * 1e3:.2f} ms, loss {taken[-1].loss:.3f}", flush=True)
+    print(
+        f"{nodes:,} nodes: a step takes {step * 1e3:.2f} ms, loss {taken[-1].loss:.3f}", flush=True
+    )
     figures.add("training", step * trainer.steps)
     figures.seconds[ONE_STEP] = step
     clock = time.perf_counter()

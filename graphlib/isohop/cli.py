@@ -374,7 +374,8 @@ def embed(
         str | None, typer.Option(help="Whose rows they are, where there is more than one entity.")
     ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Where the embeddings of new rows go: a folder.")
+        Path | None,
+        typer.Option("--out", help="Where new rows' embeddings go: a folder, made anew."),
     ] = None,
 ) -> None:
     """Compute the embeddings of every entity of a run; with --new, of rows that came later.
@@ -404,8 +405,9 @@ def _embed_new(where: Path, run_id: str, new: Path, entity: str | None, folder: 
     found = embed_new(student, new, folder, entity, TerminalProgress())
     if found.unread:
         _print_warnings([f"columns that were not read: {', '.join(found.unread)}"])
+    _print_warnings(found.notes)
     if found.quarantined:
-        told = f"{found.quarantined:,} rows without a key are in {folder / 'quarantine'}"
+        told = f"{found.quarantined:,} rows could not be embedded: {folder / 'quarantine'}"
         _print_warnings([told])
     out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}' embedded: {folder}")
 

@@ -15,7 +15,7 @@ import pytest
 
 from isohop.coldbrew.distill import distill
 from isohop.coldbrew.embed import embed
-from isohop.coldbrew.new_rows import NO_KEY, NewRows, embed_new
+from isohop.coldbrew.new_rows import NO_KEY, NewRows, _cast, embed_new
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines import pieces
 from isohop.engines.ray import ray_session
@@ -23,6 +23,7 @@ from isohop.errors import InvalidInput, IsohopError
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.training import Trainer
 from isohop.graph import Graph
+from isohop.relational.landing import json_texts
 from tests.coldbrew.test_distill import read, vectors, write_features
 from tests.worlds import TOPICS, library
 
@@ -54,7 +55,7 @@ def made(folder: Path, *, edges: bool = True) -> World:
         {n.name: values[trainer.index.rows(n.name)] for n in graph.node_types},
     )
     trainer.encoder.save(features)
-    distill(graph.path, features, folder / "model", DISTILL, 1)
+    distill(graph.path, features, folder / "model", DISTILL, 1, label="book.topic")
     embed(graph.path, features, folder / "model", folder / "embeddings", student=folder / "student")
     return World(graph, folder / "student", folder / "embeddings")
 
@@ -74,7 +75,7 @@ def new(
 
 
 def books(world: World) -> pa.Table:
-    return world.graph.nodes("book").drop_columns(["node_id"])
+    return world.graph.nodes("book", ["id", "title"]).drop_columns(["node_id"])
 
 
 def test_a_row_gets_the_vector_that_it_would_have_had_as_an_isolated_node(world, tmp_path):
@@ -90,7 +91,7 @@ def test_a_row_gets_the_vector_that_it_would_have_had_as_an_isolated_node(world,
 def test_new_rows_are_near_known_ones_of_their_kind(world, tmp_path):
     """One space for teacher and student: what a new book is about shows in whom it is near."""
     titles = [f"{topic}0 {topic}3 {topic}5 {topic}6" for topic in TOPICS]
-    rows = pa.table({"id": pa.array([9000, 9001, 9002, 9003]), "title": titles, "topic": TOPICS})
+    rows = pa.table({"id": [9000, 9001, 9002, 9003], "title": titles})
     _, found = new(world, tmp_path, rows)
     known = read(world.embeddings, "book")
     topic = np.array(world.graph.nodes("book")["topic"].to_pylist())
@@ -133,24 +134,53 @@ def test_a_row_is_embedded_the_same_whatever_lies_beside_it(world, tmp_path, mon
     assert np.allclose(vectors(other), vectors(whole), atol=1e-5)
 
 
-def test_rows_without_a_key_are_kept_apart_and_counted(world, tmp_path):
+def test_rows_that_cannot_be_embedded_are_kept_apart_and_counted(world, tmp_path):
     rows = pa.table(
         {
-            "id": pa.array([1, None, 3, None], pa.int64()),
-            "title": pa.array(["river1 river2", "engine1", None, "🚢 שלום"]),
-            "topic": pa.array([None, None, None, None], pa.string()),
-            "note": ["a", "b", "c", "d"],
+            "id": pa.array([1, None, 3, 4.5, float("nan")], pa.float64()),
+            "title": pa.array(["river1 river2", "engine1", None, "🚢 שלום", "x"]).cast(
+                pa.string_view()
+            ),
+            "note": ["a", "b", "c", "d", "e"],
         }
     )
     told, found = new(world, tmp_path, rows)
-    assert (told.embedded, told.quarantined, told.unread) == (2, 2, ("note",))
+    assert (told.embedded, told.quarantined, told.unread) == (2, 3, ("note",))
     assert found["id"].to_pylist() == [1, 3]
+    assert found.schema.field("id").type == pa.int64()
     assert np.isfinite(vectors(found)).all()
-    kept = ds.dataset(tmp_path / "out" / "quarantine").to_table()
-    assert kept["title"].to_pylist() == ["engine1", "🚢 שלום"]
-    assert set(kept["reason"].to_pylist()) == {NO_KEY}
+    kept = ds.dataset(tmp_path / "out" / "quarantine").to_table().to_pylist()
+    assert [row["reason"] for row in kept] == [
+        NO_KEY,
+        "column 'id': a value that is no int64",
+        NO_KEY,
+    ]
+    assert "🚢 שלום" in kept[1]["raw"]
+    assert "NaN or infinite" in told.notes[0]
     written = (tmp_path / "out" / "new-rows.json").read_text("utf-8")
     assert NewRows.model_validate_json(written) == told
+
+
+def test_text_that_is_not_text_is_kept_apart(world, tmp_path):
+    broken = pa.array([b"river1", b"\xff\xfe", b"engine1"]).view(pa.string())
+    told, found = new(world, tmp_path, pa.table({"id": [1, 2, 3], "title": broken}))
+    assert (told.embedded, told.quarantined) == (2, 1)
+    assert found["id"].to_pylist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [["b", 'a"{}\n'], [], None, ["é"]],
+        [[1, 2], None, [None, 3]],
+        [[1.5], [2.0]],
+        [],
+    ],
+)
+def test_lists_are_what_they_were(values):
+    wanted = pa.array(values).type if values else pa.list_(pa.string())
+    landed = json_texts(pa.array(values, wanted))
+    assert _cast(landed, wanted).to_pylist() == values
 
 
 def test_no_rows_give_columns_and_no_rows(world, tmp_path):
@@ -170,25 +200,46 @@ def test_an_entity_without_any_edge_is_embedded_as_its_nodes_were(tmp_path):
 
 
 def test_all_that_is_wrong_with_the_columns_is_told_at_once(world, tmp_path):
-    folder = tmp_path / "rows"
-    folder.mkdir()
-    pq.write_table(pa.table({"id": ["one"], "titel": ["x"]}), folder / "a.parquet")
-    (folder / "b.parquet").write_text("id,title\n1,x\n", "utf-8")
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"id": ["one"], "titel": ["x"]}), rows)
     with pytest.raises(InvalidInput) as raised:
-        embed_new(world.student, folder, tmp_path / "out", "book")
+        embed_new(world.student, rows, tmp_path / "out", "book")
     message = str(raised.value)
-    assert "a.parquet, column 'id': is string, where 'book' has int64" in message
-    assert "a.parquet, column 'title': is missing" in message
+    assert "column 'id': is string, where 'book' has int64" in message
+    assert "column 'title': is missing" in message
     assert "Did you mean 'titel'?" in message
-    assert "b.parquet: is not a Parquet file" in message
+    pq.write_table(pa.Table.from_arrays([[1], ["x"], ["y"]], ["id", "title", "title"]), rows)
+    with pytest.raises(InvalidInput, match="two columns are named alike, 'title' and 'title'"):
+        embed_new(world.student, rows, tmp_path / "out", "book")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_value_that_does_not_fit_is_told_without_a_traceback(world, tmp_path):
-    rows = pa.table({"id": [1.5], "title": ["x"], "topic": ["y"]})
-    with pytest.raises(IsohopError, match=r"rows.parquet, column 'id': .*1.5"):
-        new(world, tmp_path, rows)
-    assert not (tmp_path / "out").exists()
+def test_files_that_are_no_rows_are_told(world, tmp_path):
+    out = tmp_path / "out"
+    for path, told in ((tmp_path / "none.parquet", "is not there"), (tmp_path, "no Parquet file")):
+        with pytest.raises(InvalidInput, match=told):
+            embed_new(world.student, path, out, "book")
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(books(world), rows, compression="none")
+    whole = rows.read_bytes()
+    rows.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(IsohopError, match=r"rows\.parquet"):
+        embed_new(world.student, rows, out, "book")
+    # A damaged page behind a sound footer.
+    rows.write_bytes(whole[:4] + b"\xff" * 400 + whole[404:])
+    with pytest.raises(IsohopError, match=r"rows\.parquet"):
+        embed_new(world.student, rows, out, "book")
+    assert not out.exists()
+
+
+def test_what_is_read_is_never_replaced(world, tmp_path):
+    out = tmp_path / "out"
+    new(world, tmp_path, books(world).slice(0, 3))
+    rows = out / "mended.parquet"
+    pq.write_table(books(world), rows)
+    with pytest.raises(IsohopError, match="is replaced as a whole"):
+        embed_new(world.student, rows, out, "book")
+    assert rows.exists()
 
 
 def test_what_is_no_student_of_this_version_is_refused(world, tmp_path):
@@ -200,8 +251,6 @@ def test_what_is_no_student_of_this_version_is_refused(world, tmp_path):
         embed_new(world.student, rows, tmp_path / "out")
     with pytest.raises(IsohopError, match="Did you mean 'book'"):
         embed_new(world.student, rows, tmp_path / "out", "books")
-    with pytest.raises(IsohopError, match="is not there"):
-        embed_new(world.student, tmp_path / "none.parquet", tmp_path / "out", "book")
     other = tmp_path / "other"
     shutil.copytree(world.student, other)
     about = (other / "bundle.json").read_text("utf-8")

@@ -42,6 +42,40 @@ def test_files_of_others_are_never_replaced(tmp_path, monkeypatch):
     assert (mine / "thesis.tex").read_text("utf-8") == "years"
 
 
+def test_folders_being_made_beside_it_are_left_alone(tmp_path):
+    """Also where one's name begins with the other's, or reads as a pattern."""
+    with folder_atomically(tmp_path / "new-customers") as folder:
+        (folder / "x").write_text("x", "utf-8")
+        for name in ("new", "*", "new-*"):
+            write(tmp_path / name, "1")
+        assert (folder / "x").exists()
+    assert (tmp_path / "new-customers" / "x").exists()
+
+
+def test_what_a_killed_process_left_goes(tmp_path):
+    left = tmp_path / ".tmp-a-0123456789ab"
+    left.mkdir()
+    write(tmp_path / "a", "1")
+    assert not left.exists()
+
+
+def test_a_path_may_be_said_in_any_way(tmp_path, monkeypatch):
+    write(tmp_path / "a", "1")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path / "a")
+    write(Path("../a"), "2")
+    write(tmp_path / "link", "3")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "a" / "made.json").read_text("utf-8") == "3"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "link"]
+
+
+def test_a_place_that_cannot_be_is_told(tmp_path):
+    (tmp_path / "file").write_text("x", "utf-8")
+    with pytest.raises(IsohopError, match="cannot be a folder"):
+        write(tmp_path / "file" / "a", "1")
+
+
 def test_a_block_that_fails_leaves_what_was(tmp_path):
     write(tmp_path / "a", "1")
 

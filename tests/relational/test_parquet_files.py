@@ -198,3 +198,9 @@ def test_texts_of_a_megabyte_are_read_in_small_batches(tmp_path: Path) -> None:
     texts = [f"{n}" * (1 << 20) for n in range(4)]
     path = _write(tmp_path / "t.parquet", {"x": pa.array(texts, pa.large_string())})
     assert _read(_land(path))["x"] == texts
+
+
+def test_columns_of_one_name_are_told(tmp_path):
+    twice = pa.Table.from_arrays([[1], ["x"], ["y"]], ["id", "a", "a"])
+    with pytest.raises(InvalidInput, match="two columns are named alike, 'a' and 'a'"):
+        parquet_columns([_write(tmp_path / "t.parquet", twice)])

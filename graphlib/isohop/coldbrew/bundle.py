@@ -182,7 +182,7 @@ class Bundle:
             }
             student = _student(state, encoder.dimensions, manifest.settings)
             rows = pq.read_schema(folder / "rows" / f"{found.name}.parquet")
-        except (KeyError, OSError, RuntimeError, SafetensorError, pa.ArrowInvalid) as error:
+        except (KeyError, OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise IsohopError(
                 f"{folder} does not hold the student of '{found.name}' that {MANIFEST} names: "
                 f"{error}. Copy the whole folder again."

@@ -24,15 +24,17 @@ BATCH = 1 << 14
 
 
 def pieces_of(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Every piece: its ``file``, that file's place among ``files`` as ``number``, its row ``group``
-    and its first row there as ``start``."""
+    """Every piece: its ``file``, as ``number`` that file's place among ``files``, its row
+    ``group``, as ``start`` its first row there, how many ``rows`` it has at most, and how many of
+    them are read in a ``batch``."""
     for number, file in enumerate(files):
         about = pq.read_metadata(file)
         # A file without rows is a piece, so that what comes of it has its columns.
         groups = [about.row_group(i).num_rows for i in range(about.num_row_groups)] or [0]
         for group, rows in enumerate(groups):
             for start in range(0, max(rows, 1), PIECE):
-                yield {"file": str(file), "number": number, "group": group, "start": start}
+                place = {"number": number, "group": group, "start": start}
+                yield {"file": str(file), **place, "rows": PIECE, "batch": BATCH}
 
 
 def part_name(piece: dict[str, Any]) -> str:
@@ -42,14 +44,17 @@ def part_name(piece: dict[str, Any]) -> str:
 
 def rows_of(piece: dict[str, Any], names: Sequence[str]) -> Iterator[pa.Table]:
     """The columns ``names`` of a piece's rows, a batch at a time."""
-    opened = pq.ParquetFile(piece["file"])
+    # Mapped, since a column of a row group is otherwise read as a whole, however large.
+    opened = pq.ParquetFile(piece["file"], memory_map=True)
     if not opened.num_row_groups:
         return
     row, start = 0, piece["start"]
-    for batch in opened.iter_batches(BATCH, row_groups=[piece["group"]], columns=list(names)):
-        if row >= start + PIECE:
+    groups = [piece["group"]]
+    for batch in opened.iter_batches(piece["batch"], row_groups=groups, columns=list(names)):
+        if row >= start + piece["rows"]:
             return
         if row >= start:
+            # A name also selects those that continue it after a dot.
             yield pa.table(batch.select(list(names)))
         row += batch.num_rows
 
@@ -67,8 +72,9 @@ def for_each_piece(
     arguments: dict[str, Any],
     what: str,
     progress: Progress,
-) -> list[dict[str, Any]]:
-    """Have workers of Ray Data ``act`` on pieces, and what it gave for each. Ray must be running.
+) -> Iterator[dict[str, Any]]:
+    """Have workers of Ray Data ``act`` on pieces: what it gave for each, as they end. Who stops
+    asking stops the work. Ray must be running.
 
     ``act`` takes a batch of pieces (see `split`) and ``arguments``, and gives a batch.
     """
@@ -82,9 +88,7 @@ def for_each_piece(
         num_cpus=1,
         fn_kwargs=arguments,
     )
-    found = []
     with progress.task(what, len(pieces)) as bar:
         for row in done.iter_rows():
-            found.append(row)
             bar.advance()
-    return found
+            yield row

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -53,19 +54,25 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
     of a killed process (same destination) are removed on the next call.
 
     ``made``: a file that every folder made here for the same purpose has. Where a person says what
-    ``path`` is, nothing else may be replaced: raises `IsohopError`.
+    ``path`` is, no other folder may be replaced. Raises `IsohopError` for that, and where there can
+    be no folder.
     """
-    path = path.absolute()
-    if made is not None and path.exists():
-        others = not path.is_dir() or (any(path.iterdir()) and not (path / made).is_file())
-        if others:
-            raise IsohopError(
-                f"{path} is there already and not what this command makes (no {made} in it), so it "
-                "is not replaced. Choose a folder that does not exist yet."
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f"{_TEMPORARY}{path.name}-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    path = path.resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IsohopError(f"{path} cannot be a folder: {error.strerror}.") from error
+    if path.exists() and not path.is_dir():
+        raise IsohopError(f"{path} is a file, so it is not replaced. Choose a folder.")
+    if made is not None and path.exists() and any(path.iterdir()) and not (path / made).is_file():
+        raise IsohopError(
+            f"{path} is there already and not what this command makes (no {made} in it), so it "
+            "is not replaced. Choose a folder that does not exist yet."
+        )
+    ours = re.compile(re.escape(f"{_TEMPORARY}{path.name}-") + "[0-9a-f]{12}")
+    for leftover in path.parent.iterdir():
+        if ours.fullmatch(leftover.name):
+            shutil.rmtree(leftover, ignore_errors=True)
     temporary = temporary_beside(path)
     temporary.mkdir()
     try:
@@ -77,7 +84,11 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
         if path.exists():
             old = temporary_beside(path)
             path.rename(old)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             temporary.rename(path)

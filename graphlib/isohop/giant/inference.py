@@ -100,4 +100,6 @@ def extract(
     """Write ``out/<node type>/*.parquet`` for every node type. Ray must be running."""
     arguments = {"graph": graph.path, "encoder": encoder, "out": out}
     more = {"label": label, **{name: str(path.resolve()) for name, path in arguments.items()}}
-    for_each_piece(list(pieces(graph)), encode_pieces, more, "features of all nodes", progress)
+    of_all = (list(pieces(graph)), encode_pieces, more, "features of all nodes", progress)
+    for _ in for_each_piece(*of_all):
+        pass

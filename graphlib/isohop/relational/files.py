@@ -116,14 +116,12 @@ class FolderSource:
 
     def _table(self, files: TableFiles) -> SourceTable:
         if files.format == "parquet":
-            columns = parquet_columns(files.paths)
-        else:
-            names = self._text_file(files).columns()
-            columns = tuple(SourceColumn(name, None) for name in names)
-        problems = check_names([column.name for column in columns], str(files.paths[0]), "column")
+            return SourceTable(files.name, parquet_columns(files.paths))
+        names = self._text_file(files).columns()
+        problems = check_names(names, str(files.paths[0]), "column")
         if problems:
             raise InvalidInput(f"Table '{files.name}' cannot be read", problems)
-        return SourceTable(files.name, columns)
+        return SourceTable(files.name, tuple(SourceColumn(name, None) for name in names))
 
     def _text_file(self, files: TableFiles) -> TextFile:
         path = files.paths[0]
@@ -153,6 +151,18 @@ def find_tables(folder: Path) -> dict[str, TableFiles]:
     if problems:
         raise InvalidInput(f"The folder {folder} cannot be read", problems)
     return {name: files for name, (files,) in sorted(found.items())}
+
+
+def parquet_parts(path: Path) -> tuple[Path, ...]:
+    """The Parquet files of one table: the file ``path``, or all in the folder ``path``.
+
+    Raises `InvalidInput` where there are none.
+    """
+    found = list(_table_at(path)) if path.exists() else []
+    if [files.format for files in found] != ["parquet"]:
+        what = "is no Parquet file and no folder of them." if path.exists() else "is not there."
+        raise unreadable(str(path), what, "Name a Parquet file, or a folder of Parquet files.")
+    return found[0].paths
 
 
 def _table_at(path: Path) -> Iterator[TableFiles]:

@@ -25,7 +25,7 @@ from isohop.relational.landing import (
     landing,
     normalise,
 )
-from isohop.relational.source import SourceColumn, unreadable
+from isohop.relational.source import SourceColumn, check_names, unreadable
 
 _BATCH_BYTES = 32 << 20
 _BATCH_ROWS = 1 << 16
@@ -35,10 +35,14 @@ _LARGEST_INT64 = 2**63 - 1
 def parquet_columns(paths: Sequence[Path]) -> tuple[SourceColumn, ...]:
     """The columns of a table's parts, from their footers.
 
-    Raises `InvalidInput` when a part is damaged or the parts are not of one schema.
+    Raises `InvalidInput` when a part is damaged, the parts are not of one schema, or names of
+    columns cannot be told apart.
     """
     parts = [_open(path) for path in paths]
     _check_alike(paths, parts)
+    problems = check_names(parts[0].schema_arrow.names, str(paths[0]), "column")
+    if problems:
+        raise InvalidInput(f"{paths[0]} cannot be read", problems)
     columns = []
     for field in parts[0].schema_arrow:
         type: pa.DataType | None = landed_type(field.type)
