@@ -20,6 +20,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +36,7 @@ from isohop.engines.pieces import for_each_piece, part_name, pieces_of, rows_of,
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import ray_session
 from isohop.engines.storage import fingerprint, folder_atomically, write_text_atomically
-from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
+from isohop.errors import InvalidInput, IsohopError, Problem
 from isohop.relational.files import parquet_parts
 from isohop.relational.landing import LandedTable, raw_rows, refused
 from isohop.relational.parquet_files import land_parquet, parquet_columns
@@ -131,8 +132,8 @@ def _check(files: Sequence[Path], wanted: pa.Schema, entity: str) -> tuple[str, 
         where = f"column '{field.name}'"
         if field.name not in given:
             what = f"is missing; '{entity}' has it as {field.type}."
-            hint = did_you_mean(field.name, spare) if spare else ""
-            hint = f"{hint} Where values are not known, let them be null.".strip()
+            near = get_close_matches(field.name, spare, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else "Let it be null where it is not known."
             problems.append(Problem(where, what, hint))
         elif not given[field.name].all_null:
             held = stored.field(field.name).type
