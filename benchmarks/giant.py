@@ -20,9 +20,10 @@ What a frozen model reads is the same in every run: it is read once, and its sec
 ``--causes``, of the first seed: what holds an encoder back. Accuracy on the nodes that the probe
 learns from, on validation and on test nodes after each third of training; how the true cluster of
 a hidden node's neighbour ranks at each level of the label tree; the classes with most errors.
-``--ablations``, all or some, of the first seed: the same training flat (nodes alone), with a random
-tree, and from random vectors; with hard negatives, with the squared hinge, with the correction by
-log Q, all of n-grams in 256 dimensions; and n-grams in MiniLM's 384, without text pretraining.
+``--ablations``, all or some, of the first seed: the same training multi-scale, with the clusters of
+a label tree beside the nodes; that with a random tree, without PIFA, and with hard negatives; from
+random vectors, with the squared hinge, with the correction by log Q, all of n-grams in 256
+dimensions; and n-grams in MiniLM's 384, without text pretraining.
 ``--pecos``, of the first seed: PECOS on the same documents and edges, by `pecos_features.py`, whose
 docstring says which environment it needs: XR-Linear beside *hashing*, and beside *minilm*
 XR-Transformer, from the same MiniLM and with the seconds that ours took, reading included.
@@ -72,6 +73,7 @@ from isohop.graph.holdout import ISOLATED
 
 THREADS = len(os.sched_getaffinity(0))
 SETTINGS = FeatureSettings(dimensions=256)
+MULTI_SCALE = SETTINGS.model_copy(update={"multi_scale": True})
 MINILM = FeatureSettings(encoder="minilm", dimensions=384)
 STRENGTHS = (0.003, 0.01, 0.03, 0.1)
 SPARSE_STRENGTHS = (0.1, 0.3, 1.0)
@@ -294,10 +296,10 @@ def random_start() -> Iterator[None]:
 
 
 ABLATIONS: dict[str, tuple[FeatureSettings, Callable[[], AbstractContextManager[None]]]] = {
-    "flat": (SETTINGS.model_copy(update={"levels": ()}), nullcontext),
-    "random_tree": (SETTINGS, random_tree),
+    "multi_scale": (MULTI_SCALE, nullcontext),
+    "random_tree": (MULTI_SCALE, random_tree),
+    "hard_negatives": (MULTI_SCALE.model_copy(update={"hard_negatives": 0.5}), nullcontext),
     "random_start": (SETTINGS, random_start),
-    "hard_negatives": (SETTINGS.model_copy(update={"hard_negatives": 0.5}), nullcontext),
     "squared_hinge": (SETTINGS.model_copy(update={"loss": "squared-hinge"}), nullcontext),
     "log_q": (SETTINGS.model_copy(update={"log_q": True}), nullcontext),
     "no_text_pretraining": (SETTINGS.model_copy(update={"dimensions": 384}), nullcontext),
@@ -468,7 +470,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("gutenberg", "wordnet"))
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
+    parser.add_argument("--encoders", nargs="*", choices=ENCODERS, default=ENCODERS)
     parser.add_argument("--settings", nargs="+", choices=VISIBLE, default=VISIBLE)
     parser.add_argument("--tuning-steps", type=int, default=0, metavar="N", help="of MiniLM")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of what MiniLM has read")

@@ -123,7 +123,7 @@ def test_a_label_with_one_class_is_noted_and_not_learned(tmp_path):
     graph = Graph.write(tmp_path / "g2", graph.manifest, nodes, edges)
     features = topical(library(tmp_path / "g"), tmp_path / "f")
     manifest, _ = run(tmp_path, graph, features, label="book.topic")
-    assert any("fewer than two classes" in note for note in manifest.notes)
+    assert any("fewer than two values" in note for note in manifest.notes)
 
 
 def test_one_seed_gives_equal_embeddings(tmp_path):

@@ -64,7 +64,7 @@ def some_edges(papers: int = PAPERS, connected: int = 50) -> np.ndarray:
 
 
 def trained(made: tuple[Graph, Path], label: str | None = None) -> Distiller:
-    distiller = Distiller(*made, SMALL, 1, label, 1)
+    distiller = Distiller.of(*made, SMALL, 1, label, 1)
     for model in ("teacher", "mlp", "student"):
         distiller.start(model)
         distiller.train(SMALL.steps)
@@ -101,7 +101,7 @@ def test_labels_of_test_nodes_change_nothing_in_training(tmp_path):
 
 
 def test_labels_of_isolated_nodes_are_never_trained_on(tmp_path):
-    distiller = Distiller(*citations(tmp_path, some_edges()), SMALL, 1, "paper.topic", 1)
+    distiller = Distiller.of(*citations(tmp_path, some_edges()), SMALL, 1, "paper.topic", 1)
     alone = torch.from_numpy(distiller.holdout.groups["paper"] == ISOLATION)
     labels = distiller.labels
     assert alone.any()
@@ -123,7 +123,7 @@ def test_served_is_the_teacher_where_edges_are_visible_and_else_the_student(tmp_
 
 
 def test_nodes_of_low_degree_have_no_structural_embedding(tmp_path):
-    distiller = Distiller(*citations(tmp_path, some_edges()), SMALL, 1, None, 1)
+    distiller = Distiller.of(*citations(tmp_path, some_edges()), SMALL, 1, None, 1)
     degree = distiller.graph.degrees()["paper"]
     assert (degree[distiller.structural["paper"]] >= SMALL.structural_degree).all()
     assert len(distiller.structural["paper"]) == (degree >= SMALL.structural_degree).sum()
@@ -143,19 +143,19 @@ def test_the_penalty_of_structural_embeddings_is_squared(tmp_path):
 
 def test_a_second_class_that_training_does_not_see_is_no_class_to_learn(tmp_path):
     made = citations(tmp_path / "all", some_edges())
-    test = Distiller(*made, SMALL, 1, "paper.topic", 1).labels.test.numpy()
+    test = Distiller.of(*made, SMALL, 1, "paper.topic", 1).labels.test.numpy()
     topics = test.astype(np.int64)
     made = citations(tmp_path, some_edges(), topics=topics)
     assert any(
-        "fewer than two classes" in note
-        for note in Distiller(*made, SMALL, 1, "paper.topic", 1).notes
+        "fewer than two values" in note
+        for note in Distiller.of(*made, SMALL, 1, "paper.topic", 1).notes
     )
 
 
 @pytest.mark.parametrize(("papers", "edges"), [(1, []), (1, [(0, 0)]), (2, [(0, 1)])])
 def test_the_smallest_graphs_can_be_distilled(tmp_path, papers, edges):
     pairs = np.array(edges, np.int64).reshape(-1, 2)
-    distiller = Distiller(*citations(tmp_path, pairs, papers), SMALL, 1, None, 1)
+    distiller = Distiller.of(*citations(tmp_path, pairs, papers), SMALL, 1, None, 1)
     if distiller.skipped is None:
         distiller = trained((Graph.open(tmp_path / "graph"), tmp_path / "features"))
         assert all(torch.isfinite(v).all() for v in distiller.served().values())

@@ -18,7 +18,9 @@ from isohop.giant.training import Trainer
 from isohop.graph import Graph, hold_out
 from tests.worlds import library
 
-SMALL = FeatureSettings(dimensions=16, levels=(4, 16), epochs=1, steps=120, batch=64)
+SMALL = FeatureSettings(
+    dimensions=16, multi_scale=True, levels=(4, 16), epochs=1, steps=120, batch=64
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

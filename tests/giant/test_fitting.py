@@ -23,7 +23,9 @@ from isohop.giant.fitting import _Log
 from isohop.giant.settings import FeatureSettings
 from tests.worlds import library
 
-SMALL = FeatureSettings(dimensions=16, levels=(4, 16), epochs=1, steps=400, batch=64)
+SMALL = FeatureSettings(
+    dimensions=16, multi_scale=True, levels=(4, 16), epochs=1, steps=400, batch=64
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

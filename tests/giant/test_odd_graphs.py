@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.training import Trainer
 from isohop.graph.dataset import Attribute, EdgeType, Graph, GraphManifest, NodeType
 
 COUNT = 300
-SETTINGS = FeatureSettings(dimensions=16, levels=(4, 64), steps=10, epochs=0.1)
+SETTINGS = FeatureSettings(dimensions=16, multi_scale=True, levels=(4, 64), steps=10, epochs=0.1)
 RANDOM = np.random.default_rng(0).integers(0, COUNT, (2, 900))
 NONE = np.empty((2, 0), np.int64)
 STAR = np.array([np.zeros(COUNT - 1, np.int64), np.arange(1, COUNT)])
@@ -28,9 +31,8 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_every_feature_is_a_number(name, tmp_path):
-    texts, (source, target) = ODD[name]
+def graph_of(texts: list[str | None], edges: np.ndarray, folder: Path) -> Graph:
+    source, target = edges
     ids = np.arange(len(texts))
     text = Attribute(name="text", kind="text", type="string")
     manifest = GraphManifest(
@@ -41,10 +43,40 @@ def test_every_feature_is_a_number(name, tmp_path):
     )
     nodes = {"a": pa.table({"node_id": ids, "id": ids, "text": pa.array(texts, pa.string())})}
     facts = {"src": source, "dst": target, "count": np.ones(len(source), np.int64)}
-    graph = Graph.write(tmp_path / "g", manifest, nodes, {"a--r--a": pa.table(facts)})
+    return Graph.write(folder, manifest, nodes, {"a--r--a": pa.table(facts)})
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_feature_is_a_number(name, tmp_path):
+    texts, edges = ODD[name]
+    graph = graph_of(texts, edges, tmp_path / "g")
     trainer = Trainer(graph, SETTINGS, 1, None, 1)
     losses = trainer.train(trainer.steps)
-    assert bool(losses) == bool(len(source))
+    assert bool(losses) == bool(edges.shape[1])
     for features in (trainer.encode(), trainer.untrained()):
         assert features.shape == (len(texts), 16)
         assert np.isfinite(features).all()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "labels"),
+    [
+        ({}, [COUNT]),
+        ({"multi_scale": True}, [4, 64, COUNT]),
+        ({"labels": COUNT - 1}, [4, 64]),
+        ({"labels": COUNT}, [COUNT]),
+    ],
+)
+def test_clusters_are_predicted_where_they_are_asked_for_or_nodes_are_too_many(
+    chosen, labels, tmp_path
+):
+    graph = graph_of([f"word{i % 20}" for i in range(COUNT)], RANDOM, tmp_path / "g")
+    few = SETTINGS.model_copy(update={"multi_scale": False, **chosen})
+    trainer = Trainer(graph, few, 1, None, 1)
+    assert [len(level.vectors) for level in trainer.levels] == labels
+    assert all(np.isfinite(step.loss) for step in trainer.train(trainer.steps))
+
+
+def test_likely_clusters_need_clusters():
+    with pytest.raises(ValidationError, match="multi_scale: true"):
+        FeatureSettings(hard_negatives=0.5)

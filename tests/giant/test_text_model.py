@@ -51,7 +51,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 def settings(folder: Path, **more: object) -> FeatureSettings:
-    small = {"dimensions": 16, "levels": (4, 16), "epochs": 1, "steps": 40, "batch": 64}
+    small = {
+        "dimensions": 16,
+        "multi_scale": True,
+        "levels": (4, 16),
+        "epochs": 1,
+        "steps": 40,
+        "batch": 64,
+    }
     return FeatureSettings(encoder="transformers", model=folder, **small | more)
 
 

@@ -41,7 +41,8 @@ class DistillManifest(BaseModel):
     """Of the graph that it was distilled from."""
     label: str | None
     settings: DistillSettings
-    classes: int = 0
+    outputs: int = 0
+    """Of the label: its classes, or 1 for a number."""
     structural: Mapping[str, tuple[int, ...]] = {}
     """Number of nodes with structural embeddings, by type."""
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
@@ -101,7 +102,7 @@ class _Distillation:
 
         parsed = DistillSettings.model_validate(settings)
         opened = Graph.open(graph)
-        self.distiller = Distiller(opened, Path(features), parsed, seed, label, threads, until)
+        self.distiller = Distiller.of(opened, Path(features), parsed, seed, label, threads, until)
 
     def about(self) -> dict[str, Any]:
         return self.distiller.about()
@@ -176,7 +177,7 @@ def _run(
         certificate=graph.manifest.certificate,
         label=label,
         settings=settings,
-        classes=about["classes"],
+        outputs=about["outputs"],
         structural=about["structural"],
         curves={name: tuple(points) for name, points in curves.items()},
         evaluation=tuple(Figure(**row) for row in rows),

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from isohop.coldbrew.evaluation import Figure, LinkEvaluation, Model, label_figures
-from isohop.coldbrew.inputs import Labels, read_inputs, read_labels
+from isohop.coldbrew.inputs import Inputs, read_inputs
+from isohop.coldbrew.labels import Labels, read_labels
 from isohop.coldbrew.links import LinkScore, LinkTask, queries_of
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
@@ -27,7 +27,7 @@ from isohop.coldbrew.student import FeatureMLP, LatentIndex, Student, latent_ind
 from isohop.coldbrew.tables import Table
 from isohop.coldbrew.teacher import Teacher, structural_nodes
 from isohop.errors import IsohopError
-from isohop.graph import Graph, hold_out
+from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.holdout import ISOLATION
 
 VALIDATE_EVERY = 20
@@ -45,22 +45,24 @@ class _Baseline(nn.Module):
         self.mlp = FeatureMLP(widths, settings.dimensions, settings.dropout)
         names = tuple(distiller.inputs.edge_types)
         self.score = LinkScore(names, settings.dimensions, "distmult", settings.scale)
-        classes = distiller.classes
-        self.classify = nn.Linear(settings.dimensions, classes) if classes else None
+        outputs = distiller.outputs
+        self.classify = nn.Linear(settings.dimensions, outputs) if outputs else None
 
 
 class Distiller:
-    """Everything that distillation holds."""
+    """Everything that distillation holds: what it learns from, and what it learns.
+
+    ``holdout``: which edges may be seen, of ``inputs.edges``; ``labels`` where one is learned.
+    """
 
     def __init__(
         self,
-        graph: Graph,
-        features: Path,
+        inputs: Inputs,
+        holdout: Holdout,
+        labels: Labels | None,
         settings: DistillSettings,
         seed: int,
-        label: str | None,
         threads: int,
-        until: date | None = None,
     ):
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
@@ -68,37 +70,51 @@ class Distiller:
         self.settings = settings
         self.seed = seed
         self.notes: list[str] = []
-        self.inputs = read_inputs(graph, features, label)
-        self.holdout = hold_out(graph, seed, until=until)
+        self.inputs = inputs
+        self.holdout = holdout
+        self.labels = labels
         self.visible = {
-            name: edges[:, torch.from_numpy(self.holdout.visible(name))]
-            for name, edges in self.inputs.edges.items()
+            name: edges[:, torch.from_numpy(holdout.visible(name))]
+            for name, edges in inputs.edges.items()
         }
-        self.graph = MessageGraph(self.inputs.counts, self.inputs.edge_types, self.visible)
+        self.graph = MessageGraph(inputs.counts, inputs.edge_types, self.visible)
         self.connected = {name: degree > 0 for name, degree in self.graph.degrees().items()}
-        self.labels = self._labels(graph, label)
-        self.classes = self.labels.count if self.labels else 0
+        self.outputs = labels.outputs if labels else 0
         self.structural = structural_nodes(self.graph, settings.structural_degree)
-        self.evaluation = LinkEvaluation(self.inputs, self.holdout, seed)
+        self.evaluation = LinkEvaluation(inputs, holdout, seed)
         self.latent: dict[str, Tensor] = {}
         self.indices: dict[str, LatentIndex] = {}
-        self.teacher = Teacher(self.inputs, self.structural, settings, self.classes)
+        self.teacher = Teacher(inputs, self.structural, settings, self.outputs)
         self.baseline = _Baseline(self)
-        widths = {n: self.inputs.features[n].shape[1] for n in self.inputs.entities}
+        widths = {n: inputs.features[n].shape[1] for n in inputs.entities}
         self.student = Student(widths, settings)
-        self._vectors: dict[str, Table] = {}
+        self._vectors: dict[str, dict[str, Tensor]] = {}
 
-    def _labels(self, graph: Graph, label: str | None) -> Labels | None:
-        if label is None:
-            return None
-        entity = label.rpartition(".")[0]
-        labels = read_labels(graph, label, self.holdout.groups[entity] == ISOLATION, self.seed)
-        if labels is None:
-            self.notes.append(
-                f"label '{label}' has fewer than two classes to learn from: trained by link "
+    @classmethod
+    def of(
+        cls,
+        graph: Graph,
+        features: Path,
+        settings: DistillSettings,
+        seed: int,
+        label: str | None,
+        threads: int,
+        until: date | None = None,
+    ) -> Distiller:
+        """Of a graph, features in a folder and what a pipeline says. Raises `IsohopError`."""
+        inputs = read_inputs(graph, features, label)
+        holdout = hold_out(graph, seed, until=until)
+        labels = None
+        if label is not None:
+            isolated = holdout.groups[label.rpartition(".")[0]] == ISOLATION
+            labels = read_labels(graph, label, isolated, seed)
+        made = cls(inputs, holdout, labels, settings, seed, threads)
+        if label is not None and labels is None:
+            made.notes.append(
+                f"label '{label}' has fewer than two values to learn from: trained by link "
                 "prediction"
             )
-        return labels
+        return made
 
     @property
     def skipped(self) -> str | None:
@@ -111,7 +127,7 @@ class Distiller:
         return {
             "skipped": self.skipped,
             "notes": self.notes,
-            "classes": self.classes,
+            "outputs": self.outputs,
             "structural": {name: (len(nodes),) for name, nodes in self.structural.items()},
         }
 
@@ -122,8 +138,7 @@ class Distiller:
         self._module, self._loss, self._predict = self._parts(model)
         self._module.train()
         self._task = self._link_task(model)
-        parameters = [p for p in self._module.parameters() if p.requires_grad]
-        self._optimiser = torch.optim.Adam(parameters, lr=self.settings.learning_rate)
+        self._optimiser = _optimiser(self._module, self.settings)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser,
             self.settings.learning_rate,
@@ -149,7 +164,7 @@ class Distiller:
         self, model: str
     ) -> tuple[nn.Module, Callable[[], Tensor], Callable[[], dict[str, Tensor]]]:
         if model == "teacher":
-            return self.teacher, self._teacher_loss, lambda: self._teach({})
+            return self.teacher, self._teacher_loss, self._predict_teacher
         if model == "mlp":
             return self.baseline, self._baseline_loss, self._predict_baseline
         return self.student, self._student_loss, self._predict_student
@@ -189,8 +204,7 @@ class Distiller:
 
     def _validation_score(self, vectors: Table) -> float:
         if self.labels is not None and self.labels.validation.any():
-            right = self._logits(self._name, vectors).argmax(1) == self.labels.classes
-            return float(right[self.labels.validation].float().mean())
+            return self.labels.right(self.answers(self._name, vectors), self.labels.validation)
         return self.evaluation.validation(self._model(self._name, vectors))
 
     def finish(self) -> None:
@@ -205,25 +219,22 @@ class Distiller:
 
     # Teacher
 
-    def _teach(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.teacher(self.graph, self.inputs.features, weights)
+    def _predict_teacher(self) -> dict[str, Tensor]:
+        return self.teacher(self.graph, self.inputs.features, self.graph.weights({}))
 
     def _teacher_loss(self) -> Tensor:
         drawn = self._task.draw()
-        vectors = self._teach(self.graph.keep_weights(drawn))
-        loss = self._task.loss(self.teacher.score, drawn, vectors, vectors)
-        return self._with_label(loss, self.teacher.classify, vectors) + (
-            self.settings.structural_penalty * self.teacher.penalty()
-        )
-
-    def _with_label(self, link: Tensor, classify: nn.Module | None, vectors: Table) -> Tensor:
-        if self.labels is None or classify is None:
-            return link
-        at = self.labels.train
-        logits = self.settings.scale * classify(vectors[self.labels.entity][at])
-        return functional.cross_entropy(logits, self.labels.classes[at]) + (
-            self.settings.link_weight * link
-        )
+        weights = self.graph.weights(drawn)
+        times = self.settings.answers if self.labels is not None else 1
+        vectors = [self.teacher(self.graph, self.inputs.features, weights) for _ in range(times)]
+        loss = self._task.loss(self.teacher.score, drawn, vectors[0], vectors[0])
+        loss = loss + self.settings.structural_penalty * self.teacher.penalty()
+        if self.labels is None:
+            return loss
+        answers = [self.answers("teacher", one) for one in vectors]
+        told = torch.stack([self.labels.loss(one) for one in answers]).mean()
+        agreed = self.labels.agree(answers) if times > 1 else 0.0
+        return self.settings.link_weight * loss + told + self.settings.agreement * agreed
 
     # Baseline
 
@@ -233,7 +244,10 @@ class Distiller:
     def _baseline_loss(self) -> Tensor:
         vectors = self._predict_baseline()
         loss = self._task.loss(self.baseline.score, self._task.draw(), vectors, vectors)
-        return self._with_label(loss, self.baseline.classify, vectors)
+        if self.labels is None:
+            return loss
+        told = self.labels.loss(self.answers("mlp", vectors))
+        return self.settings.link_weight * loss + told
 
     # Student
 
@@ -242,7 +256,7 @@ class Distiller:
         torch.manual_seed(self.seed + 50)
         taught = self._vectors["teacher"]
         first = self.student.first.train()
-        optimiser = torch.optim.Adam(first.parameters(), lr=self.settings.learning_rate)
+        optimiser = _optimiser(first, self.settings)
         entities = {name: self.inputs.features[name] for name in self.inputs.entities}
         for _ in range(self.settings.steps // 2):
             loss = self._match(first(entities), taught)
@@ -272,11 +286,19 @@ class Distiller:
     def _student_loss(self) -> Tensor:
         taught = self._vectors["teacher"]
         vectors = self._predict_student()
-        with torch.no_grad():
-            score = self.teacher.score.requires_grad_(False)
+        score = self.teacher.score.requires_grad_(False)
         link = self._task.loss(score, self._task.draw(), vectors, taught)
         matched = MATCH_WEIGHT * self._match(vectors, taught)
-        return self._with_label(link, self.teacher.classify, vectors) + matched
+        if self.labels is None:
+            return link + matched
+        answers = self.answers("student", vectors)
+        at = self.connected[self.labels.entity] | self.labels.train
+        with torch.no_grad():
+            given = self.answers("teacher", taught)
+        told = self.labels.loss(answers) + (
+            self.settings.imitation * self.labels.like(answers[at], given[at])
+        )
+        return self.settings.link_weight * link + told + matched
 
     # Evaluation
 
@@ -295,11 +317,13 @@ class Distiller:
             return Model(name, vectors, self._vectors["teacher"], self.teacher.score)
         return Model(name, vectors, vectors, self.teacher.score)
 
-    def _logits(self, name: str, vectors: Table) -> Tensor:
+    def answers(self, name: str, vectors: Table) -> Tensor:
+        """What a model says of the label, (nodes, outputs), from its vectors."""
         classify = self.baseline.classify if name == "mlp" else self.teacher.classify
         if self.labels is None or classify is None:
-            raise IsohopError("There is no label to classify.")
-        return classify(vectors[self.labels.entity])
+            raise IsohopError("There is no label to answer for.")
+        scale = self.settings.scale if self.labels.classes else 1.0
+        return scale * classify(vectors[self.labels.entity])
 
     def evaluate(self) -> list[Figure]:
         """Every model on test edges, isolated nodes, and test labels."""
@@ -311,9 +335,9 @@ class Distiller:
             for name, vectors in tables.items():
                 figures += self.evaluation.figures(self._model(name, vectors))
             if self.labels is not None:
-                logits = {name: self._logits(name, vectors) for name, vectors in tables.items()}
+                answers = {name: self.answers(name, vectors) for name, vectors in tables.items()}
                 groups = self.holdout.groups[self.labels.entity]
-                figures += label_figures(self.labels, groups, logits)
+                figures += label_figures(self.labels, groups, answers)
         return figures
 
     def save(self, folder: Path) -> None:
@@ -321,3 +345,10 @@ class Distiller:
         for name, module in (("teacher", self.teacher), ("student", self.student)):
             state = {key: value.detach().contiguous() for key, value in module.state_dict().items()}
             save_file(state, folder / f"{name}.safetensors")
+
+
+def _optimiser(module: nn.Module, settings: DistillSettings) -> torch.optim.Optimizer:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.Adam(
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )

@@ -111,9 +111,9 @@ def _taught(
         name: torch.zeros(count, dtype=torch.int64)
         for name, (count,) in manifest.structural.items()
     }
-    teacher = Teacher(inputs, structural, manifest.settings, manifest.classes)
+    teacher = Teacher(inputs, structural, manifest.settings, manifest.outputs)
     _load(teacher, load_file(model / "teacher.safetensors"), model)
-    return teacher.eval()(messages, inputs.features, {})
+    return teacher.eval()(messages, inputs.features, messages.weights({}))
 
 
 def _students(
@@ -127,7 +127,7 @@ def _students(
     from isohop.coldbrew.student import latent_index
     from isohop.coldbrew.tables import module_key
 
-    labelled = (manifest.label or "").rpartition(".")[0] if manifest.classes else None
+    labelled = (manifest.label or "").rpartition(".")[0] if manifest.outputs else None
     found: dict[str, Student] = {}
     distilled = None
     for name in inputs.entities:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from isohop.coldbrew.figures import Figure
-from isohop.coldbrew.inputs import Inputs, Labels
+from isohop.coldbrew.inputs import Inputs
+from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.links import LinkScore, Query, adjacency, queries_of
 from isohop.coldbrew.tables import Table
 from isohop.graph import Holdout
@@ -147,9 +148,9 @@ class LinkEvaluation:
 
 
 def label_figures(
-    labels: Labels, groups: np.ndarray, logits: Mapping[str, Tensor]
+    labels: Labels, groups: np.ndarray, answers: Mapping[str, Tensor]
 ) -> Iterable[Figure]:
-    """Accuracy on test nodes by group, for each model's ``logits`` (nodes, classes)."""
+    """How right each model's ``answers`` (nodes, outputs) are on test nodes, by group."""
     test = labels.test.numpy()
     alone = np.isin(groups, (ISOLATION, NO_EDGES))
     masks = {
@@ -158,8 +159,7 @@ def label_figures(
         "tail": test & (groups == TAIL),
         "isolated": test & alone,
     }
-    for model, values in logits.items():
-        right = (values.argmax(1) == labels.classes).numpy()
+    for model, values in answers.items():
         for group, mask in masks.items():
             if mask.any():
                 for entity in ("all", labels.entity):
@@ -167,8 +167,8 @@ def label_figures(
                         task="label",
                         entity=entity,
                         group=group,
-                        metric="accuracy",
+                        metric=labels.metric,
                         model=model,
-                        value=round(float(right[mask].mean()), 6),
+                        value=round(labels.right(values, torch.from_numpy(mask)), 6),
                         count=int(mask.sum()),
                     )

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import torch
 from torch import Tensor
@@ -66,51 +65,3 @@ def _read_features(folder: Path, count: int) -> Tensor:
             f"{folder}: the feature of node {row} is not finite. Run the stage 'features' again."
         )
     return torch.from_numpy(values.astype(np.float32))
-
-
-@dataclass(frozen=True)
-class Labels:
-    """``classes``: int64 (nodes,), -1 where there is none. Split by seed: masks (nodes,)."""
-
-    entity: str
-    classes: Tensor
-    count: int
-    train: Tensor
-    validation: Tensor
-    test: Tensor
-
-
-def read_labels(graph: Graph, label: str, isolated: np.ndarray, seed: int) -> Labels | None:
-    """The classes of ``entity.attribute``: 60 % train, 20 % validation, 20 % test; ``isolated``
-    nodes (boolean) are test nodes. None where training would see fewer than two classes."""
-    entity, _, attribute = label.rpartition(".")
-    count = graph.node_type(entity).count
-    classes = np.full(count, -1, np.int64)
-    hidden = label_edge(graph, label)
-    if hidden is not None:
-        source, target = graph.edge_index(hidden)
-        classes[source] = target
-    else:
-        column = graph.nodes(entity, [attribute])[attribute]
-        if pa.types.is_list(column.type):
-            raise IsohopError(
-                f"label '{label}' has several values a node, so it cannot be a class. Choose an "
-                "attribute with one."
-            )
-        encoded = pc.dictionary_encode(column.combine_chunks().cast(pa.string()))
-        words = encoded.dictionary.to_pylist()
-        order = np.argsort(np.array(words, object)) if words else np.zeros(0, np.int64)
-        rank = np.empty(len(words), np.int64)
-        rank[order] = np.arange(len(words))
-        codes = pc.fill_null(encoded.indices, -1).to_numpy()
-        classes = np.where(codes >= 0, rank[codes] if len(rank) else -1, -1).astype(np.int64)
-    draw = np.random.default_rng([seed, 20]).random(count)
-    known = classes >= 0
-    test = known & (isolated | (draw >= 0.8))
-    validation = known & ~test & (draw >= 0.6)
-    train = known & ~test & ~validation
-    if len(np.unique(classes[train])) < 2:
-        return None
-    parts = (torch.from_numpy(part) for part in (classes, train, validation, test))
-    tensors = list(parts)
-    return Labels(entity, tensors[0], int(classes.max()) + 1, *tensors[1:])

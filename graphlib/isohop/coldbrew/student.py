@@ -28,13 +28,15 @@ class FeatureMLP(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], dimensions: int, dropout: float):
         super().__init__()
+        self.dropout = dropout
         self.mlp = nn.ModuleDict(
             {module_key(name): mlp(width, dimensions, dropout) for name, width in widths.items()}
         )
 
     def mlp_of(self, name: str, features: Tensor) -> Tensor:
         """Vectors of nodes of one type."""
-        return functional.normalize(self.mlp[module_key(name)](features), dim=1)
+        given = functional.dropout(features, self.dropout, self.training)
+        return functional.normalize(self.mlp[module_key(name)](given), dim=1)
 
     def forward(self, features: Table) -> dict[str, Tensor]:
         return {name: self.mlp_of(name, x) for name, x in features.items()}

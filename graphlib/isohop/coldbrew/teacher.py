@@ -1,14 +1,21 @@
-"""The teacher: typed message passing with structural embeddings.
+"""Teachers: vectors of nodes from features, edges, and a place of their own in the graph.
 
-X^{l+1} = σ(layer(X^l + E^l)), with E^l a free vector a node: what its place in the graph says
-beyond its features (Zheng et al., section 3.2). Nodes of low degree have none. Trained by link
+Both kinds have a *structural embedding* E a node: what its place in the graph says beyond its
+features (Zheng et al., section 3.2). Nodes of low degree have none. Both are trained by link
 prediction, and on a label where the pipeline names one; the edges of a step are left out of its
 messages, so that no edge helps to predict itself.
+
+- *message-passing*: X^{l+1} = σ(layer(X^l + E^l)), with weights for each relation (R-GCN,
+  GraphSAGE), initial residual and normalisation.
+- *hop-wise*: a walk that learns nothing carries features and E to nodes some steps away; each node
+  weighs what arrives by hop (SAGN, Sun et al., 2021), and an MLP reads it. In training a random
+  part of the nodes sends nothing (GRAND, Feng et al., NeurIPS 2020): a node must be told by
+  whichever of its neighbours are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +23,19 @@ from torch.nn import functional
 
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.links import LinkScore
-from isohop.coldbrew.message_passing import MessageGraph, RelationalLayer, relations_of
+from isohop.coldbrew.message_passing import MessageGraph, RelationalLayer, Weights, relations_of
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import Table, mlp, module_key
+
+Placed = Callable[[Table, int], dict[str, Tensor]]
+"""Adds the structural embeddings of a layer to what nodes hold."""
 
 
 class Teacher(nn.Module):
     """Vectors of all nodes, float32 (nodes, d) at length 1 by type, from features and edges.
 
-    ``structural``: node type -> int64 ids of the nodes with structural embeddings.
+    ``structural``: node type -> int64 ids of the nodes with structural embeddings. ``outputs``: of
+    the label, its classes, 1 for a number, 0 where there is none.
     """
 
     def __init__(
@@ -32,10 +43,67 @@ class Teacher(nn.Module):
         inputs: Inputs,
         structural: Mapping[str, Tensor],
         settings: DistillSettings,
-        classes: int = 0,
+        outputs: int = 0,
     ):
         super().__init__()
         d = settings.dimensions
+        self.body = BODIES[settings.teacher](inputs, settings)
+        names = tuple(inputs.counts)
+        for name in names:
+            self.register_buffer(f"nodes_{module_key(name)}", structural[name])
+        self.structural = nn.ParameterList(
+            nn.ParameterDict(
+                {
+                    module_key(name): nn.Parameter(torch.zeros(len(structural[name]), d))
+                    for name in names
+                }
+            )
+            for _ in range(self.body.places)
+        )
+        self.out = nn.ModuleDict({module_key(name): nn.Linear(d, d) for name in names})
+        self.score = LinkScore(tuple(inputs.edge_types), d, "distmult", settings.scale)
+        self.classify = nn.Linear(d, outputs) if outputs else None
+
+    def forward(self, graph: MessageGraph, features: Table, weights: Weights) -> dict[str, Tensor]:
+        return self.read(self.layers(graph, features, weights)[-1])
+
+    def layers(
+        self, graph: MessageGraph, features: Table, weights: Weights
+    ) -> list[dict[str, Tensor]]:
+        """What nodes hold after each layer or hop, the last of them what vectors are read from."""
+        return self.body(graph, features, self._placed, weights)
+
+    def read(self, held: Table) -> dict[str, Tensor]:
+        """The vectors of what nodes hold."""
+        return {
+            name: functional.normalize(self.out[module_key(name)](values), dim=1)
+            for name, values in held.items()
+        }
+
+    def _placed(self, held: Table, place: int) -> dict[str, Tensor]:
+        """With the structural embeddings of a layer added."""
+        found = {}
+        for name, values in held.items():
+            key = module_key(name)
+            own = self.structural[place][key]
+            nodes = self.get_buffer(f"nodes_{key}")
+            found[name] = values.index_add(0, nodes, own) if len(nodes) else values
+        return found
+
+    def penalty(self) -> Tensor:
+        """Mean over nodes of ‖E‖²."""
+        squares = [e.square().sum() for layer in self.structural for e in layer.values()]
+        nodes = sum(len(e) for e in self.structural[0].values())
+        return torch.stack(squares).sum() / max(nodes, 1)
+
+
+class MessagePassing(nn.Module):
+    """Layers of messages; each has structural embeddings of its own."""
+
+    def __init__(self, inputs: Inputs, settings: DistillSettings):
+        super().__init__()
+        d = settings.dimensions
+        self.places = settings.layers
         self.dropout = settings.dropout
         self.project = nn.ModuleDict(
             {
@@ -44,52 +112,85 @@ class Teacher(nn.Module):
             }
         )
         relations = relations_of(inputs.edge_types)
-        names = tuple(inputs.counts)
         self.layers = nn.ModuleList(
-            RelationalLayer(names, relations, d, settings.initial_residual)
+            RelationalLayer(tuple(inputs.counts), relations, d, settings.initial_residual)
             for _ in range(settings.layers)
         )
-        self.structural = nn.ParameterList(
-            nn.ParameterDict(
-                {
-                    module_key(name): nn.Parameter(torch.zeros(len(structural[name]), d))
-                    for name in names
-                }
-            )
-            for _ in range(settings.layers)
-        )
-        for name in names:
-            self.register_buffer(f"nodes_{module_key(name)}", structural[name])
-        self.out = nn.ModuleDict({module_key(name): nn.Linear(d, d) for name in names})
-        self.score = LinkScore(tuple(inputs.edge_types), d, "distmult", settings.scale)
-        self.classify = nn.Linear(d, classes) if classes else None
 
     def forward(
-        self, graph: MessageGraph, features: Table, weights: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+        self, graph: MessageGraph, features: Table, placed: Placed, weights: Weights
+    ) -> list[dict[str, Tensor]]:
         initial = {
             name: self.project[module_key(name)](functional.dropout(x, self.dropout, self.training))
             for name, x in features.items()
         }
-        h: dict[str, Tensor] = initial
-        for layer, structural in zip(self.layers, self.structural, strict=True):
-            placed = {
-                name: values.index_add(
-                    0, self.get_buffer(f"nodes_{module_key(name)}"), structural[module_key(name)]
-                )
-                for name, values in h.items()
-            }
-            h = {n: functional.relu(v) for n, v in layer(graph, placed, initial, weights).items()}
-        return {
-            name: functional.normalize(self.out[module_key(name)](values), dim=1)
-            for name, values in h.items()
-        }
+        held = [initial]
+        for place, layer in enumerate(self.layers):
+            heard = layer(graph, placed(held[-1], place), initial, weights)
+            dropout = self.dropout if len(self.layers) > 1 else 0.0
+            held.append(
+                {
+                    n: functional.dropout(functional.relu(v), dropout, self.training)
+                    for n, v in heard.items()
+                }
+            )
+        return held
 
-    def penalty(self) -> Tensor:
-        """Mean over nodes of ‖E‖²."""
-        squares = [e.square().sum() for layer in self.structural for e in layer.values()]
-        nodes = sum(len(e) for e in self.structural[0].values())
-        return torch.stack(squares).sum() / max(nodes, 1)
+
+class HopWise(nn.Module):
+    """Hops of a walk that learns nothing, weighed at each node."""
+
+    places = 1
+
+    def __init__(self, inputs: Inputs, settings: DistillSettings):
+        super().__init__()
+        d = settings.dimensions
+        self.hops = settings.hops
+        self.dropout = settings.dropout
+        self.node_dropout = settings.node_dropout
+        names = inputs.features
+        self.project = nn.ModuleDict(
+            {module_key(name): nn.Linear(x.shape[1], d) for name, x in names.items()}
+        )
+        # A hop's weight at a node is the softmax of this over hops: the mean of all, to begin with.
+        self.weigh = nn.ParameterDict(
+            {module_key(name): nn.Parameter(torch.zeros(d)) for name in names}
+        )
+        self.prefer = nn.ParameterDict(
+            {module_key(name): nn.Parameter(torch.zeros(self.hops + 1)) for name in names}
+        )
+
+    def forward(
+        self, graph: MessageGraph, features: Table, placed: Placed, weights: Weights
+    ) -> list[dict[str, Tensor]]:
+        own = {
+            name: self.project[module_key(name)](functional.dropout(x, self.dropout, self.training))
+            for name, x in features.items()
+        }
+        sent = placed(own, 0)
+        if self.training and self.node_dropout:
+            sent = {
+                name: values
+                * (torch.rand(len(values), 1) >= self.node_dropout)
+                / (1 - self.node_dropout)
+                for name, values in sent.items()
+            }
+        walk = graph.hops(sent, weights, self.hops)
+        together = {}
+        for name in features:
+            key = module_key(name)
+            hops = torch.stack([at[name] for at in walk], 1)
+            weight = torch.softmax(hops @ self.weigh[key] + self.prefer[key], 1)
+            heard = functional.relu((weight[:, :, None] * hops).sum(1))
+            together[name] = functional.dropout(heard, self.dropout, self.training)
+        return [*walk, together]
+
+
+BODIES: Mapping[str, type[MessagePassing] | type[HopWise]] = {
+    "message-passing": MessagePassing,
+    "hop-wise": HopWise,
+}
+"""By the name in ``distill.teacher``."""
 
 
 def structural_nodes(graph: MessageGraph, degree: int) -> dict[str, Tensor]:

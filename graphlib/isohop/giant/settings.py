@@ -34,10 +34,13 @@ class FeatureSettings(StrictModel):
     """A document's length at most."""
     hub_degree: int = Field(1000, ge=1)
     """Nodes of this degree or more are predicted, but do not learn to predict."""
-    levels: tuple[int, ...] = (256, 4096)
-    """Clusters at each level of the label tree, coarse to fine; the nodes themselves come last."""
     labels: int = Field(1 << 18, ge=1)
-    """Of a type with more nodes than this, clusters alone are predicted: what bounds memory."""
+    """Of a type with more nodes than this, clusters are predicted in their place: what bounds
+    memory."""
+    multi_scale: bool = False
+    """Whether clusters are predicted beside the nodes of every type, as in the paper."""
+    levels: tuple[int, ...] = Field((256, 4096), min_length=1)
+    """Clusters at each level of the label tree, coarse to fine."""
     epochs: float | None = Field(None, gt=0)
     """Passes over the nodes that have neighbours. Where none are given: 6, and 4 with a text
     model, over whose vectors the layers have soon learned what holds for nodes that are new."""
@@ -57,7 +60,8 @@ class FeatureSettings(StrictModel):
     """Inverse temperature of the softmax over cosines."""
     loss: Literal["softmax", "squared-hinge"] = "softmax"
     hard_negatives: float = Field(0.0, ge=0, le=1)
-    """Share of the sampled labels that come from clusters which the level above finds likely."""
+    """Share of the sampled labels that come from clusters which the level above finds likely:
+    with ``multi_scale`` alone."""
     log_q: bool = False
     """Whether a sampled label's logit is corrected by how often it is sampled."""
 
@@ -65,6 +69,15 @@ class FeatureSettings(StrictModel):
     def _coarse_to_fine(self) -> FeatureSettings:
         if any(size < 1 for size in self.levels) or list(self.levels) != sorted(self.levels):
             raise ValueError("'levels' must be numbers of clusters from 1, coarse to fine")
+        return self
+
+    @model_validator(mode="after")
+    def _likely_clusters(self) -> FeatureSettings:
+        if self.hard_negatives and not self.multi_scale:
+            raise ValueError(
+                "'hard_negatives' come from likely clusters, which are predicted with "
+                "'multi_scale: true' alone"
+            )
         return self
 
     @model_validator(mode="after")

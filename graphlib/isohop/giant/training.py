@@ -1,9 +1,10 @@
-"""Training: an encoder learns to predict neighbourhoods, at every scale at once.
+"""Training: an encoder learns to predict neighbourhoods.
 
-Each level of the label tree has a head with one vector a cluster, the nodes themselves one with a
-vector a node; a node's text must find the clusters of its neighbours at every level. The encoder
-begins with the directions along which neighbours' texts agree, a head at the mean feature of the
-nodes that have each label. The loss is a softmax cross entropy over cosines, weighted by how many
+The nodes of a type have a head with one vector a node, and a node's text must find its neighbours
+there. Of a type with too many nodes for that, and with ``multi_scale`` of every type, each level of
+the label tree has a head with one vector a cluster; all levels learn at once. The encoder begins
+with the directions along which neighbours' texts agree, a head at the mean feature of the nodes
+that have each label. The loss is a softmax cross entropy over cosines, weighted by how many
 neighbours lie in a cluster (targets as counts, Chien et al., ICLR 2022, section 3); where a level
 has more labels than ``negatives``, those of the batch compete with a random sample of the rest
 (Jean et al., ACL 2015).
@@ -146,11 +147,16 @@ class Trainer:
         heads: dict[str, list[Head]] = {}
         for name, targets in self.targets.items():
             count = targets.shape[1]
-            described = label_features(targets, text, text[self.index.rows(name)])
-            sizes = tuple(size for size in self.settings.levels if size < count)
-            tree = label_tree(described, sizes, self.seed)
+            few = count <= self.settings.labels
+            sizes: tuple[int, ...] = ()
+            if self.settings.multi_scale or not few:
+                sizes = tuple(size for size in self.settings.levels if size < count)
+            tree: list[np.ndarray] = []
+            if sizes:
+                described = label_features(targets, text, text[self.index.rows(name)])
+                tree = label_tree(described, sizes, self.seed)
             scales = [clustered(targets, clusters) for clusters in tree]
-            if count <= self.settings.labels:
+            if few:
                 tree.append(np.arange(count))
                 scales.append(targets)
             heads[name] = []

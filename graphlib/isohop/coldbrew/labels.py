@@ -1,0 +1,130 @@
+"""A label as a training objective: classes, or a number, of the nodes of one entity.
+
+Classes are learned by cross entropy, numbers by squared distance once they are standardised. Two
+more losses ask for no label, so every node takes part: several answers about a node that were
+given under different dropout must *agree* (with the sharpened mean of them: GRAND, Feng et al.,
+NeurIPS 2020), and the student's answers must be like the teacher's (Hinton et al., 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from isohop.errors import IsohopError
+from isohop.giant.targets import label_edge
+from isohop.graph import Graph
+
+SHARPEN = 2.0
+"""Power to which the mean answer is taken: the inverse of GRAND's temperature."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """``values``: int64 (nodes,), the class of each node, -1 where there is none; or float32
+    (nodes,), its number, NaN where there is none. ``classes``: how many there are, 0 of a number.
+    ``train``, ``validation`` and ``test``: masks (nodes,) of nodes that have a label."""
+
+    entity: str
+    values: Tensor
+    classes: int
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+    @property
+    def outputs(self) -> int:
+        """Of the linear layer that answers."""
+        return self.classes or 1
+
+    @property
+    def metric(self) -> str:
+        return "accuracy" if self.classes else "r2"
+
+    def loss(self, answers: Tensor) -> Tensor:
+        """Of ``answers`` (nodes, outputs), on the nodes to train on."""
+        at = self.train
+        if self.classes:
+            return functional.cross_entropy(answers[at], self.values[at])
+        return (answers[at, 0] - self._standard(at)).square().mean()
+
+    def right(self, answers: Tensor, mask: Tensor) -> float:
+        """Of the nodes in ``mask``: accuracy; of a number R², the share of its variance that is
+        told, 0 where it has none."""
+        if self.classes:
+            return float((answers.argmax(1) == self.values)[mask].float().mean())
+        true = self._standard(mask)
+        spread = (true - true.mean()).square().sum()
+        missed = (answers[mask, 0] - true).square().sum()
+        return float(1 - missed / spread) if spread > 0 else 0.0
+
+    def _standard(self, mask: Tensor) -> Tensor:
+        known = self.values[self.train]
+        return (self.values[mask] - known.mean()) / known.std(correction=0).clamp(min=1e-12)
+
+    def agree(self, answers: Sequence[Tensor]) -> Tensor:
+        """How far several answers about the same nodes, each (nodes, outputs), are from one."""
+        if not self.classes:
+            mean = torch.stack([*answers]).mean(0).detach()
+            return torch.stack([(one - mean).square().mean() for one in answers]).mean()
+        chances = [torch.softmax(one, 1) for one in answers]
+        mean = torch.stack(chances).mean(0).detach() ** SHARPEN
+        mean = mean / mean.sum(1, keepdim=True)
+        return torch.stack([(one - mean).square().sum(1).mean() for one in chances]).mean()
+
+    def like(self, answers: Tensor, taught: Tensor) -> Tensor:
+        """How far ``answers`` are from the teacher's, both (nodes, outputs)."""
+        if self.classes:
+            return functional.cross_entropy(answers, torch.softmax(taught, 1))
+        return (answers - taught).square().mean()
+
+
+def read_labels(graph: Graph, label: str, isolated: np.ndarray, seed: int) -> Labels | None:
+    """The label ``entity.attribute``: 60 % train, 20 % validation, 20 % test; ``isolated`` nodes
+    (boolean) are test nodes. An attribute of kind number is a number to tell; all else are classes.
+    None where training would see fewer than two values."""
+    entity, _, attribute = label.rpartition(".")
+    values, classes = _values(graph, label, entity, attribute)
+    draw = np.random.default_rng([seed, 20]).random(len(values))
+    known = values >= 0 if classes else np.isfinite(values)
+    test = known & (isolated | (draw >= 0.8))
+    validation = known & ~test & (draw >= 0.6)
+    train = known & ~test & ~validation
+    if len(np.unique(values[train])) < 2:
+        return None
+    masks = [torch.from_numpy(part) for part in (train, validation, test)]
+    return Labels(entity, torch.from_numpy(values), classes, *masks)
+
+
+def _values(graph: Graph, label: str, entity: str, attribute: str) -> tuple[np.ndarray, int]:
+    """As `Labels` has ``values`` and ``classes``."""
+    hidden = label_edge(graph, label)
+    if hidden is not None:
+        values = np.full(graph.node_type(entity).count, -1, np.int64)
+        source, target = graph.edge_index(hidden)
+        values[source] = target
+        return values, int(values.max(initial=-1)) + 1
+    column = graph.nodes(entity, [attribute])[attribute]
+    if pa.types.is_list(column.type):
+        raise IsohopError(
+            f"label '{label}' has several values a node, so it cannot be learned. Choose an "
+            "attribute with one."
+        )
+    kinds = {one.name: one.kind for one in graph.node_type(entity).attributes}
+    if kinds[attribute] == "number":
+        numbers = column.cast(pa.float64()).to_numpy().astype(np.float32)
+        return np.where(np.isfinite(numbers), numbers, np.float32(np.nan)), 0
+    encoded = pc.dictionary_encode(column.combine_chunks().cast(pa.string()))
+    words = encoded.dictionary.to_pylist()
+    order = np.argsort(np.array(words, object)) if words else np.zeros(0, np.int64)
+    # One more than there are words: what a null, -1, leads to.
+    rank = np.full(len(words) + 1, -1, np.int64)
+    rank[order] = np.arange(len(words))
+    return rank[pc.fill_null(encoded.indices, -1).to_numpy()], len(words)
