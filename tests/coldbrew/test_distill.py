@@ -65,7 +65,7 @@ def run(tmp_path: Path, graph: Graph, features: Path, label: str | None = None, 
     return manifest, tmp_path / f"{name}-embeddings"
 
 
-def test_isolated_nodes_get_the_student_and_others_the_teacher(tmp_path):
+def test_only_nodes_without_edges_have_nothing_but_the_student(tmp_path):
     graph = library(tmp_path / "g")
     _, out = run(tmp_path, graph, topical(graph, tmp_path / "f"))
     table = read(out, "book")
@@ -74,7 +74,9 @@ def test_isolated_nodes_get_the_student_and_others_the_teacher(tmp_path):
     for source, degree in zip(
         table["source"].to_pylist(), table["degree"].to_pylist(), strict=True
     ):
-        assert source == ("teacher" if degree else "student")
+        assert degree or source == "student"
+        assert source in ("teacher", "student", "blend")
+    assert "teacher" in table["source"].to_pylist() or "blend" in table["source"].to_pylist()
     assert not (out / "book.shelf").exists()
     assert np.isfinite(vectors(table)).all()
 
@@ -85,10 +87,25 @@ def test_a_node_without_edges_is_near_its_own_kind(tmp_path):
     _, out = run(tmp_path, graph, topical(graph, tmp_path / "f", noise=0.2))
     table = read(out, "book")
     topic = np.array(graph.nodes("book")["topic"].to_pylist())
-    alone = np.array(table["source"].to_pylist()) == "student"
+    alone = table["degree"].to_numpy() == 0
     cosine = vectors(table)[alone] @ vectors(table)[~alone].T
     nearest = topic[~alone][cosine.argmax(1)]
     assert (nearest == topic[alone]).mean() > 0.8
+
+
+def test_confidence_is_the_share_of_answers_that_are_right(tmp_path):
+    """On nodes of the test set, which it was not learned from."""
+    graph = library(tmp_path / "g")
+    manifest, out = run(tmp_path, graph, topical(graph, tmp_path / "f", 0.2), label="book.topic")
+    confidence = read(out, "book")["confidence"].to_numpy()
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+    accuracy = next(
+        row.value
+        for row in manifest.evaluation
+        if (row.metric, row.group, row.model, row.entity)
+        == ("accuracy", "overall", "served", "all")
+    )
+    assert abs(confidence.mean() - accuracy) < 0.1
 
 
 def test_the_evaluation_has_every_group_and_model(tmp_path):
@@ -104,7 +121,8 @@ def test_the_evaluation_has_every_group_and_model(tmp_path):
 def test_a_label_is_learned_where_features_hide_it_and_edges_show_it(tmp_path):
     graph = library(tmp_path / "g")
     features = topical(graph, tmp_path / "f", noise=1.5)
-    manifest, _ = run(tmp_path, graph, features, label="book.topic")
+    longer = SMALL.model_copy(update={"steps": 100})
+    manifest = distill(graph.path, features, tmp_path / "m", longer, 1, label="book.topic")
     accuracy = {
         row.model: row.value
         for row in manifest.evaluation

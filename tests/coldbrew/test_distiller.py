@@ -112,14 +112,20 @@ def test_labels_of_isolated_nodes_are_never_trained_on(tmp_path):
     )
 
 
-def test_served_is_the_teacher_where_edges_are_visible_and_else_the_student(tmp_path):
+def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhere(tmp_path):
     distiller = trained(citations(tmp_path, some_edges()))
-    served = distiller.served()["paper"]
+    served = distiller.served().vectors["paper"]
     connected = distiller.connected["paper"]
-    assert torch.equal(served[connected], distiller._vectors["teacher"]["paper"][connected])
-    assert torch.equal(served[~connected], distiller._vectors["student"]["paper"][~connected])
+    guessed = distiller.told["student"].vectors["paper"]
+    assert torch.equal(served[~connected], guessed[~connected])
+    torch.testing.assert_close(served.norm(dim=1), torch.ones(PAPERS))
     assert connected.any()
     assert (~connected).any()
+
+
+def test_a_node_learns_no_place_of_its_own_from_its_own_label(tmp_path):
+    distiller = Distiller.of(*citations(tmp_path, some_edges()), SMALL, 1, "paper.topic", 1)
+    assert len(distiller.structural["paper"]) == 0
 
 
 def test_nodes_of_low_degree_have_no_structural_embedding(tmp_path):
@@ -158,7 +164,7 @@ def test_the_smallest_graphs_can_be_distilled(tmp_path, papers, edges):
     distiller = Distiller.of(*citations(tmp_path, pairs, papers), SMALL, 1, None, 1)
     if distiller.skipped is None:
         distiller = trained((Graph.open(tmp_path / "graph"), tmp_path / "features"))
-        assert all(torch.isfinite(v).all() for v in distiller.served().values())
+        assert all(torch.isfinite(v).all() for v in distiller.served().vectors.values())
     else:
         assert "no visible edge" in distiller.skipped
 

@@ -80,11 +80,13 @@ def books(world: World) -> pa.Table:
 
 def test_a_row_gets_the_vector_that_it_would_have_had_as_an_isolated_node(world, tmp_path):
     known = read(world.embeddings, "book")
-    alone = pc.equal(known["source"], "student")
+    alone = pc.equal(known["degree"], 0)
     assert pc.sum(alone).as_py() > 10
     told, found = new(world, tmp_path, books(world).filter(alone))
     assert found["id"].to_pylist() == known.filter(alone)["id"].to_pylist()
     assert np.allclose(vectors(found), vectors(known.filter(alone)), atol=1e-5)
+    confidence = [one["confidence"].to_numpy() for one in (found, known.filter(alone))]
+    assert np.allclose(*confidence, atol=1e-5)
     assert (told.embedded, told.quarantined) == (found.num_rows, 0)
 
 
@@ -95,7 +97,7 @@ def test_new_rows_are_near_known_ones_of_their_kind(world, tmp_path):
     _, found = new(world, tmp_path, rows)
     known = read(world.embeddings, "book")
     topic = np.array(world.graph.nodes("book")["topic"].to_pylist())
-    connected = np.array(known["source"].to_pylist()) == "teacher"
+    connected = known["degree"].to_numpy() > 0
     nearest = np.argsort(-vectors(found) @ vectors(known)[connected].T, axis=1)[:, :5]
     assert (topic[connected][nearest] == np.array(TOPICS)[:, None]).mean() > 0.8
 
@@ -186,7 +188,7 @@ def test_lists_are_what_they_were(values):
 def test_no_rows_give_columns_and_no_rows(world, tmp_path):
     told, found = new(world, tmp_path, books(world).slice(0, 0))
     assert (told.embedded, told.quarantined, found.num_rows) == (0, 0, 0)
-    assert found.column_names == ["id", "embedding", "source", "degree"]
+    assert found.column_names == ["id", "embedding", "source", "confidence", "degree"]
 
 
 def test_an_entity_without_any_edge_is_embedded_as_its_nodes_were(tmp_path):
@@ -254,7 +256,7 @@ def test_what_is_no_student_of_this_version_is_refused(world, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(world.student, other)
     about = (other / "bundle.json").read_text("utf-8")
-    (other / "bundle.json").write_text(about.replace('"format": 1', '"format": 2'), "utf-8")
+    (other / "bundle.json").write_text(about.replace('"format": 2', '"format": 3'), "utf-8")
     with pytest.raises(IsohopError, match="not a student that this version reads"):
         embed_new(other, rows, tmp_path / "out", "book")
     (other / "bundle.json").write_text(about, "utf-8")

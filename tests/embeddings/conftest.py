@@ -28,6 +28,7 @@ def make_entity(
             "node_id": pa.array(np.arange(rows)),
             "embedding": pa.FixedSizeListArray.from_arrays(values, dimensions),
             "source": pa.array(np.where(np.arange(rows) % 4 == 3, "student", "teacher")),
+            "confidence": pa.array([None, *[0.5] * (rows - 1)][:rows], pa.float32()),
             "degree": pa.array(generator.integers(0, 9, rows)),
         }
     )

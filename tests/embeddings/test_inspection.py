@@ -24,7 +24,7 @@ def _vectors(rows: int, dimensions: int, kind: pa.DataType | None = None) -> pa.
 def test_sound_embeddings_are_described(embeddings):
     airport, station = inspect_embeddings(embeddings)
     assert (airport.name, airport.count, airport.dimensions) == ("airport", 20, 4)
-    assert dict(airport.sources) == {"teacher": 15, "student": 5}
+    assert dict(airport.sources) == {"teacher": 15, "student": 5, "blend": 0}
     assert [(key.name, key.type) for key in station.key] == [
         ("origin", "string"),
         ("hour", "int32"),
@@ -55,7 +55,11 @@ SPOILT = {
     "rows in another order": (lambda t: t.take(pa.array([1, 0, *range(2, 20)])), "row 0 has 1"),
     "another source": (
         lambda t: _replace(t, "source", ["mlp"] * 20),
-        "must be 'teacher' or 'student'; it holds 'mlp'",
+        "must be 'teacher', 'student' or 'blend'; it holds 'mlp'",
+    ),
+    "a confidence of more than all": (
+        lambda t: _replace(t, "confidence", pa.array([1.5] * 20, pa.float32())),
+        "20 values are not from 0 to 1",
     ),
     "a negative degree": (lambda t: _replace(t, "degree", [-1] * 20), "20 values are negative"),
     "a NULL vector": (

@@ -46,7 +46,7 @@ def test_a_version_says_what_it_is(embeddings, tmp_path, publication):
         "count": 20,
         "dimensions": 4,
         "key": [{"name": "code", "type": "string"}],
-        "sources": {"teacher": 15, "student": 5},
+        "sources": {"teacher": 15, "student": 5, "blend": 0},
     }
     assert version.manifest == read_manifest(tmp_path / "published")
     for path, file in manifest["files"].items():

@@ -46,7 +46,15 @@ def test_an_entity_is_needed_only_where_there_are_several(embeddings, entity, ru
 def test_a_data_frame_has_a_float32_array_a_row(published):
     frame = read_embeddings(published, "station", as_="pandas")
     assert isinstance(frame, pd.DataFrame)
-    assert list(frame.columns) == ["origin", "hour", "node_id", "embedding", "source", "degree"]
+    assert list(frame.columns) == [
+        "origin",
+        "hour",
+        "node_id",
+        "embedding",
+        "source",
+        "confidence",
+        "degree",
+    ]
     assert np.stack(frame["embedding"].to_list()).shape == (3, 6)
     assert frame["embedding"][0].dtype == np.float32
 

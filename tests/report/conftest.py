@@ -35,6 +35,7 @@ def _embeddings(
             "node_id": pa.array(np.arange(len(groups))),
             "embedding": pa.FixedSizeListArray.from_arrays(values, DIMENSIONS),
             "source": pa.array(np.where(degree == 0, "student", "teacher")),
+            "confidence": pa.array(np.full(len(groups), 0.5, np.float32)),
             "degree": pa.array(degree),
         }
     )

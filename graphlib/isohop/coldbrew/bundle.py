@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import LatentIndex
 from isohop.coldbrew.tables import mlp
@@ -42,19 +43,20 @@ ENCODER = "encoder"
 
 
 class BundledEntity(BaseModel):
-    """One entity: its key's columns, and the fields of its documents."""
+    """One entity: its key's columns, the fields of its documents, and how confident to be."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     key: tuple[str, ...]
     fields: tuple[Field, ...]
+    choice: Choice
 
 
 class BundleManifest(BaseModel):
     """``bundle.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     certificate: str
     """Of the graph that the student learned from."""
     settings: DistillSettings
@@ -98,11 +100,14 @@ class Guesser:
     second: nn.Module
     index: LatentIndex
 
-    def vectors(self, features: Tensor) -> Tensor:
-        """float32 (rows, d) at length 1, of ``features`` (rows, d_in)."""
+    def vectors(self, features: Tensor, itself: bool = False) -> tuple[Tensor, Tensor]:
+        """float32 (rows, d) at length 1, of ``features`` (rows, d_in); and `Evidence.nearness`,
+        (rows,). ``itself``: the rows are the nodes of the graph, none its own neighbour."""
         guessed = functional.normalize(self.first(features), dim=1)
-        both = torch.cat([features, self.index.latent(guessed)], 1)
-        return functional.normalize(self.second(both), dim=1)
+        ids = torch.arange(len(features)) if itself else None
+        latent, nearness = self.index.latent(guessed, ids)
+        both = torch.cat([features, latent], 1)
+        return functional.normalize(self.second(both), dim=1), nearness
 
     def tensors(self) -> dict[str, Tensor]:
         found = {f"first.{name}": value for name, value in self.first.state_dict().items()}
@@ -124,9 +129,9 @@ class Projection:
         axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
         return cls(functional.pad(axes, (0, dimensions - axes.shape[1])))
 
-    def vectors(self, features: Tensor) -> Tensor:
-        """As `Guesser.vectors`."""
-        return functional.normalize(features @ self.axes, dim=1)
+    def vectors(self, features: Tensor, itself: bool = False) -> tuple[Tensor, Tensor]:
+        """As `Guesser.vectors`; near to nobody."""
+        return functional.normalize(features @ self.axes, dim=1), torch.zeros(len(features))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"axes": self.axes}

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.figures import Figure
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines.progress import SILENT, Progress
@@ -45,6 +46,10 @@ class DistillManifest(BaseModel):
     """Of the label: its classes, or 1 for a number."""
     structural: Mapping[str, tuple[int, ...]] = {}
     """Number of nodes with structural embeddings, by type."""
+    weighed: bool = False
+    """Whether messages weigh as much as their edges are credible."""
+    choices: Mapping[str, Choice] = {}
+    """What to serve, by entity."""
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
     evaluation: tuple[Figure, ...] = ()
     skipped: str | None = None
@@ -168,6 +173,7 @@ def _run(
         clock = time.monotonic()
         with progress.task("evaluation") as bar:
             rows = result_of(actor.evaluate.remote(str(folder.resolve())))
+            about = result_of(actor.about.remote())
             bar.advance()
         seconds["evaluate"] = round(time.monotonic() - clock, 3)
     finally:
@@ -179,6 +185,8 @@ def _run(
         settings=settings,
         outputs=about["outputs"],
         structural=about["structural"],
+        weighed=about["weighed"],
+        choices=about["choices"],
         curves={name: tuple(points) for name, points in curves.items()},
         evaluation=tuple(Figure(**row) for row in rows),
         skipped=about["skipped"],

@@ -7,25 +7,32 @@ one machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from isohop.coldbrew.choice import Choice
+from isohop.coldbrew.choosing import Evidence, blended, learn_choice, share_of
 from isohop.coldbrew.evaluation import Figure, LinkEvaluation, Model, label_figures
 from isohop.coldbrew.inputs import Inputs, read_inputs
 from isohop.coldbrew.labels import Labels, read_labels
 from isohop.coldbrew.links import LinkScore, LinkTask, queries_of
 from isohop.coldbrew.message_passing import MessageGraph
+from isohop.coldbrew.reliability import credible_edges
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import FeatureMLP, LatentIndex, Student, latent_index
-from isohop.coldbrew.tables import Table
+from isohop.coldbrew.tables import Table, unit
 from isohop.coldbrew.teacher import Teacher, structural_nodes
+from isohop.coldbrew.trials import trials_of
 from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.holdout import ISOLATION
@@ -33,6 +40,15 @@ from isohop.graph.holdout import ISOLATION
 VALIDATE_EVERY = 20
 MATCH_WEIGHT = 5.0
 """Weight of being like the teacher, beside the teacher's own task, in the student's loss."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a model says. ``vectors``: at length 1, by type; ``answers``: float32 (nodes, outputs),
+    about the label, where there is one."""
+
+    vectors: Table
+    answers: Tensor | None
 
 
 class _Baseline(nn.Module):
@@ -79,16 +95,24 @@ class Distiller:
         }
         self.graph = MessageGraph(inputs.counts, inputs.edge_types, self.visible)
         self.connected = {name: degree > 0 for name, degree in self.graph.degrees().items()}
+        self.credible: dict[str, Tensor] = {}
+        self.weighed = False
+        """Whether that is how messages are weighed."""
         self.outputs = labels.outputs if labels else 0
-        self.structural = structural_nodes(self.graph, settings.structural_degree)
+        told = None if labels is None else (labels.entity, labels.train)
+        self.structural = structural_nodes(self.graph, settings.structural_degree, told)
+        self.queries = queries_of(inputs.edge_types, frozenset(inputs.entities))
         self.evaluation = LinkEvaluation(inputs, holdout, seed)
         self.latent: dict[str, Tensor] = {}
+        self.nearness: dict[str, Tensor] = {}
         self.indices: dict[str, LatentIndex] = {}
         self.teacher = Teacher(inputs, self.structural, settings, self.outputs)
         self.baseline = _Baseline(self)
         widths = {n: inputs.features[n].shape[1] for n in inputs.entities}
-        self.student = Student(widths, settings)
-        self._vectors: dict[str, dict[str, Tensor]] = {}
+        self.student = Student(widths, settings, self.outputs)
+        self.choices: dict[str, Choice] = {}
+        self.told: dict[str, Told] = {}
+        """Of each model that is trained."""
 
     @classmethod
     def of(
@@ -129,15 +153,17 @@ class Distiller:
             "notes": self.notes,
             "outputs": self.outputs,
             "structural": {name: (len(nodes),) for name, nodes in self.structural.items()},
+            "weighed": self.weighed,
+            "choices": {name: choice.model_dump() for name, choice in self.choices.items()},
         }
 
     def start(self, model: str) -> None:
         """Begin to train one model: a new optimiser, task and stream of random numbers."""
-        torch.manual_seed(self.seed + len(self._vectors))
+        torch.manual_seed(self.seed + len(self.told))
         self._name = model
         self._module, self._loss, self._predict = self._parts(model)
         self._module.train()
-        self._task = self._link_task(model)
+        self._task = self._link_task()
         self._optimiser = _optimiser(self._module, self.settings)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser,
@@ -148,23 +174,21 @@ class Distiller:
         self._done = 0
         self._best: tuple[float, dict[str, Tensor]] | None = None
 
-    def _link_task(self, model: str) -> LinkTask:
+    def _link_task(self) -> LinkTask:
         return LinkTask(
-            queries_of(self.inputs.edge_types, frozenset(self.inputs.entities)),
+            self.queries,
             self.visible,
             self.inputs.counts,
             self.connected,
             batch=self.settings.batch,
             negatives=self.settings.negatives,
             power=0.0,
-            seed=self.seed + len(self._vectors),
+            seed=self.seed + len(self.told),
         )
 
-    def _parts(
-        self, model: str
-    ) -> tuple[nn.Module, Callable[[], Tensor], Callable[[], dict[str, Tensor]]]:
+    def _parts(self, model: str) -> tuple[nn.Module, Callable[[], Tensor], Callable[[], Told]]:
         if model == "teacher":
-            return self.teacher, self._teacher_loss, self._predict_teacher
+            return self.teacher, self._teacher_loss, self.teach
         if model == "mlp":
             return self.baseline, self._baseline_loss, self._predict_baseline
         return self.student, self._student_loss, self._predict_student
@@ -202,74 +226,112 @@ class Distiller:
             self._best = score, state
         return score
 
-    def _validation_score(self, vectors: Table) -> float:
-        if self.labels is not None and self.labels.validation.any():
-            return self.labels.right(self.answers(self._name, vectors), self.labels.validation)
-        return self.evaluation.validation(self._model(self._name, vectors))
+    def _validation_score(self, told: Told) -> float:
+        if self.labels is not None and told.answers is not None and self.labels.validation.any():
+            return self.labels.right(told.answers, self.labels.validation)
+        return self.evaluation.validation(self._model(self._name, told))
 
     def finish(self) -> None:
-        """Keep the best weights, and the vectors that they give."""
+        """Keep the best weights, and what they give."""
         if self._best is not None:
             self._module.load_state_dict(self._best[1])
         self._module.eval()
         with torch.no_grad():
-            self._vectors[self._name] = self._predict()
+            self.told[self._name] = self._predict()
+            if self._name == "teacher":
+                self._believe()
         if self._name == "teacher":
             self._teach_latent()
+        if self._name == "student":
+            self.choices = {name: learn_choice(trials) for name, trials in trials_of(self).items()}
+
+    def _told(self, raw: Table, classify: nn.Module | None) -> Told:
+        answers = None
+        if self.labels is not None and classify is not None:
+            answers = classify(raw[self.labels.entity])
+        return Told(unit(raw), answers)
 
     # Teacher
 
-    def _predict_teacher(self) -> dict[str, Tensor]:
-        return self.teacher(self.graph, self.inputs.features, self.graph.weights({}))
+    def teach(
+        self, left_out: Mapping[str, Tensor] | None = None, unplaced: Table | None = None
+    ) -> Told:
+        """Without the messages of edges at some positions, and with some nodes out of place."""
+        weights = self.graph.weights(left_out or {})
+        raw = self.teacher(self.graph, self.inputs.features, weights, unplaced)
+        return self._told(raw, self.teacher.classify)
 
     def _teacher_loss(self) -> Tensor:
         drawn = self._task.draw()
-        weights = self.graph.weights(drawn)
         times = self.settings.answers if self.labels is not None else 1
-        vectors = [self.teacher(self.graph, self.inputs.features, weights) for _ in range(times)]
-        loss = self._task.loss(self.teacher.score, drawn, vectors[0], vectors[0])
+        told = [self.teach(drawn) for _ in range(times)]
+        loss = self._task.loss(self.teacher.score, drawn, told[0].vectors, told[0].vectors)
         loss = loss + self.settings.structural_penalty * self.teacher.penalty()
         if self.labels is None:
             return loss
-        answers = [self.answers("teacher", one) for one in vectors]
-        told = torch.stack([self.labels.loss(one) for one in answers]).mean()
-        agreed = self.labels.agree(answers) if times > 1 else 0.0
-        return self.settings.link_weight * loss + told + self.settings.agreement * agreed
+        answers = [one.answers for one in told if one.answers is not None]
+        loss = self.settings.link_weight * loss
+        loss = loss + torch.stack([self.labels.loss(one) for one in answers]).mean()
+        return loss + self.settings.agreement * self.labels.agree(answers)
+
+    def _believe(self) -> None:
+        """Judge how credible edges are; that weighs messages where validation says so."""
+        self.credible = credible_edges(
+            self.queries,
+            self.visible,
+            self.inputs.counts,
+            lambda left_out: self.teach(left_out).vectors,
+            self.teacher.score,
+            self.seed,
+        )
+        if not self.credible:
+            return
+        before, graph = self._validation_score(self.told["teacher"]), self.graph
+        self.graph = MessageGraph(
+            self.inputs.counts, self.inputs.edge_types, self.visible, self.credible
+        )
+        told = self.teach()
+        self.weighed = self._validation_score(told) > before
+        if self.weighed:
+            self.told["teacher"] = told
+        else:
+            self.graph = graph
 
     # Baseline
 
-    def _predict_baseline(self) -> dict[str, Tensor]:
-        return self.baseline.mlp(self.inputs.features)
+    def _predict_baseline(self) -> Told:
+        return self._told(self.baseline.mlp(self.inputs.features), self.baseline.classify)
 
     def _baseline_loss(self) -> Tensor:
-        vectors = self._predict_baseline()
+        told = self._predict_baseline()
+        vectors = told.vectors
         loss = self._task.loss(self.baseline.score, self._task.draw(), vectors, vectors)
-        if self.labels is None:
+        if self.labels is None or told.answers is None:
             return loss
-        told = self.labels.loss(self.answers("mlp", vectors))
-        return self.settings.link_weight * loss + told
+        return self.settings.link_weight * loss + self.labels.loss(told.answers)
 
     # Student
 
     def _teach_latent(self) -> None:
         """MLP₁ learns the teacher's vectors, then finds every entity's latent neighbours."""
         torch.manual_seed(self.seed + 50)
-        taught = self._vectors["teacher"]
+        taught = self.told["teacher"].vectors
         first = self.student.first.train()
         optimiser = _optimiser(first, self.settings)
         entities = {name: self.inputs.features[name] for name in self.inputs.entities}
         for _ in range(self.settings.steps // 2):
-            loss = self._match(first(entities), taught)
+            loss = self._match(unit(first(entities)), taught)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
         first.eval().requires_grad_(False)
         with torch.no_grad():
-            guessed = first(entities)
+            guessed = unit(first(entities))
             for name in self.inputs.entities:
                 index = latent_index(taught[name], self.connected[name], self.settings, self.seed)
                 self.indices[name] = index
-                self.latent[name] = index.latent(guessed[name], torch.arange(len(guessed[name])))
+                ids = torch.arange(len(guessed[name]))
+                self.latent[name], self.nearness[name] = index.latent(guessed[name], ids)
 
     def _match(self, vectors: Table, taught: Table) -> Tensor:
         """Mean squared distance to the teacher's vectors, over nodes that have edges."""
@@ -280,71 +342,78 @@ class Distiller:
                 parts.append((values[at] - taught[name][at]).square().sum(1).mean())
         return torch.stack(parts).sum() / max(1, len(parts) - 1)
 
-    def _predict_student(self) -> dict[str, Tensor]:
-        return self.student(self.inputs.features, self.latent)
+    def _predict_student(self) -> Told:
+        raw = self.student(self.inputs.features, self.latent)
+        return self._told(raw, self.student.classify)
 
     def _student_loss(self) -> Tensor:
-        taught = self._vectors["teacher"]
-        vectors = self._predict_student()
+        taught = self.told["teacher"]
+        told = self._predict_student()
         score = self.teacher.score.requires_grad_(False)
-        link = self._task.loss(score, self._task.draw(), vectors, taught)
-        matched = MATCH_WEIGHT * self._match(vectors, taught)
-        if self.labels is None:
+        link = self._task.loss(score, self._task.draw(), told.vectors, taught.vectors)
+        matched = MATCH_WEIGHT * self._match(told.vectors, taught.vectors)
+        if self.labels is None or told.answers is None or taught.answers is None:
             return link + matched
-        answers = self.answers("student", vectors)
         at = self.connected[self.labels.entity] | self.labels.train
-        with torch.no_grad():
-            given = self.answers("teacher", taught)
-        told = self.labels.loss(answers) + (
-            self.settings.imitation * self.labels.like(answers[at], given[at])
-        )
-        return self.settings.link_weight * link + told + matched
+        alike = self.labels.like(told.answers[at], taught.answers[at])
+        label = self.labels.loss(told.answers) + self.settings.imitation * alike
+        return self.settings.link_weight * link + label + matched
 
     # Evaluation
 
-    def served(self) -> dict[str, Tensor]:
-        """Teacher for connected nodes, student for isolated ones; teacher for what is no entity."""
-        out = dict(self._vectors["teacher"])
-        for name, values in self._vectors["student"].items():
-            out[name] = torch.where(self.connected[name][:, None], out[name], values)
-        return out
+    def evidence(self, name: str, taught: Tensor, degree: Tensor) -> Evidence:
+        """Of the nodes of an entity, by what the teacher says of them and their degree."""
+        guessed = self.told["student"].vectors[name]
+        return Evidence.of(degree, taught, guessed, self.nearness[name])
 
-    def _model(self, name: str, vectors: Table) -> Model:
+    def served(self) -> Told:
+        """What every entity is served; the teacher's for what is no entity."""
+        taught, guessed = self.told["teacher"], self.told["student"]
+        degrees = self.graph.degrees(weighted=True)
+        vectors, answers = dict(taught.vectors), taught.answers
+        for name, choice in self.choices.items():
+            evidence = self.evidence(name, taught.vectors[name], degrees[name])
+            share = share_of(choice, evidence)
+            vectors[name] = blended(taught.vectors[name], guessed.vectors[name], share)
+            of_label = self.labels is not None and name == self.labels.entity
+            if of_label and taught.answers is not None and guessed.answers is not None:
+                answers = blended(taught.answers, guessed.answers, share, unit=False)
+        return Told(vectors, answers)
+
+    def _model(self, name: str, told: Told) -> Model:
         """The student asks among the teacher's vectors: both live in one space."""
         if name == "mlp":
-            return Model(name, vectors, vectors, self.baseline.score)
-        if name == "student":
-            return Model(name, vectors, self._vectors["teacher"], self.teacher.score)
-        return Model(name, vectors, vectors, self.teacher.score)
-
-    def answers(self, name: str, vectors: Table) -> Tensor:
-        """What a model says of the label, (nodes, outputs), from its vectors."""
-        classify = self.baseline.classify if name == "mlp" else self.teacher.classify
-        if self.labels is None or classify is None:
-            raise IsohopError("There is no label to answer for.")
-        scale = self.settings.scale if self.labels.classes else 1.0
-        return scale * classify(vectors[self.labels.entity])
+            return Model(name, told.vectors, told.vectors, self.baseline.score)
+        if name == "teacher":
+            return Model(name, told.vectors, told.vectors, self.teacher.score)
+        return Model(name, told.vectors, self.told["teacher"].vectors, self.teacher.score)
 
     def evaluate(self) -> list[Figure]:
         """Every model on test edges, isolated nodes, and test labels."""
         if self.skipped is not None:
             return []
-        tables = {**self._vectors, "served": self.served()}
         figures: list[Figure] = []
         with torch.no_grad():
-            for name, vectors in tables.items():
-                figures += self.evaluation.figures(self._model(name, vectors))
+            told = {**self.told, "served": self.served()}
+            for name, one in told.items():
+                figures += self.evaluation.figures(self._model(name, one))
             if self.labels is not None:
-                answers = {name: self.answers(name, vectors) for name, vectors in tables.items()}
+                answers = {name: one.answers for name, one in told.items()}
                 groups = self.holdout.groups[self.labels.entity]
                 figures += label_figures(self.labels, groups, answers)
         return figures
 
     def save(self, folder: Path) -> None:
-        """teacher.safetensors and student.safetensors."""
+        """teacher.safetensors, student.safetensors, and of each edge type that was judged
+        ``credible/<edge type>.parquet``: src, dst, credible float32, of the visible edges."""
         for name, module in (("teacher", self.teacher), ("student", self.student)):
             state = {key: value.detach().contiguous() for key, value in module.state_dict().items()}
             save_file(state, folder / f"{name}.safetensors")
+        for name, credible in self.credible.items():
+            (folder / "credible").mkdir(exist_ok=True)
+            ends = dict(zip(("src", "dst"), self.visible[name].numpy(), strict=True))
+            judged = pa.table({**ends, "credible": credible.numpy()}).sort_by("credible")
+            pq.write_table(judged, folder / "credible" / f"{name}.parquet")
 
 
 def _optimiser(module: nn.Module, settings: DistillSettings) -> torch.optim.Optimizer:

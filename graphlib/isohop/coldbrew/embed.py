@@ -1,15 +1,17 @@
-"""The stage `embed`: embeddings of every entity, from the teacher where it has edges, else from the
-student.
+"""The stage `embed`: embeddings of every entity, from the teacher, the student or both, by the
+evidence that there is of each node (`choosing.py`).
 
 The teacher passes messages over the whole graph, held-out edges included: they were held out to
 measure, not to be forgotten. Written as `isohop.embeddings` reads it: key columns, node_id,
-embedding, source, degree. The student is written too, for rows that come later (`new_rows.py`).
+embedding, source, confidence, degree. The student is written too, for rows that come later
+(`new_rows.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.distill import DistillManifest, read_manifest
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
@@ -71,6 +74,7 @@ def _embed(
 ) -> None:
     import torch
 
+    from isohop.coldbrew.choosing import Evidence, blended, confidence_of, share_of, sources
     from isohop.coldbrew.inputs import read_inputs
     from isohop.coldbrew.message_passing import MessageGraph
 
@@ -79,41 +83,65 @@ def _embed(
     opened, manifest = Graph.open(graph), read_manifest(Path(model))
     inputs = read_inputs(opened, Path(features), manifest.label)
     messages = MessageGraph(inputs.counts, inputs.edge_types, inputs.edges)
-    degree = messages.degrees()
     with torch.no_grad():
-        taught = _taught(inputs, messages, Path(model), manifest)
+        taught, believed = _taught(inputs, messages, Path(model), manifest)
+        degree = messages.degrees()
         students = _students(inputs, taught, degree, Path(model), manifest)
         for name in inputs.entities:
-            connected = degree[name] > 0
-            if manifest.skipped is not None:
-                connected = torch.zeros_like(connected)
-            vectors = students[name].vectors(inputs.features[name][~connected])
-            if connected.any():
-                alone = torch.nonzero(~connected)[:, 0]
-                vectors = taught[name].index_copy(0, alone, vectors)
-            _write(opened, Path(out) / name, name, vectors, degree[name], connected.numpy())
+            choice = manifest.choices.get(name, Choice())
+            guessed, nearness = students[name].vectors(inputs.features[name], itself=True)
+            own = taught.get(name, guessed)
+            evidence = Evidence.of(believed[name], own, guessed, nearness)
+            share = share_of(choice, evidence)
+            served = {
+                "embedding": blended(own, guessed, share).numpy(),
+                "source": sources(share),
+                "confidence": confidence_of(choice, evidence).numpy(),
+                "degree": degree[name].numpy(),
+            }
+            _write(opened, Path(out) / name, name, served)
     if bundle is not None:
         _bundle(opened, Path(features), Path(bundle), students, manifest)
 
 
 def _taught(
     inputs: Inputs, messages: MessageGraph, model: Path, manifest: DistillManifest
-) -> dict[str, Tensor]:
-    """The teacher's vectors of all nodes; none where nothing was learned."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The teacher's vectors of all nodes, and their degree by how credible edges are. Where nothing
+    was learned there are no vectors, and no edge is believed."""
     import torch
     from safetensors.torch import load_file
 
+    from isohop.coldbrew.links import queries_of
+    from isohop.coldbrew.message_passing import MessageGraph
+    from isohop.coldbrew.reliability import credible_edges
+    from isohop.coldbrew.tables import unit
     from isohop.coldbrew.teacher import Teacher
 
     if manifest.skipped is not None:
-        return {}
+        return {}, {name: torch.zeros(count) for name, count in inputs.counts.items()}
     structural = {
         name: torch.zeros(count, dtype=torch.int64)
         for name, (count,) in manifest.structural.items()
     }
     teacher = Teacher(inputs, structural, manifest.settings, manifest.outputs)
     _load(teacher, load_file(model / "teacher.safetensors"), model)
-    return teacher.eval()(messages, inputs.features, messages.weights({}))
+    teacher.eval()
+
+    def teach(graph: MessageGraph, left_out: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return unit(teacher(graph, inputs.features, graph.weights(left_out)))
+
+    if manifest.weighed:
+        credible = credible_edges(
+            queries_of(inputs.edge_types, frozenset(inputs.entities)),
+            inputs.edges,
+            inputs.counts,
+            partial(teach, messages),
+            teacher.score,
+            manifest.seed,
+        )
+        messages = MessageGraph(inputs.counts, inputs.edge_types, inputs.edges, credible)
+    return teach(messages, {}), messages.degrees(weighted=True)
 
 
 def _students(
@@ -137,7 +165,7 @@ def _students(
             continue
         if distilled is None:
             widths = {entity: inputs.features[entity].shape[1] for entity in inputs.entities}
-            distilled = Distilled(widths, manifest.settings).eval()
+            distilled = Distilled(widths, manifest.settings, manifest.outputs).eval()
             _load(distilled, load_file(model / "student.safetensors"), model)
         first, second = (m.mlp[module_key(name)] for m in (distilled.first, distilled.second))
         index = latent_index(taught[name], degree[name] > 0, manifest.settings, manifest.seed)
@@ -157,7 +185,8 @@ def _bundle(
     entities, rows = [], {}
     for name in students:
         key, fields = graph.node_type(name).key, document_fields(graph, name, manifest.label)
-        entities.append(BundledEntity(name=name, key=key, fields=fields))
+        choice = manifest.choices.get(name, Choice())
+        entities.append(BundledEntity(name=name, key=key, fields=fields, choice=choice))
         held = ds.dataset(graph.path / "nodes" / name, format="parquet").schema
         names = dict.fromkeys([*key, *(field.name for field in fields)])
         rows[name] = pa.schema([(column, held.field(column).type) for column in names])
@@ -180,16 +209,9 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], model: Path) -> None:
         ) from error
 
 
-def _write(
-    graph: Graph,
-    folder: Path,
-    name: str,
-    vectors: Tensor,
-    degree: Tensor,
-    connected: np.ndarray,
-) -> None:
+def _write(graph: Graph, folder: Path, name: str, served: Mapping[str, np.ndarray]) -> None:
     node = graph.node_type(name)
-    values = vectors.numpy().astype(np.float32)
+    values = served["embedding"].astype(np.float32)
     if not np.isfinite(values).all():
         raise IsohopError(
             f"embeddings of '{name}' are not finite. Nothing is written. Run 'distill' again with "
@@ -201,10 +223,9 @@ def _write(
     columns["embedding"] = pa.FixedSizeListArray.from_arrays(
         pa.array(values.ravel()), values.shape[1]
     )
-    columns["source"] = pa.array(
-        np.where(connected, "teacher", "student").astype(object), pa.string()
-    )
-    columns["degree"] = pa.array(degree.numpy())
+    columns["source"] = pa.array(served["source"], pa.string())
+    columns["confidence"] = pa.array(served["confidence"].astype(np.float32), from_pandas=True)
+    columns["degree"] = pa.array(served["degree"])
     table = pa.table(columns)
     folder.mkdir(parents=True)
     for part, start in enumerate(range(0, max(table.num_rows, 1), ROWS_A_FILE)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """Held-out edges of one query, with the candidates their true ends are ranked among."""
 
     query: Query
@@ -53,12 +53,29 @@ class _Asked:
     known_row: np.ndarray
     known_column: np.ndarray
 
+    def some(self, count: int, draw: np.random.Generator) -> Asked:
+        """At most ``count`` of the edges."""
+        if len(self.source) <= count:
+            return self
+        chosen = np.sort(draw.choice(len(self.source), count, replace=False))
+        place = np.full(len(self.source), -1)
+        place[chosen] = np.arange(count)
+        known = place[self.known_row] >= 0
+        return replace(
+            self,
+            source=self.source[chosen],
+            target=self.target[chosen],
+            group=self.group[chosen],
+            known_row=place[self.known_row[known]],
+            known_column=self.known_column[known],
+        )
+
 
 class LinkEvaluation:
     """The held-out edges of a graph, drawn once and asked of every model alike."""
 
     def __init__(self, inputs: Inputs, holdout: Holdout, seed: int):
-        self._asked: list[_Asked] = []
+        self._asked: list[Asked] = []
         for query in queries_of(inputs.edge_types, frozenset(inputs.entities)):
             edges = inputs.edges[query.edge_type].numpy()
             draw = np.random.default_rng([seed, 40, zlib.crc32(str(query).encode())])
@@ -80,7 +97,7 @@ class LinkEvaluation:
                     chosen = np.sort(draw.choice(chosen, SAMPLE, replace=False))
                 rows, columns = known[source[chosen]][:, candidates].nonzero()
                 self._asked.append(
-                    _Asked(
+                    Asked(
                         query,
                         split,
                         source[chosen],
@@ -92,10 +109,14 @@ class LinkEvaluation:
                     )
                 )
 
+    @property
+    def on_validation(self) -> list[Asked]:
+        return [asked for asked in self._asked if asked.split == "validation"]
+
     def validation(self, model: Model) -> float:
         """Mean reciprocal rank on validation edges, mean over queries; 0 where there are none."""
-        ranks = [self._ranks(model, a) for a in self._asked if a.split == "validation"]
-        return float(np.mean([np.mean(1 / rank) for rank in ranks])) if ranks else 0.0
+        found = [_ranks(model, asked) for asked in self.on_validation]
+        return float(np.mean([np.mean(1 / rank) for rank in found])) if found else 0.0
 
     def figures(self, model: Model) -> list[Figure]:
         """MRR and Hits@10 by entity and group; ``all`` is the mean over all edges asked."""
@@ -103,7 +124,7 @@ class LinkEvaluation:
         for asked in self._asked:
             if asked.split == "validation":
                 continue
-            rank = self._ranks(model, asked)
+            rank = _ranks(model, asked)
             parts = {"isolated": rank} if asked.split == "isolated" else {"overall": rank}
             if asked.split == "test":
                 parts |= {name: rank[asked.group == code] for name, code in GROUPS.items()}
@@ -130,25 +151,42 @@ class LinkEvaluation:
             ]
         return found
 
-    @staticmethod
-    def _ranks(model: Model, asked: _Asked) -> np.ndarray:
-        """Rank of each true end from 1; of equal scores half come first."""
-        query = asked.query
-        with torch.no_grad():
-            source = model.asking[query.source][torch.from_numpy(asked.source)]
-            vectors = model.score.query(query.edge_type, source)
-            table = model.candidates[query.target]
-            true = (vectors * table[torch.from_numpy(asked.target)]).sum(1, keepdim=True)
-            false = vectors @ table[torch.from_numpy(asked.candidates)].T
-            false[
-                torch.from_numpy(asked.known_row), torch.from_numpy(asked.known_column)
-            ] = -torch.inf
-            rank = 1 + (false > true).sum(1) + 0.5 * (false == true).sum(1)
-        return rank.numpy().astype(np.float64)
+
+def _ranks(model: Model, asked: Asked) -> np.ndarray:
+    vectors = model.asking[asked.query.source][torch.from_numpy(asked.source)]
+    return ranks(model.score, model.candidates, asked, vectors)
+
+
+def ranks(score: LinkScore, candidates: Table, asked: Asked, vectors: Tensor) -> np.ndarray:
+    """Rank of each true end from 1, float64; of equal scores half come first. ``vectors``: float32
+    (edges, d) of the nodes that ask."""
+    with torch.no_grad():
+        true, false = _scores(score, candidates, asked, vectors)
+        rank = 1 + (false > true).sum(1) + 0.5 * (false == true).sum(1)
+    return rank.numpy().astype(np.float64)
+
+
+def link_loss(score: LinkScore, candidates: Table, asked: Asked, vectors: Tensor) -> Tensor:
+    """Cross entropy of each true end among the candidates, float32 (edges,)."""
+    true, false = _scores(score, candidates, asked, vectors)
+    return torch.cat([true, false], 1).logsumexp(1) - true[:, 0]
+
+
+def _scores(
+    score: LinkScore, candidates: Table, asked: Asked, vectors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of true ends (edges, 1) and of candidates (edges, candidates), known neighbours at -inf."""
+    query = asked.query
+    mine = score.query(query.edge_type, vectors)
+    table = candidates[query.target]
+    true = (mine * table[torch.from_numpy(asked.target)]).sum(1, keepdim=True)
+    false = mine @ table[torch.from_numpy(asked.candidates)].T
+    known = (torch.from_numpy(asked.known_row), torch.from_numpy(asked.known_column))
+    return true, false.index_put(known, torch.tensor(-torch.inf))
 
 
 def label_figures(
-    labels: Labels, groups: np.ndarray, answers: Mapping[str, Tensor]
+    labels: Labels, groups: np.ndarray, answers: Mapping[str, Tensor | None]
 ) -> Iterable[Figure]:
     """How right each model's ``answers`` (nodes, outputs) are on test nodes, by group."""
     test = labels.test.numpy()
@@ -160,6 +198,8 @@ def label_figures(
         "isolated": test & alone,
     }
     for model, values in answers.items():
+        if values is None:
+            continue
         for group, mask in masks.items():
             if mask.any():
                 for entity in ("all", labels.entity):

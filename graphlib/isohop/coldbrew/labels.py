@@ -65,6 +65,18 @@ class Labels:
         missed = (answers[mask, 0] - true).square().sum()
         return float(1 - missed / spread) if spread > 0 else 0.0
 
+    def losses(self, rows: Tensor, answers: Tensor) -> Tensor:
+        """Of each of some nodes, (rows,), for ``answers`` (rows, outputs)."""
+        if self.classes:
+            return functional.cross_entropy(answers, self.values[rows], reduction="none")
+        return (answers[:, 0] - self._standard(rows)).square()
+
+    def hits(self, rows: Tensor, answers: Tensor) -> Tensor:
+        """Boolean (rows,): the class is right; a number within half a standard deviation."""
+        if self.classes:
+            return answers.argmax(1) == self.values[rows]
+        return (answers[:, 0] - self._standard(rows)).abs() <= 0.5
+
     def _standard(self, mask: Tensor) -> Tensor:
         known = self.values[self.train]
         return (self.values[mask] - known.mean()) / known.std(correction=0).clamp(min=1e-12)

@@ -5,7 +5,8 @@
     out/
       new-rows.json               NewRows: how many there were, and what became of them
       part-*.parquet              the others, in their order: the key's columns, embedding
-                                  fixed_size_list<float32>, source 'student', degree 0
+                                  fixed_size_list<float32>, source 'student', confidence float32,
+                                  degree 0
       quarantine/part-*.parquet   rows without a key, or with a value that is none: reason, line
                                   where it is known, raw (what was read of the row, as JSON)
 
@@ -217,6 +218,7 @@ def _embed(bundle: Bundle, piece: dict[str, Any], out: Path) -> tuple[int, int]:
             *(bundle.rows.field(name) for name in key),
             ("embedding", pa.list_(pa.float32(), bundle.dimensions)),
             ("source", pa.string()),
+            ("confidence", pa.float32()),
             ("degree", pa.int64()),
         ]
     )
@@ -299,16 +301,19 @@ def _quarantined(table: pa.Table, reasons: pa.Array) -> pa.Table:
 def _embedded(bundle: Bundle, rows: pa.Table, schema: pa.Schema) -> pa.Table:
     import torch
 
+    from isohop.coldbrew.choosing import confidence_alone
     from isohop.giant.inference import encode_rows
 
     fields = bundle.entity.fields
     features = encode_rows(bundle.encoder, bundle.entity.name, rows, fields)
     with torch.no_grad():
-        vectors = bundle.student.vectors(torch.from_numpy(features)).numpy()
+        vectors, nearness = bundle.student.vectors(torch.from_numpy(features))
+        confidence = confidence_alone(bundle.entity.choice, nearness).numpy()
     values = pa.FixedSizeListArray.from_arrays(
-        pa.array(vectors.astype(np.float32).ravel()), vectors.shape[1]
+        pa.array(vectors.numpy().astype(np.float32).ravel()), vectors.shape[1]
     )
     source = pa.repeat(pa.scalar("student"), rows.num_rows)
     degree = pa.repeat(pa.scalar(0, pa.int64()), rows.num_rows)
     own = [rows[name] for name in bundle.entity.key]
-    return pa.table([*own, values, source, degree], schema=schema)
+    certain = pa.array(confidence.astype(np.float32), from_pandas=True)
+    return pa.table([*own, values, source, certain, degree], schema=schema)

@@ -23,8 +23,8 @@ BLOCK = 16_384
 
 
 class FeatureMLP(nn.Module):
-    """One MLP a node type: features (nodes, d_in) -> vectors (nodes, d) at length 1. It is MLP₁,
-    and the baseline that everything is compared with."""
+    """One MLP a node type: features (nodes, d_in) -> vectors (nodes, d). It is MLP₁, MLP₂, and the
+    baseline that everything is compared with."""
 
     def __init__(self, widths: Mapping[str, int], dimensions: int, dropout: float):
         super().__init__()
@@ -33,21 +33,20 @@ class FeatureMLP(nn.Module):
             {module_key(name): mlp(width, dimensions, dropout) for name, width in widths.items()}
         )
 
-    def mlp_of(self, name: str, features: Tensor) -> Tensor:
-        """Vectors of nodes of one type."""
-        given = functional.dropout(features, self.dropout, self.training)
-        return functional.normalize(self.mlp[module_key(name)](given), dim=1)
-
     def forward(self, features: Table) -> dict[str, Tensor]:
-        return {name: self.mlp_of(name, x) for name, x in features.items()}
+        return {
+            name: self.mlp[module_key(name)](functional.dropout(x, self.dropout, self.training))
+            for name, x in features.items()
+        }
 
 
 class Student(nn.Module):
-    """MLP₁ and MLP₂ of every entity type."""
+    """MLP₁ and MLP₂ of every entity type. ``outputs``: of the label, as the teacher's."""
 
-    def __init__(self, widths: Mapping[str, int], settings: DistillSettings):
+    def __init__(self, widths: Mapping[str, int], settings: DistillSettings, outputs: int = 0):
         super().__init__()
         d = settings.dimensions
+        self.classify = nn.Linear(d, outputs) if outputs else None
         self.first = FeatureMLP(widths, d, settings.dropout)
         self.second = FeatureMLP(
             {name: width + d for name, width in widths.items()}, d, settings.dropout
@@ -71,12 +70,14 @@ class LatentIndex:
         self._index = faiss.IndexFlatIP(vectors.shape[1])
         self._index.add(vectors.contiguous().numpy())
 
-    def latent(self, asked: Tensor, ids: Tensor | None = None) -> Tensor:
-        """ẽ, float32 (n, d), of vectors ``asked``; ``ids``: int64 (n,), not to be found by
-        themselves. Zero where there is nobody to find."""
+    def latent(self, asked: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """ẽ, float32 (n, d), of vectors ``asked``, and the inner product with the nearest neighbour
+        (n,); ``ids``: int64 (n,), not to be found by themselves. Zero where there is nobody to
+        find."""
         out = torch.zeros_like(asked)
+        nearest = torch.zeros(len(asked))
         if not len(self.candidates):
-            return out
+            return out, nearest
         k = min(self.neighbours + 1, len(self.candidates))
         for start in range(0, len(asked), BLOCK):
             part = slice(start, start + BLOCK)
@@ -90,7 +91,8 @@ class LatentIndex:
             found = self.vectors[places.gather(1, order)]
             weight = torch.softmax(best / self.temperature, 1).nan_to_num(0.0)
             out[part] = (weight[:, :, None] * found).sum(1)
-        return out
+            nearest[part] = best[:, 0].nan_to_num(neginf=0.0)
+        return out, nearest
 
 
 def latent_index(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 Table = Mapping[str, Tensor]
 """Node type -> float32 (nodes, d)."""
@@ -13,6 +14,11 @@ Table = Mapping[str, Tensor]
 def module_key(name: str) -> str:
     """A node or edge type's name as the name of a torch module, which may not contain a dot."""
     return name.replace("%", "%25").replace(".", "%2E")
+
+
+def unit(table: Table) -> dict[str, Tensor]:
+    """All vectors at length 1."""
+    return {name: functional.normalize(values, dim=1) for name, values in table.items()}
 
 
 HIDDEN = 256

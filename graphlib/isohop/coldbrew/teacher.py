@@ -16,6 +16,7 @@ messages, so that no edge helps to predict itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ Placed = Callable[[Table, int], dict[str, Tensor]]
 
 
 class Teacher(nn.Module):
-    """Vectors of all nodes, float32 (nodes, d) at length 1 by type, from features and edges.
+    """Vectors of all nodes, float32 (nodes, d) by type, from features and edges. At length 1 they
+    are embeddings; a label is read from them as they are.
 
     ``structural``: node type -> int64 ids of the nodes with structural embeddings. ``outputs``: of
     the label, its classes, 1 for a number, 0 where there is none.
@@ -64,29 +66,39 @@ class Teacher(nn.Module):
         self.score = LinkScore(tuple(inputs.edge_types), d, "distmult", settings.scale)
         self.classify = nn.Linear(d, outputs) if outputs else None
 
-    def forward(self, graph: MessageGraph, features: Table, weights: Weights) -> dict[str, Tensor]:
-        return self.read(self.layers(graph, features, weights)[-1])
+    def forward(
+        self,
+        graph: MessageGraph,
+        features: Table,
+        weights: Weights,
+        unplaced: Table | None = None,
+    ) -> dict[str, Tensor]:
+        return self.read(self.layers(graph, features, weights, unplaced)[-1])
 
     def layers(
-        self, graph: MessageGraph, features: Table, weights: Weights
+        self,
+        graph: MessageGraph,
+        features: Table,
+        weights: Weights,
+        unplaced: Table | None = None,
     ) -> list[dict[str, Tensor]]:
-        """What nodes hold after each layer or hop, the last of them what vectors are read from."""
-        return self.body(graph, features, self._placed, weights)
+        """What nodes hold after each layer or hop, the last of them what vectors are read from.
+        ``unplaced``: masks (nodes,) of nodes that do without their structural embeddings."""
+        return self.body(graph, features, partial(self._placed, unplaced or {}), weights)
 
     def read(self, held: Table) -> dict[str, Tensor]:
         """The vectors of what nodes hold."""
-        return {
-            name: functional.normalize(self.out[module_key(name)](values), dim=1)
-            for name, values in held.items()
-        }
+        return {name: self.out[module_key(name)](values) for name, values in held.items()}
 
-    def _placed(self, held: Table, place: int) -> dict[str, Tensor]:
+    def _placed(self, unplaced: Table, held: Table, place: int) -> dict[str, Tensor]:
         """With the structural embeddings of a layer added."""
         found = {}
         for name, values in held.items():
             key = module_key(name)
             own = self.structural[place][key]
             nodes = self.get_buffer(f"nodes_{key}")
+            if name in unplaced:
+                own = own * ~unplaced[name][nodes, None]
             found[name] = values.index_add(0, nodes, own) if len(nodes) else values
         return found
 
@@ -193,8 +205,23 @@ BODIES: Mapping[str, type[MessagePassing] | type[HopWise]] = {
 """By the name in ``distill.teacher``."""
 
 
-def structural_nodes(graph: MessageGraph, degree: int) -> dict[str, Tensor]:
-    """The nodes of each type that have at least ``degree`` edges."""
-    return {
-        name: torch.nonzero(degrees >= degree)[:, 0] for name, degrees in graph.degrees().items()
-    }
+def structural_nodes(
+    graph: MessageGraph, degree: int, told: tuple[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The nodes of each type that have at least ``degree`` edges to learn from: any, or, where a
+    label is learned, edges to nodes whose label is ``told`` (their type, a mask). A node of that
+    type has none: it would learn its own label by heart, and no other node's."""
+    if told is None:
+        found = graph.degrees()
+    else:
+        name, mask = told
+        found = {n: torch.zeros(count, dtype=torch.int64) for n, count in graph.counts.items()}
+        for relation in graph.relations:
+            if relation.source != name or relation.target == name:
+                continue
+            edges = graph.edges[relation.edge_type]
+            source, target = edges.flip(0) if relation.reverse else edges
+            found[relation.target] += torch.bincount(
+                target[mask[source]], minlength=graph.counts[relation.target]
+            )
+    return {name: torch.nonzero(degrees >= degree)[:, 0] for name, degrees in found.items()}

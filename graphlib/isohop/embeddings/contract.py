@@ -9,7 +9,9 @@
         <entity>/*.parquet         the key's columns under their logical names and types;
                                    node_id int64, dense from 0, ascending in the order of files;
                                    embedding fixed_size_list<float32>[dimensions], all finite;
-                                   source string, 'teacher' or 'student'; degree int64
+                                   source string, 'teacher', 'student' or 'blend';
+                                   confidence float32 from 0 to 1, null where not known;
+                                   degree int64
       v=000002/
         …
 
@@ -30,9 +32,9 @@ from isohop.errors import IsohopError
 
 MANIFEST = "manifest.json"
 LATEST = "LATEST"
-MEASURES = ("node_id", "embedding", "source", "degree")
+MEASURES = ("node_id", "embedding", "source", "confidence", "degree")
 """The columns that every entity has; all others are its key."""
-SOURCES = ("teacher", "student")
+SOURCES = ("teacher", "student", "blend")
 
 _VERSION = re.compile(r"v=(\d{6,})")
 

@@ -108,7 +108,12 @@ def _schema_problems(folder: Path, schema: pa.Schema) -> list[Problem]:
         problem(column, "it is there more than once.", hint if column in MEASURES else _AGAIN)
     if problems:
         return problems
-    wanted = {"node_id": pa.int64(), "source": pa.string(), "degree": pa.int64()}
+    wanted = {
+        "node_id": pa.int64(),
+        "source": pa.string(),
+        "confidence": pa.float32(),
+        "degree": pa.int64(),
+    }
     for column, kind in wanted.items():
         if column not in names:
             problem(column, "it is missing.")
@@ -151,15 +156,15 @@ def _measure_problems(
     size = dataset.schema.field("embedding").type.list_size
     count = 0
     sources = dict.fromkeys(SOURCES, 0)
-    nulls = dict.fromkeys(MEASURES, 0)
+    nulls = {name: 0 for name in MEASURES if name != "confidence"}
     wrong_ids: list[str] = []
     unknown_sources: set[str] = set()
     not_finite: list[int] = []
-    not_finite_count = negative = 0
+    not_finite_count = negative = unsure = 0
     batches = dataset.to_batches(columns=list(MEASURES), batch_size=_BATCH, batch_readahead=2)
     for batch in batches:
         rows = batch.num_rows
-        for column in MEASURES:
+        for column in nulls:
             nulls[column] += batch.column(column).null_count
         ids = batch.column("node_id").fill_null(-1).to_numpy()
         expected = np.arange(count, count + rows)
@@ -181,6 +186,8 @@ def _measure_problems(
                 sources[source] += number.as_py()
             elif source is not None:
                 unknown_sources.add(source)
+        confidence = batch.column("confidence").drop_null()
+        unsure += int(np.sum(~((confidence.to_numpy() >= 0) & (confidence.to_numpy() <= 1))))
         negative += pc.sum(pc.less(batch.column("degree"), 0)).as_py() or 0
         count += rows
 
@@ -204,7 +211,9 @@ def _measure_problems(
         problem("embedding", f"{not_finite_count} vectors hold NaN or infinity: {examples}.", hint)
     if unknown_sources:
         examples = ", ".join(repr(source) for source in sorted(unknown_sources)[:_EXAMPLES])
-        problem("source", f"it must be 'teacher' or 'student'; it holds {examples}.")
+        problem("source", f"it must be 'teacher', 'student' or 'blend'; it holds {examples}.")
+    if unsure:
+        problem("confidence", f"{unsure} values are not from 0 to 1.")
     if negative:
         problem("degree", f"{negative} values are negative.")
     return count, sources, problems

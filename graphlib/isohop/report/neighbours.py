@@ -53,7 +53,7 @@ def list_neighbours(
     nodes: np.ndarray,
     names: Names,
     degree: np.ndarray,
-    student: np.ndarray,
+    source: np.ndarray,
     colouring: Colouring,
     k: int,
 ) -> tuple[Example, ...]:
@@ -80,7 +80,7 @@ def list_neighbours(
             key=key,
             colour=str(colours[colouring.groups[node]]),
             degree=int(degree[node]),
-            source="student" if student[node] else "teacher",
+            source=str(source[node]),
             neighbours=tuple(neighbours[number * width : (number + 1) * width]),
         )
         for number, (node, name, key) in enumerate(

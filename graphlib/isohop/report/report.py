@@ -46,6 +46,7 @@ class EntityRow:
     count: int
     dimensions: int
     teacher: int
+    blend: int
     student: int
     size: int
     key: str
@@ -164,12 +165,14 @@ def _check_settings(folder: RunFolder, settings: ReportSettings) -> None:
 
 def _entity_row(folder: RunFolder, entity: str) -> EntityRow:
     table = folder.embeddings(entity)
-    student = int(np.sum(table.column("source").to_numpy() == "student"))
+    sources = table.column("source").to_numpy()
+    student, blend = (int(np.sum(sources == name)) for name in ("student", "blend"))
     return EntityRow(
         name=entity,
         count=table.num_rows,
         dimensions=table.schema.field("embedding").type.list_size,
-        teacher=table.num_rows - student,
+        teacher=table.num_rows - student - blend,
+        blend=blend,
         student=student,
         size=folder.embedding_bytes(entity),
         key=", ".join(table.column_names[: table.column_names.index("node_id")]),
@@ -232,7 +235,8 @@ def _view(
 ) -> EntityView:
     table = folder.embeddings(entity)
     degree = table.column("degree").to_numpy()
-    student = table.column("source").to_numpy() == "student"
+    source = table.column("source").to_numpy()
+    student = source == "student"
     vectors = embedding_matrix(table)
     names = Names.of_entity(folder.graph, entity, table)
     colouring = colour_nodes(folder.graph, entity, degree, settings.colour.get(entity))
@@ -242,9 +246,7 @@ def _view(
     drawn = draw_map(entity, points, method, nodes, names.of(nodes), student[nodes], colouring)
     advance()
     examples = choose_examples(degree, student, settings.examples)
-    near = list_neighbours(
-        vectors, examples, names, degree, student, colouring, settings.neighbours
-    )
+    near = list_neighbours(vectors, examples, names, degree, source, colouring, settings.neighbours)
     advance()
     return EntityView(drawn, near)
 

@@ -1,0 +1,18 @@
+"""What was learned about choosing: its own module, so that reading a manifest needs no torch."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+TO_BEGIN_WITH = (0.0, 0.0, 0.0, 3.0)
+
+
+class Choice(BaseModel):
+    """Of one entity. ``blend``: weights of `Evidence.columns` in the logit of the teacher's share.
+    ``connected``: of the same in the logit of confidence; ``alone``: of nearness and 1, for what
+    has no edges. None where there were too few trials to learn it from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    blend: tuple[float, float, float, float] = TO_BEGIN_WITH
+    connected: tuple[float, float, float, float] | None = None
+    alone: tuple[float, float] | None = None

@@ -1,0 +1,172 @@
+"""Choosing: whether an entity is served its teacher's vector, its student's, or a blend of both.
+
+The teacher knows a node by its edges, the student by its features. Which to believe depends on the
+evidence: how many credible edges there are, whether both say the same, and how near the student's
+latent neighbours are. How much each of these counts is learned on validation edges (or nodes, where
+there is a label) after some, or all, of the asking nodes' other edges were taken away, so that
+there is an answer for every degree. A node without edges always has the student's vector, and so
+does a row that no graph has seen.
+
+``confidence`` is the chance that such evidence leads to a right answer: the true end of a
+validation edge among the first ten of those asked, or the label. A logistic regression on the same
+trials, of vectors as they are served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn import functional
+
+from isohop.coldbrew.choice import TO_BEGIN_WITH, Choice
+
+KEPT = (0.0, 0.25, 0.5, 1.0)
+"""Shares of the asking nodes' edges that are left, one in each round of trials."""
+TEACHER, STUDENT, BLEND = "teacher", "student", "blend"
+ALMOST = 0.95
+"""Share of the teacher from which on its vector is served alone; of the student likewise."""
+FEWEST = 30
+"""Trials from which on anything is learned of them."""
+CAUTION = 1e-3
+"""Weight of keeping to what is chosen where nothing is learned: the teacher."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All float32 (nodes,): ``degree``, edges by how credible they are; ``agreement``, cosine of
+    the teacher's and the student's vector; ``nearness``, inner product of what MLP₁ guesses with
+    the nearest latent neighbour."""
+
+    degree: Tensor
+    agreement: Tensor
+    nearness: Tensor
+
+    @classmethod
+    def of(cls, degree: Tensor, taught: Tensor, guessed: Tensor, nearness: Tensor) -> Evidence:
+        return cls(degree, (taught * guessed).sum(1), nearness)
+
+    def __getitem__(self, rows: Tensor) -> Evidence:
+        return Evidence(self.degree[rows], self.agreement[rows], self.nearness[rows])
+
+    @property
+    def columns(self) -> Tensor:
+        """float32 (nodes, 4): what is weighed, and 1."""
+        one = torch.ones_like(self.degree)
+        return torch.stack([self.degree.log1p(), self.agreement, self.nearness, one], 1)
+
+
+def share_of(choice: Choice, evidence: Evidence) -> Tensor:
+    """float32 (nodes,): how much of the teacher is served; 0 and 1 are all or nothing."""
+    share = torch.sigmoid(evidence.columns @ torch.tensor(choice.blend))
+    share = torch.where(share >= ALMOST, 1.0, torch.where(share <= 1 - ALMOST, 0.0, share))
+    return torch.where(evidence.degree > 0, share, 0.0)
+
+
+def confidence_of(choice: Choice, evidence: Evidence) -> Tensor:
+    """float32 (nodes,) from 0 to 1; NaN where it is not known."""
+    alone = confidence_alone(choice, evidence.nearness)
+    connected = torch.full_like(alone, torch.nan)
+    if choice.connected is not None:
+        connected = torch.sigmoid(evidence.columns @ torch.tensor(choice.connected))
+    return torch.where(evidence.degree > 0, connected, alone)
+
+
+def confidence_alone(choice: Choice, nearness: Tensor) -> Tensor:
+    """As `confidence_of`, of nodes or rows without edges."""
+    if choice.alone is None:
+        return torch.full_like(nearness, torch.nan)
+    return torch.sigmoid(choice.alone[0] * nearness + choice.alone[1])
+
+
+def blended(taught: Tensor, guessed: Tensor, share: Tensor, unit: bool = True) -> Tensor:
+    """``share`` (nodes,) of one and the rest of the other, (nodes, d); vectors at length 1, where
+    they are not ``unit`` vectors as they come."""
+    mixed = share[:, None] * taught + (1 - share[:, None]) * guessed
+    if not unit:
+        return mixed
+    mixed = functional.normalize(mixed, dim=1)
+    mixed = torch.where(share[:, None] >= 1, taught, mixed)
+    return torch.where(share[:, None] <= 0, guessed, mixed)
+
+
+def sources(share: Tensor) -> np.ndarray:
+    """Of each node TEACHER, STUDENT or BLEND, (nodes,)."""
+    held = share.numpy()
+    return np.where(held >= 1, TEACHER, np.where(held <= 0, STUDENT, BLEND)).astype(object)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Questions put to nodes some of whose edges were taken away. ``taught`` and ``guessed``:
+    float32 (questions, d), ``unit`` vectors or answers about a label; ``loss`` (questions,) and
+    ``right``, boolean, of what becomes of them."""
+
+    taught: Tensor
+    guessed: Tensor
+    evidence: Evidence
+    loss: Callable[[Tensor], Tensor]
+    right: Callable[[Tensor], Tensor]
+    unit: bool = True
+
+    def served(self, share: Tensor) -> Tensor:
+        return blended(self.taught, self.guessed, share, self.unit)
+
+
+def learn_choice(trials: Sequence[Trial]) -> Choice:
+    """Of one entity's trials."""
+    if sum(len(trial.taught) for trial in trials) < FEWEST:
+        return Choice()
+    blend = _learn_blend(trials)
+    choice = Choice(blend=blend)
+    columns, nearness, linked, right = [], [], [], []
+    with torch.no_grad():
+        for trial in trials:
+            right.append(trial.right(trial.served(share_of(choice, trial.evidence))))
+            columns.append(trial.evidence.columns)
+            nearness.append(trial.evidence.nearness[:, None])
+            linked.append(trial.evidence.degree > 0)
+    has, answers = torch.cat(linked).numpy(), torch.cat(right).numpy()
+    connected = _logistic(torch.cat(columns).numpy()[has, :3], answers[has])
+    alone = _logistic(torch.cat(nearness).numpy()[~has], answers[~has])
+    return Choice.model_validate({"blend": blend, "connected": connected, "alone": alone})
+
+
+def _learn_blend(trials: Sequence[Trial]) -> tuple[float, ...]:
+    start = torch.tensor(TO_BEGIN_WITH)
+    weights = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([weights], max_iter=50, line_search_fn="strong_wolfe")
+    asked = [trial for trial in trials if bool((trial.evidence.degree > 0).any())]
+    count = sum(int((trial.evidence.degree > 0).sum()) for trial in asked)
+    if count < FEWEST:
+        return TO_BEGIN_WITH
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        total = CAUTION * (weights - start).square().sum()
+        for trial in asked:
+            served = trial.served(torch.sigmoid(trial.evidence.columns @ weights))
+            lost = trial.loss(served) * (trial.evidence.degree > 0)
+            total = total + lost.sum() / count
+        total.backward()
+        return total
+
+    optimiser.step(closure)
+    found = weights.detach()
+    return tuple(found.tolist()) if torch.isfinite(found).all() else TO_BEGIN_WITH
+
+
+def _logistic(columns: np.ndarray, right: np.ndarray) -> tuple[float, ...] | None:
+    """Weights of the columns, then of 1. Where all answers are alike no column tells them apart,
+    and the next answer may be another (Laplace's rule of succession)."""
+    if len(right) < FEWEST:
+        return None
+    if right.all() or not right.any():
+        odds = (right.sum() + 1) / ((~right).sum() + 1)
+        return (*[0.0] * columns.shape[1], float(np.log(odds)))
+    fitted = LogisticRegression(C=1.0, max_iter=1000).fit(columns, right)
+    return (*fitted.coef_[0].tolist(), float(fitted.intercept_[0]))

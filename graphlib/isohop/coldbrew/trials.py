@@ -1,0 +1,111 @@
+"""Trials: what the choice between teacher and student is learned from.
+
+Some nodes lose a part of their edges, all of them in one round of `choosing.KEPT`; then those nodes
+are asked about validation edges, or for their label where they are validation nodes. A node that
+loses edges loses its structural embedding with them, where it has fewer left than one is learned
+from.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isohop.coldbrew.choosing import KEPT, Trial
+from isohop.coldbrew.evaluation import Asked, K, link_loss, ranks
+from isohop.coldbrew.links import LinkScore
+from isohop.coldbrew.tables import Table
+
+if TYPE_CHECKING:
+    from isohop.coldbrew.distiller import Distiller
+
+QUESTIONS = 500
+"""Of each kind, at most: more nodes without their edges would make another graph."""
+
+
+def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
+    """By entity, of a distiller whose student is trained."""
+    draw = np.random.default_rng([distiller.seed, 80])
+    labels = distiller.labels
+    asked = [one.some(QUESTIONS, draw) for one in distiller.evaluation.on_validation]
+    if labels is not None:
+        asked = [one for one in asked if one.query.source != labels.entity]
+    nodes: dict[str, Tensor] = {
+        name: torch.zeros(0, dtype=torch.int64) for name in distiller.inputs.entities
+    }
+    for one in asked:
+        of_it = nodes[one.query.source]
+        nodes[one.query.source] = torch.cat([of_it, torch.from_numpy(one.source)]).unique()
+    if labels is not None:
+        known = torch.nonzero(labels.validation & distiller.connected[labels.entity])[:, 0]
+        few = np.sort(draw.permutation(len(known))[: 4 * QUESTIONS])
+        nodes[labels.entity] = known[torch.from_numpy(few)]
+    found: dict[str, list[Trial]] = {name: [] for name in nodes}
+    for kept in KEPT:
+        left_out, degree = _hidden(distiller, nodes, kept, draw)
+        least = distiller.settings.structural_degree
+        unplaced = {}
+        for name, some in nodes.items():
+            unplaced[name] = torch.zeros(distiller.inputs.counts[name], dtype=torch.bool)
+            unplaced[name][some] = degree[name][some] < least
+        with torch.no_grad():
+            told = distiller.teach(left_out, unplaced)
+            guessed = distiller.told["student"]
+            evidence = {
+                name: distiller.evidence(name, told.vectors[name], degree[name]) for name in nodes
+            }
+        for one in asked:
+            name, rows = one.query.source, torch.from_numpy(one.source)
+            score, table = distiller.teacher.score, distiller.told["teacher"].vectors
+            found[name].append(
+                Trial(
+                    told.vectors[name][rows],
+                    guessed.vectors[name][rows],
+                    evidence[name][rows],
+                    partial(link_loss, score, table, one),
+                    partial(_found, score, table, one),
+                )
+            )
+        if labels is not None and told.answers is not None and guessed.answers is not None:
+            rows = nodes[labels.entity]
+            found[labels.entity].append(
+                Trial(
+                    told.answers[rows],
+                    guessed.answers[rows],
+                    evidence[labels.entity][rows],
+                    partial(labels.losses, rows),
+                    partial(labels.hits, rows),
+                    unit=False,
+                )
+            )
+    return found
+
+
+def _hidden(
+    distiller: Distiller, nodes: dict[str, Tensor], kept: float, draw: np.random.Generator
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Positions of the edges that are left out, and the degree by what is credible of the rest."""
+    left_out = {}
+    chosen = {}
+    for name, count in distiller.inputs.counts.items():
+        chosen[name] = torch.zeros(count, dtype=torch.bool)
+        if name in nodes:
+            chosen[name][nodes[name]] = True
+    for name, edges in distiller.visible.items():
+        source, target = distiller.inputs.edge_types[name]
+        touched = chosen[source][edges[0]] | chosen[target][edges[1]]
+        gone = touched & torch.from_numpy(draw.random(edges.shape[1]) >= kept)
+        left_out[name] = torch.nonzero(gone)[:, 0]
+    weights = distiller.graph.weights(left_out)
+    degree = {name: torch.zeros(count) for name, count in distiller.inputs.counts.items()}
+    for (_, target), total in weights.sums.items():
+        degree[target] = degree[target] + total
+    return left_out, degree
+
+
+def _found(score: LinkScore, table: Table, asked: Asked, vectors: Tensor) -> Tensor:
+    return torch.from_numpy(ranks(score, table, asked, vectors) <= K)

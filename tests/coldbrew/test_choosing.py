@@ -1,0 +1,105 @@
+"""What is served of each node, and how sure one may be of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from isohop.coldbrew.choice import Choice
+from isohop.coldbrew.choosing import (
+    FEWEST,
+    Evidence,
+    Trial,
+    blended,
+    confidence_of,
+    learn_choice,
+    share_of,
+    sources,
+)
+
+NODES, CLASSES = 4000, 5
+
+
+def noisy(truth: torch.Tensor, noise: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    ends = functional.one_hot(truth, CLASSES).float()
+    drawn = torch.randn(ends.shape, generator=random)
+    return functional.normalize(ends + noise[:, None] * drawn, dim=1)
+
+
+def trial(seed: int, count: int = NODES) -> Trial:
+    """The teacher is right about nodes of many edges, the student about as right everywhere."""
+    random = torch.Generator().manual_seed(seed)
+    truth = torch.randint(0, CLASSES, (count,), generator=random)
+    degree = torch.randint(0, 20, (count,), generator=random).float()
+    taught = noisy(truth, 3 / (1 + degree), random)
+    guessed = noisy(truth, torch.full((count,), 0.6), random)
+    evidence = Evidence.of(degree, taught, guessed, torch.rand(count, generator=random))
+    return Trial(
+        taught,
+        guessed,
+        evidence,
+        lambda vectors: functional.cross_entropy(10 * vectors, truth, reduction="none"),
+        lambda vectors: vectors.argmax(1) == truth,
+    )
+
+
+def right(of: Trial, share: torch.Tensor, rows: torch.Tensor) -> float:
+    return float(of.right(of.served(share))[rows].float().mean())
+
+
+def test_what_is_served_is_as_good_as_the_better_of_both_whatever_the_degree():
+    choice, other = learn_choice([trial(1)]), trial(2)
+    share = share_of(choice, other.evidence)
+    for degree in range(1, 20):
+        rows = other.evidence.degree == degree
+        single = [right(other, torch.full((NODES,), whole), rows) for whole in (0.0, 1.0)]
+        noise = 2 * (0.25 / int(rows.sum())) ** 0.5
+        assert right(other, share, rows) >= max(single) - noise
+    few, many = (share[other.evidence.degree == degree].mean() for degree in (1, 19))
+    assert few < 0.5 < many
+
+
+def test_confidence_holds_for_nodes_it_was_not_learned_from():
+    choice, other = learn_choice([trial(1)]), trial(2)
+    confidence = confidence_of(choice, other.evidence)
+    answers = other.right(other.served(share_of(choice, other.evidence))).float()
+    for least, most in ((0.0, 0.7), (0.7, 0.9), (0.9, 1.0)):
+        rows = (confidence >= least) & (confidence <= most)
+        if rows.sum() > 100:
+            assert abs(confidence[rows].mean() - answers[rows].mean()) < 0.06
+
+
+def test_a_node_without_edges_is_the_students_alone():
+    of = trial(3)
+    share = share_of(learn_choice([of]), of.evidence)
+    alone = of.evidence.degree == 0
+    assert (share[alone] == 0).all()
+    assert torch.equal(of.served(share)[alone], of.guessed[alone])
+    assert set(sources(share)[alone.numpy()]) == {"student"}
+
+
+def test_of_too_few_trials_nothing_is_learned_and_no_confidence_told():
+    choice = learn_choice([trial(1, FEWEST - 1)])
+    assert choice == Choice()
+    evidence = trial(2).evidence
+    assert (share_of(choice, evidence)[evidence.degree > 0] > 0.5).all()
+    assert torch.isnan(confidence_of(choice, evidence)).all()
+
+
+@given(st.integers(0, 2**31 - 1))
+def test_a_blend_has_length_1_and_its_ends_are_the_vectors_themselves(seed):
+    draw = np.random.default_rng(seed)
+    taught, guessed = (
+        functional.normalize(torch.from_numpy(draw.normal(size=(9, 4)).astype(np.float32)), dim=1)
+        for _ in range(2)
+    )
+    share = torch.from_numpy(draw.choice([0.0, 0.3, 1.0], 9).astype(np.float32))
+    mixed = blended(taught, guessed, share)
+    torch.testing.assert_close(mixed.norm(dim=1), torch.ones(9))
+    assert torch.equal(mixed[share == 1], taught[share == 1])
+    assert torch.equal(mixed[share == 0], guessed[share == 0])
+    for source, part in zip(sources(share), share, strict=True):
+        assert source == {0.0: "student", 1.0: "teacher"}.get(float(part), "blend")

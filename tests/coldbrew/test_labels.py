@@ -1,0 +1,89 @@
+"""Labels: classes and numbers, told from their columns, and what is lost by a wrong answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from isohop.coldbrew.labels import Labels, read_labels
+from isohop.graph import Graph, GraphManifest, NodeType
+from isohop.graph.dataset import Attribute
+
+COUNT = 500
+
+
+def graph(folder, values: pa.Array, kind: str) -> Graph:
+    attribute = Attribute(name="price", kind=kind, type=str(values.type))
+    node = NodeType(name="house", key=("id",), attributes=(attribute,), count=len(values))
+    ids = np.arange(len(values))
+    nodes = {"house": pa.table({"node_id": ids, "id": ids, "price": values})}
+    return Graph.write(
+        folder,
+        GraphManifest(name="g", certificate="0" * 32, node_types=(node,), edge_types=()),
+        nodes,
+        {},
+    )
+
+
+def labels_of(folder, values: pa.Array, kind: str) -> Labels | None:
+    nobody = np.zeros(len(values), bool)
+    return read_labels(graph(folder, values, kind), "house.price", nobody, 1)
+
+
+def test_a_number_is_told_by_its_distance(tmp_path):
+    values = np.linspace(10, 1000, COUNT)
+    labels = labels_of(tmp_path / "g", pa.array(values), "number")
+    assert (labels.classes, labels.outputs, labels.metric) == (0, 1, "r2")
+    known = values[labels.train.numpy()]
+    right = torch.from_numpy((values - known.mean()) / known.std()).float()[:, None]
+    assert float(labels.loss(right)) == pytest.approx(0, abs=1e-6)
+    assert labels.right(right, labels.test) == pytest.approx(1, abs=1e-5)
+    assert labels.right(torch.zeros(COUNT, 1), labels.test) <= 0
+    near = torch.nonzero(labels.test)[:, 0]
+    assert labels.hits(near, right[near] + 0.4).all()
+    assert not labels.hits(near, right[near] + 0.6).any()
+    torch.testing.assert_close(
+        labels.losses(near, right[near] + 2.0), torch.full((len(near),), 4.0), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "classes"),
+    [
+        (pa.array([str(i % 7) for i in range(COUNT)]), "category", 7),
+        (pa.array(np.arange(COUNT) % 3), "category", 3),
+    ],
+)
+def test_whatever_is_no_number_is_a_class(tmp_path, values, kind, classes):
+    labels = labels_of(tmp_path / "g", values, kind)
+    assert labels.classes == classes
+    right = torch.nn.functional.one_hot(labels.values, classes).float()
+    assert labels.right(right, labels.test) == 1
+
+
+def test_a_node_without_a_label_is_in_no_part(tmp_path):
+    lacking = np.arange(COUNT) % 5 == 0
+    for kind, values in (
+        ("number", pa.array(np.where(lacking, np.nan, np.arange(COUNT)), from_pandas=True)),
+        ("category", pa.array(np.arange(COUNT) % 3, mask=lacking)),
+    ):
+        labels = labels_of(tmp_path / kind, values, kind)
+        used = (labels.train | labels.validation | labels.test).numpy()
+        assert np.array_equal(used, ~lacking)
+
+
+@pytest.mark.parametrize("kind", ["number", "category"])
+def test_one_value_for_all_is_nothing_to_learn(tmp_path, kind):
+    assert labels_of(tmp_path / "g", pa.array(np.ones(COUNT)), kind) is None
+
+
+def test_answers_that_agree_lose_less_than_answers_that_do_not():
+    mask = torch.ones(4, dtype=torch.bool)
+    for classes in (0, 3):
+        values = torch.zeros(4, dtype=torch.int64) if classes else torch.arange(4.0)
+        labels = Labels("house", values, classes, mask, mask, mask)
+        one = torch.eye(4)[:, : classes or 1] * 5
+        assert labels.agree([one, one]) < labels.agree([one, one.flip(0)])
+        assert labels.like(one, one) < labels.like(one.flip(0), one)

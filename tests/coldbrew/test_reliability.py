@@ -1,0 +1,78 @@
+"""How credible edges are, where it is known which lead anywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isohop.coldbrew.links import LinkScore, Query
+from isohop.coldbrew.reliability import FEWEST, LEAST, credibility, credible_edges
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=300))
+def test_a_higher_share_is_never_less_credible(shares):
+    given_ = np.sort(np.array(shares))
+    found = credibility(given_)
+    assert (np.diff(found) >= 0).all()
+    assert ((found > 0) & (found <= 1)).all()
+    assert found.max() == 1
+
+
+def test_where_nothing_tells_edges_apart_all_are_believed():
+    draw = np.random.default_rng(0)
+    assert credibility(draw.random(100_000)).min() > 0.3
+    assert (credibility(np.full(500, 0.97)) == 1).all()
+
+
+@pytest.mark.parametrize("spurious", [0.1, 0.3, 0.5])
+def test_the_credible_part_is_the_part_that_is_true(spurious):
+    draw = np.random.default_rng(1)
+    count = 50_000
+    wrong = draw.random(count) < spurious
+    shares = np.where(wrong, draw.random(count), 1 - 0.05 * draw.random(count))
+    found = credibility(shares)
+    assert found[~wrong].mean() > 0.9
+    assert found[wrong].mean() < 0.2
+    assert found.min() == pytest.approx(LEAST, abs=0.02)
+
+
+def world(spurious: float, count: int = 4000) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """Nodes in ten groups; true edges lead to the own group."""
+    draw = np.random.default_rng(2)
+    source, target = draw.integers(0, 500, count), draw.integers(0, 50, count) * 10
+    wrong = draw.random(count) < spurious
+    target = np.where(wrong, draw.integers(0, 500, count), target + source % 10)
+    return {"a--r--a": torch.from_numpy(np.stack([source, target]))}, wrong
+
+
+def judged(edges: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    groups = torch.nn.functional.one_hot(torch.arange(500) % 10, 10).float()
+    asked: list[int] = []
+
+    def without(left_out):
+        asked.append(len(left_out.get("a--r--a", ())))
+        return {"a": groups}
+
+    query = Query("a--r--a", "a", "a", inverse=False)
+    score = LinkScore(("a--r--a",), 10, "distmult", 10.0)
+    with torch.no_grad():
+        found = credible_edges((query,), edges, {"a": 500}, without, score, 1)
+    # Each edge is judged by messages that it takes no part in.
+    assert sum(asked) in (0, edges["a--r--a"].shape[1])
+    return found
+
+
+def test_edges_that_lead_anywhere_are_the_least_credible():
+    edges, wrong = world(0.3)
+    credible = judged(edges)["a--r--a"].numpy()
+    elsewhere = wrong & (edges["a--r--a"][0].numpy() % 10 != edges["a--r--a"][1].numpy() % 10)
+    assert credible[~wrong].mean() > 0.9
+    assert credible[elsewhere].mean() < 0.3
+
+
+def test_a_type_of_few_edges_is_not_judged():
+    edges, _ = world(0.3, FEWEST - 1)
+    assert judged(edges) == {}
