@@ -23,6 +23,7 @@ COMMANDS = (
     "features",
     "distill",
     "embed",
+    "evaluate",
     "publish",
     "report",
 )

@@ -33,6 +33,7 @@ import isohop
 from isohop.errors import InvalidInput, IsohopError
 
 if TYPE_CHECKING:
+    from isohop.coldbrew.comparison import Comparison
     from isohop.engines.progress import Task
     from isohop.graph.audit import Audit
     from isohop.hops.plan import Plan
@@ -410,6 +411,60 @@ def _embed_new(where: Path, run_id: str, new: Path, entity: str | None, folder: 
         told = f"{found.quarantined:,} rows could not be embedded: {folder / 'quarantine'}"
         _print_warnings([told])
     out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}' embedded: {folder}")
+
+
+@app.command(epilog="Example: `isohop evaluate examples/nycflights13.yaml --seeds 5`")
+def evaluate(
+    pipeline: PipelinePath,
+    run_id: RunId = "current",
+    seeds: Annotated[int, typer.Option(min=1, help="How often all models are trained.")] = 3,
+) -> None:
+    """Compare teacher, student and what is served with an MLP, a plain GCN and label propagation.
+
+    By how well nodes are connected, on what a run's features have not seen either.
+    """
+    from isohop.pipeline.pipeline_file import read_pipeline
+    from isohop.pipeline.stages import evaluate as evaluate_run
+    from isohop.pipeline.stages import open_run
+
+    read = read_pipeline(pipeline)
+    folder = open_run(read, run_id)
+    _print_comparison(evaluate_run(read, folder, seeds, TerminalProgress()))
+    out.print(f"All figures: {folder.evaluation}")
+
+
+def _print_comparison(found: Comparison) -> None:
+    of_all = [figure for figure in found.figures if figure.entity == "all"]
+    for task, metric in dict.fromkeys((figure.task, figure.metric) for figure in of_all):
+        shown = [figure for figure in of_all if (figure.task, figure.metric) == (task, metric)]
+        models = dict.fromkeys(figure.model for figure in shown)
+        title = f"{task}: {metric}, mean ± deviation of {len(found.seeds)} seeds"
+        table = Table(title=title, title_justify="left")
+        table.add_column("nodes")
+        for name in ("asked", *models):
+            table.add_column(name, justify="right")
+        for group in dict.fromkeys(figure.group for figure in shown):
+            row = {figure.model: figure for figure in shown if figure.group == group}
+            best = max(figure.mean for figure in row.values())
+            told = [
+                f"[bold]{figure.mean:.3f}[/bold] ± {figure.deviation:.3f}"
+                if figure.mean == best
+                else f"{figure.mean:.3f} ± {figure.deviation:.3f}"
+                for figure in (row[name] for name in models)
+            ]
+            count = max(figure.count for figure in row.values())
+            table.add_row(escape(group), f"{count:,}", *told)
+        out.print(table)
+    if found.contribution:
+        parts = ", ".join(f"{name} {value:.0f}" for name, value in found.contribution.items())
+        out.print(f"Feature contribution in per cent, by group: {parts}.")
+    table = Table(title="What is left of differences, by layer", title_justify="left")
+    for name in ("layer", "nodes", "energy", "mean distance", "effective rank"):
+        table.add_column(name, justify="left" if name == "nodes" else "right")
+    for layer in found.layers:
+        cells = (f"{layer.energy:.3f}", f"{layer.mad:.3f}", f"{layer.rank:.1f}")
+        table.add_row(str(layer.layer), escape(layer.node_type), *cells)
+    out.print(table)
 
 
 @app.command(epilog="Example: `isohop version`")

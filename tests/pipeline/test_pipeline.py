@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 
 import isohop
 from isohop.cli import app
+from isohop.coldbrew.comparison import Comparison
 from isohop.engines.ray import ray_session
 from isohop.errors import InvalidInput, IsohopError
 from isohop.pipeline.pipeline_file import read_pipeline
+from isohop.pipeline.runs import Run
 from isohop.pipeline.stages import STAGES, fingerprint, open_run, run_all, run_stage
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +56,7 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
         assert (run.folder / "report.html").stat().st_size > 1000
         assert [now for _, now in run_all(read, run)] == [False] * len(STAGES)
         new_customers_are_embedded(file, tmp_path)
+        models_are_compared(file, run)
 
         changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
         again = {record.stage: now for record, now in run_all(changed, run)}
@@ -88,6 +91,18 @@ def new_customers_are_embedded(file: Path, folder: Path) -> None:
     table = pq.read_table(next((folder / "new").glob("*.parquet")))
     assert table["id"].to_pylist() == [9001, 9002]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 8)
+
+
+def models_are_compared(file: Path, run: Run) -> None:
+    """On the graph and the features of a run, which stay as they are."""
+    before = {name: run.record(name) for name in STAGES}
+    done = CliRunner().invoke(app, ["evaluate", str(file), "--seeds", "2"])
+    assert done.exit_code == 0, done.output
+    assert "mean ± deviation of 2 seeds" in done.output
+    found = Comparison.model_validate_json(run.evaluation.read_bytes())
+    assert found.seeds == (1, 2)
+    assert {"teacher", "student", "served", "mlp", "gcn"} <= {one.model for one in found.figures}
+    assert {name: run.record(name) for name in STAGES} == before
 
 
 def test_options_of_new_rows_are_refused_without_rows(tmp_path):

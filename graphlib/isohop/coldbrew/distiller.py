@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.choosing import Evidence, blended, learn_choice, share_of
@@ -27,6 +29,7 @@ from isohop.coldbrew.inputs import Inputs, read_inputs
 from isohop.coldbrew.labels import Labels, read_labels
 from isohop.coldbrew.links import LinkScore, LinkTask, queries_of
 from isohop.coldbrew.message_passing import MessageGraph
+from isohop.coldbrew.oversmoothing import LayerFigures, figures_of
 from isohop.coldbrew.reliability import credible_edges
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import FeatureMLP, LatentIndex, Student, latent_index
@@ -38,6 +41,7 @@ from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.holdout import ISOLATION
 
 VALIDATE_EVERY = 20
+PROPAGATIONS = 50
 MATCH_WEIGHT = 5.0
 """Weight of being like the teacher, beside the teacher's own task, in the student's loss."""
 
@@ -63,6 +67,11 @@ class _Baseline(nn.Module):
         self.score = LinkScore(names, settings.dimensions, "distmult", settings.scale)
         outputs = distiller.outputs
         self.classify = nn.Linear(settings.dimensions, outputs) if outputs else None
+
+
+PLAIN = {"layers": 2, "initial_residual": 0.0, "answers": 1, "teacher": "convolution"}
+"""A graph convolutional network as others have it: settings in place of the teacher's. It has no
+structural embeddings either."""
 
 
 class Distiller:
@@ -102,7 +111,7 @@ class Distiller:
         told = None if labels is None else (labels.entity, labels.train)
         self.structural = structural_nodes(self.graph, settings.structural_degree, told)
         self.queries = queries_of(inputs.edge_types, frozenset(inputs.entities))
-        self.evaluation = LinkEvaluation(inputs, holdout, seed)
+        self.evaluation = LinkEvaluation(inputs, holdout, self.graph.degrees(), seed)
         self.latent: dict[str, Tensor] = {}
         self.nearness: dict[str, Tensor] = {}
         self.indices: dict[str, LatentIndex] = {}
@@ -124,15 +133,18 @@ class Distiller:
         label: str | None,
         threads: int,
         until: date | None = None,
+        training_seed: int | None = None,
     ) -> Distiller:
-        """Of a graph, features in a folder and what a pipeline says. Raises `IsohopError`."""
+        """Of a graph, features in a folder and what a pipeline says. ``seed`` decides what is held
+        out, and, where no ``training_seed`` is given, all else. Raises `IsohopError`."""
         inputs = read_inputs(graph, features, label)
         holdout = hold_out(graph, seed, until=until)
         labels = None
         if label is not None:
             isolated = holdout.groups[label.rpartition(".")[0]] == ISOLATION
             labels = read_labels(graph, label, isolated, seed)
-        made = cls(inputs, holdout, labels, settings, seed, threads)
+        drawn = seed if training_seed is None else training_seed
+        made = cls(inputs, holdout, labels, settings, drawn, threads)
         if label is not None and labels is None:
             made.notes.append(
                 f"label '{label}' has fewer than two values to learn from: trained by link "
@@ -188,7 +200,16 @@ class Distiller:
 
     def _parts(self, model: str) -> tuple[nn.Module, Callable[[], Tensor], Callable[[], Told]]:
         if model == "teacher":
-            return self.teacher, self._teacher_loss, self.teach
+            return (
+                self.teacher,
+                partial(self._teacher_loss, self.teacher, self.settings),
+                self.teach,
+            )
+        if model == "gcn":
+            settings = self.settings.model_copy(update=PLAIN)
+            nobody = {n: torch.zeros(0, dtype=torch.int64) for n in self.inputs.counts}
+            self.gcn = Teacher(self.inputs, nobody, settings, self.outputs)
+            return self.gcn, partial(self._teacher_loss, self.gcn, settings), self._predict_gcn
         if model == "mlp":
             return self.baseline, self._baseline_loss, self._predict_baseline
         return self.student, self._student_loss, self._predict_student
@@ -257,22 +278,30 @@ class Distiller:
         self, left_out: Mapping[str, Tensor] | None = None, unplaced: Table | None = None
     ) -> Told:
         """Without the messages of edges at some positions, and with some nodes out of place."""
-        weights = self.graph.weights(left_out or {})
-        raw = self.teacher(self.graph, self.inputs.features, weights, unplaced)
-        return self._told(raw, self.teacher.classify)
+        return self._teach(self.teacher, left_out or {}, unplaced)
 
-    def _teacher_loss(self) -> Tensor:
+    def _predict_gcn(self) -> Told:
+        return self._teach(self.gcn, {})
+
+    def _teach(
+        self, teacher: Teacher, left_out: Mapping[str, Tensor], unplaced: Table | None = None
+    ) -> Told:
+        weights = self.graph.weights(left_out)
+        raw = teacher(self.graph, self.inputs.features, weights, unplaced)
+        return self._told(raw, teacher.classify)
+
+    def _teacher_loss(self, teacher: Teacher, settings: DistillSettings) -> Tensor:
         drawn = self._task.draw()
-        times = self.settings.answers if self.labels is not None else 1
-        told = [self.teach(drawn) for _ in range(times)]
-        loss = self._task.loss(self.teacher.score, drawn, told[0].vectors, told[0].vectors)
-        loss = loss + self.settings.structural_penalty * self.teacher.penalty()
+        times = settings.answers if self.labels is not None else 1
+        told = [self._teach(teacher, drawn) for _ in range(times)]
+        loss = self._task.loss(teacher.score, drawn, told[0].vectors, told[0].vectors)
+        loss = loss + settings.structural_penalty * teacher.penalty()
         if self.labels is None:
             return loss
         answers = [one.answers for one in told if one.answers is not None]
-        loss = self.settings.link_weight * loss
+        loss = settings.link_weight * loss
         loss = loss + torch.stack([self.labels.loss(one) for one in answers]).mean()
-        return loss + self.settings.agreement * self.labels.agree(answers)
+        return loss + settings.agreement * self.labels.agree(answers)
 
     def _believe(self) -> None:
         """Judge how credible edges are; that weighs messages where validation says so."""
@@ -384,8 +413,9 @@ class Distiller:
         """The student asks among the teacher's vectors: both live in one space."""
         if name == "mlp":
             return Model(name, told.vectors, told.vectors, self.baseline.score)
-        if name == "teacher":
-            return Model(name, told.vectors, told.vectors, self.teacher.score)
+        if name in ("teacher", "gcn"):
+            score = self.teacher.score if name == "teacher" else self.gcn.score
+            return Model(name, told.vectors, told.vectors, score)
         return Model(name, told.vectors, self.told["teacher"].vectors, self.teacher.score)
 
     def evaluate(self) -> list[Figure]:
@@ -394,14 +424,40 @@ class Distiller:
             return []
         figures: list[Figure] = []
         with torch.no_grad():
-            told = {**self.told, "served": self.served()}
+            told = {**self.told, "served": self.served(), **self._propagated()}
             for name, one in told.items():
-                figures += self.evaluation.figures(self._model(name, one))
+                if one.vectors:
+                    figures += self.evaluation.figures(self._model(name, one))
             if self.labels is not None:
                 answers = {name: one.answers for name, one in told.items()}
-                groups = self.holdout.groups[self.labels.entity]
-                figures += label_figures(self.labels, groups, answers)
+                entity = self.labels.entity
+                about = self.holdout.groups[entity], self.evaluation.degree[entity]
+                figures += label_figures(self.labels, *about, answers)
         return figures
+
+    def _propagated(self) -> dict[str, Told]:
+        """Label propagation (Zhu and Ghahramani, 2002): what the labels of others say alone, of
+        classes."""
+        if self.labels is None or not self.labels.classes:
+            return {}
+        known = self.labels.train
+        given = functional.one_hot(self.labels.values.clamp(min=0), self.labels.classes).float()
+        given = given * known[:, None]
+        width = self.labels.classes
+        held = {name: torch.zeros(n, width) for name, n in self.inputs.counts.items()}
+        held[self.labels.entity] = given
+        weights = self.graph.weights({})
+        for _ in range(PROPAGATIONS):
+            held = self.graph.hops(held, weights, 1)[-1]
+            held[self.labels.entity] = torch.where(known[:, None], given, held[self.labels.entity])
+        return {"label propagation": Told({}, held[self.labels.entity])}
+
+    def oversmoothing(self) -> list[LayerFigures]:
+        """What is left of the differences between nodes after each of the teacher's layers."""
+        weights = self.graph.weights({})
+        with torch.no_grad():
+            layers = self.teacher.layers(self.graph, self.inputs.features, weights)
+        return figures_of(self.graph, layers, self.seed)
 
     def save(self, folder: Path) -> None:
         """teacher.safetensors, student.safetensors, and of each edge type that was judged

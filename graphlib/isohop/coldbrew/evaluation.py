@@ -1,8 +1,9 @@
-"""Evaluation on what training did not see: head, tail and isolated nodes, beside an MLP.
+"""Evaluation on what training did not see: by how well nodes are connected, beside baselines.
 
 Link prediction: for a held-out edge, the true end is ranked among candidates of its type that are
 no known neighbours (filtered), by MRR and Hits@10. *Overall*, *head* and *tail* are test edges, by
 the group of the asking entity; *isolated* are edges of nodes all of whose edges were taken out.
+*degree 1*, *degree 2-3* and so on are the same by how many edges the asking node was left with.
 Label: accuracy on test nodes.
 """
 
@@ -74,7 +75,9 @@ class Asked:
 class LinkEvaluation:
     """The held-out edges of a graph, drawn once and asked of every model alike."""
 
-    def __init__(self, inputs: Inputs, holdout: Holdout, seed: int):
+    def __init__(self, inputs: Inputs, holdout: Holdout, degree: Table, seed: int):
+        """``degree``: of the visible edges, int64 (nodes,) by type."""
+        self.degree = {name: of.numpy() for name, of in degree.items()}
         self._asked: list[Asked] = []
         for query in queries_of(inputs.edge_types, frozenset(inputs.entities)):
             edges = inputs.edges[query.edge_type].numpy()
@@ -128,6 +131,8 @@ class LinkEvaluation:
             parts = {"isolated": rank} if asked.split == "isolated" else {"overall": rank}
             if asked.split == "test":
                 parts |= {name: rank[asked.group == code] for name, code in GROUPS.items()}
+            degree = self.degree[asked.query.source][asked.source]
+            parts |= {name: rank[mask] for name, mask in by_degree(degree).items()}
             for group, part in parts.items():
                 for entity in ("all", asked.query.source):
                     ranks.setdefault((entity, group), []).append(part)
@@ -185,10 +190,26 @@ def _scores(
     return true, false.index_put(known, torch.tensor(-torch.inf))
 
 
+def by_degree(degree: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks of the nodes of degree 1, 2 to 3, 4 to 7 and so on, of those that there are; nodes
+    without edges are a group by another name."""
+    bucket = np.frexp(degree)[1]
+    found = {}
+    for number in np.unique(bucket[degree > 0]).tolist():
+        least, most = 2 ** (number - 1), 2**number - 1
+        name = f"degree {least}" if least == most else f"degree {least}-{most}"
+        found[name] = bucket == number
+    return found
+
+
 def label_figures(
-    labels: Labels, groups: np.ndarray, answers: Mapping[str, Tensor | None]
+    labels: Labels,
+    groups: np.ndarray,
+    degree: np.ndarray,
+    answers: Mapping[str, Tensor | None],
 ) -> Iterable[Figure]:
-    """How right each model's ``answers`` (nodes, outputs) are on test nodes, by group."""
+    """How right each model's ``answers`` (nodes, outputs) are on test nodes, by group and by
+    ``degree``, int64 (nodes,)."""
     test = labels.test.numpy()
     alone = np.isin(groups, (ISOLATION, NO_EDGES))
     masks = {
@@ -196,6 +217,7 @@ def label_figures(
         "head": test & (groups == HEAD),
         "tail": test & (groups == TAIL),
         "isolated": test & alone,
+        **{name: test & mask for name, mask in by_degree(degree).items()},
     }
     for model, values in answers.items():
         if values is None:

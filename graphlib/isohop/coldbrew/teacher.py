@@ -1,12 +1,15 @@
 """Teachers: vectors of nodes from features, edges, and a place of their own in the graph.
 
-Both kinds have a *structural embedding* E a node: what its place in the graph says beyond its
-features (Zheng et al., section 3.2). Nodes of low degree have none. Both are trained by link
+All kinds have a *structural embedding* E a node: what its place in the graph says beyond its
+features (Zheng et al., section 3.2). Nodes of low degree have none. All are trained by link
 prediction, and on a label where the pipeline names one; the edges of a step are left out of its
 messages, so that no edge helps to predict itself.
 
 - *message-passing*: X^{l+1} = σ(layer(X^l + E^l)), with weights for each relation (R-GCN,
   GraphSAGE), initial residual and normalisation.
+- *convolution*: steps of a walk that learns nothing, and between them weights for each node type
+  (GCN, Kipf and Welling, ICLR 2017); with an initial residual these begin near the identity, the
+  nearer the deeper they lie (GCNII, Chen et al., ICML 2020), so that many layers can be stacked.
 - *hop-wise*: a walk that learns nothing carries features and E to nodes some steps away; each node
   weighs what arrives by hop (SAGN, Sun et al., 2021), and an MLP reads it. In training a random
   part of the nodes sends nothing (GRAND, Feng et al., NeurIPS 2020): a node must be told by
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import log
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +31,9 @@ from isohop.coldbrew.links import LinkScore
 from isohop.coldbrew.message_passing import MessageGraph, RelationalLayer, Weights, relations_of
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import Table, mlp, module_key
+
+IDENTITY = 0.5
+"""How far weights are from the identity, over the number of their layer (GCNII's λ)."""
 
 Placed = Callable[[Table, int], dict[str, Tensor]]
 """Adds the structural embeddings of a layer to what nodes hold."""
@@ -149,6 +156,51 @@ class MessagePassing(nn.Module):
         return held
 
 
+class Convolution(nn.Module):
+    """Layers of a GCN, or with an initial residual of GCNII; each has structural embeddings."""
+
+    def __init__(self, inputs: Inputs, settings: DistillSettings):
+        super().__init__()
+        d = settings.dimensions
+        self.places = settings.layers
+        self.dropout = settings.dropout
+        self.initial_residual = settings.initial_residual
+        names = inputs.features
+        self.project = nn.ModuleDict(
+            {module_key(name): nn.Linear(x.shape[1], d) for name, x in names.items()}
+        )
+        self.layers = nn.ModuleDict(
+            {
+                module_key(name): nn.ModuleList(nn.Linear(d, d) for _ in range(settings.layers - 1))
+                for name in names
+            }
+        )
+
+    def forward(
+        self, graph: MessageGraph, features: Table, placed: Placed, weights: Weights
+    ) -> list[dict[str, Tensor]]:
+        initial = {
+            name: self.project[module_key(name)](functional.dropout(x, self.dropout, self.training))
+            for name, x in features.items()
+        }
+        held, α = [initial], self.initial_residual
+        for place in range(self.places):
+            heard = graph.hops(placed(held[-1], place), weights, 1)[-1]
+            heard = {n: (1 - α) * values + α * initial[n] for n, values in heard.items()}
+            if place:
+                β = log(IDENTITY / place + 1) if α else 1.0
+                for name, values in heard.items():
+                    weigh = self.layers[module_key(name)].get_submodule(str(place - 1))
+                    heard[name] = (1 - β) * values + β * weigh(values)
+            held.append(
+                {
+                    n: functional.dropout(functional.relu(v), self.dropout, self.training)
+                    for n, v in heard.items()
+                }
+            )
+        return held
+
+
 class HopWise(nn.Module):
     """Hops of a walk that learns nothing, weighed at each node."""
 
@@ -198,8 +250,9 @@ class HopWise(nn.Module):
         return [*walk, together]
 
 
-BODIES: Mapping[str, type[MessagePassing] | type[HopWise]] = {
+BODIES: Mapping[str, type[MessagePassing] | type[Convolution] | type[HopWise]] = {
     "message-passing": MessagePassing,
+    "convolution": Convolution,
     "hop-wise": HopWise,
 }
 """By the name in ``distill.teacher``."""

@@ -41,9 +41,8 @@ class FeatureSettings(StrictModel):
     """Whether clusters are predicted beside the nodes of every type, as in the paper."""
     levels: tuple[int, ...] = Field((256, 4096), min_length=1)
     """Clusters at each level of the label tree, coarse to fine."""
-    epochs: float | None = Field(None, gt=0)
-    """Passes over the nodes that have neighbours. Where none are given: 6, and 4 with a text
-    model, over whose vectors the layers have soon learned what holds for nodes that are new."""
+    epochs: float = Field(6.0, gt=0)
+    """Passes over the nodes that have neighbours."""
     steps: int = Field(400, ge=0)
     """Steps at least, so that a small graph is learned too."""
     workers: int = Field(1, ge=1)
@@ -85,13 +84,6 @@ class FeatureSettings(StrictModel):
         if (self.model is not None) != (self.encoder == "transformers"):
             raise ValueError("'model' is the folder of the encoder 'transformers', and of no other")
         return self
-
-    @property
-    def passes(self) -> float:
-        """Over the nodes that have neighbours."""
-        if self.epochs is not None:
-            return self.epochs
-        return 6.0 if self.encoder == "hashing" else 4.0
 
     @property
     def text_model(self) -> Path | None:

@@ -4,6 +4,7 @@
 
     <runs>/<pipeline>/<run>/
       graph/ features/ model/ embeddings/ student/ report.html   what the stages made
+      evaluation.json                                            what `isohop evaluate` found
       stages/<stage>.json                                        StageRecord, written last
 
 A stage writes into a temporary place and moves it when whole, then writes its record. So a run that
@@ -82,6 +83,10 @@ class Run:
     @property
     def student(self) -> Path:
         return self.folder / "student"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation.json"
 
     @property
     def report(self) -> Path:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import isohop
 from isohop.engines.progress import SILENT, Progress
@@ -20,6 +20,9 @@ from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.model_folder import contents_of
 from isohop.pipeline.pipeline_file import Pipeline
 from isohop.pipeline.runs import Made, Run, StageRecord, fingerprint_of, size_of
+
+if TYPE_CHECKING:
+    from isohop.coldbrew.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -260,6 +263,29 @@ def run_all(
                 ray_is_up = True
             results.append(run_stage(pipeline, run, name, progress))
     return results
+
+
+def evaluate(pipeline: Pipeline, run: Run, seeds: int, progress: Progress = SILENT) -> Comparison:
+    """Compare the models of a run's graph and features, which are made where they are not there
+    yet, over ``seeds`` seeds from the pipeline's on."""
+    from isohop.coldbrew.comparison import compare
+    from isohop.engines.ray import ray_session
+
+    settings = pipeline.settings
+    with ray_session():
+        for name in ("build", "features"):
+            run_stage(pipeline, run, name, progress)
+        return compare(
+            run.graph,
+            run.features,
+            run.evaluation,
+            settings.distill,
+            settings.seed,
+            range(settings.seed, settings.seed + seeds),
+            label=settings.label,
+            until=settings.until,
+            progress=progress,
+        )
 
 
 def _is_due(pipeline: Pipeline, run: Run, name: str) -> bool:

@@ -1,0 +1,205 @@
+"""What the parts of Cold Brew are worth on a graph, beside what is simpler: `isohop evaluate`.
+
+Teacher, student and what is served of both are trained anew with several seeds, and with them an
+MLP on the same features, a plain GCN without structural embeddings and, for classes, label
+propagation. What training may see and what is asked is the same for all, and that of the run: the
+features have not seen it either. Weights are chosen on validation; test edges and nodes are met
+once a seed.
+
+With classes there is the *feature contribution* of each group of nodes too (FCR, Zheng et al.,
+section 4): how much of what the teacher can do needs the node's own features. Below 50 the graph
+dominates; above 100 to pass messages does harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from isohop.coldbrew.settings import DistillSettings
+from isohop.engines.progress import SILENT, Progress
+from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
+from isohop.engines.storage import write_text_atomically
+from isohop.errors import IsohopError
+from isohop.graph import Graph
+
+FILE = "evaluation.json"
+MODELS = ("teacher", "mlp", "student", "gcn")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Mean(_Model):
+    """A `Figure` over seeds: ``mean``, and ``deviation`` of a sample, 0 of one seed."""
+
+    task: str
+    entity: str
+    group: str
+    metric: str
+    model: str
+    count: int
+    mean: float
+    deviation: float
+
+
+class Layer(_Model):
+    """`LayerFigures` of the teacher, means over seeds."""
+
+    layer: int
+    node_type: str
+    energy: float
+    mad: float
+    rank: float
+
+
+class Comparison(_Model):
+    """``evaluation.json``. ``contribution``: by group, FCR in percent."""
+
+    format: Literal[1] = 1
+    certificate: str
+    label: str | None
+    settings: DistillSettings
+    seeds: tuple[int, ...]
+    figures: tuple[Mean, ...]
+    contribution: Mapping[str, float]
+    layers: tuple[Layer, ...]
+
+
+def compare(
+    graph: str | Path,
+    features: str | Path,
+    out: Path,
+    settings: DistillSettings,
+    seed: int,
+    seeds: Sequence[int],
+    label: str | None = None,
+    until: date | None = None,
+    progress: Progress = SILENT,
+) -> Comparison:
+    """Train all models once a seed of ``seeds`` and write the file ``out``.
+
+    ``seed``: of the run, which decides what is held out. Raises `IsohopError` where there is
+    nothing to learn from.
+    """
+    opened = Graph.open(graph)
+    paths = (str(opened.path.resolve()), str(Path(features).resolve()))
+    found = []
+    with ray_session():
+        task = with_all_cores(_trained)
+        chosen = settings.model_dump(mode="json")
+        with progress.task("all models, once a seed", len(seeds)) as bar:
+            for one in seeds:
+                asked = (*paths, chosen, seed, one, label, until, all_cores())
+                found.append(result_of(task.remote(*asked)))
+                bar.advance()
+    figures = tuple(means(row for one in found for row in one["figures"]))
+    comparison = Comparison(
+        certificate=opened.manifest.certificate,
+        label=label,
+        settings=settings,
+        seeds=tuple(seeds),
+        figures=figures,
+        contribution=contribution(figures),
+        layers=tuple(_layers(row for one in found for row in one["layers"])),
+    )
+    write_text_atomically(out, comparison.model_dump_json(indent=1) + "\n")
+    return comparison
+
+
+def _trained(
+    graph: str,
+    features: str,
+    settings: dict[str, Any],
+    seed: int,
+    training_seed: int,
+    label: str | None,
+    until: date | None,
+    threads: int,
+) -> dict[str, list[dict[str, Any]]]:
+    from isohop.coldbrew.distiller import Distiller
+
+    distiller = Distiller.of(
+        Graph.open(graph),
+        Path(features),
+        DistillSettings.model_validate(settings),
+        seed,
+        label,
+        threads,
+        until,
+        training_seed,
+    )
+    if distiller.skipped is not None:
+        raise IsohopError(f"There is nothing to evaluate: {distiller.skipped}.")
+    for model in MODELS:
+        distiller.start(model)
+        distiller.train(distiller.settings.steps)
+        distiller.finish()
+    return {
+        "figures": [figure.model_dump() for figure in distiller.evaluate()],
+        "layers": [layer.model_dump() for layer in distiller.oversmoothing()],
+    }
+
+
+def means(figures: Iterable[Mapping[str, Any]]) -> list[Mean]:
+    """Over figures that are of the same, in the order in which these first come."""
+    values: dict[tuple[tuple[str, Any], ...], list[float]] = {}
+    for figure in figures:
+        of = tuple((name, value) for name, value in figure.items() if name != "value")
+        values.setdefault(of, []).append(figure["value"])
+    return [
+        Mean(
+            **dict(of),
+            mean=round(float(np.mean(all_)), 6),
+            deviation=round(float(np.std(all_, ddof=1)), 6) if len(all_) > 1 else 0.0,
+        )
+        for of, all_ in values.items()
+    ]
+
+
+def contribution(figures: Iterable[Mean]) -> dict[str, float]:
+    """FCR in percent of each group for which teacher, MLP and label propagation have an
+    accuracy."""
+    accuracy: dict[str, dict[str, float]] = {}
+    for figure in figures:
+        if (figure.task, figure.entity, figure.metric) == ("label", "all", "accuracy"):
+            accuracy.setdefault(figure.group, {})[figure.model] = figure.mean
+    found = {}
+    for group, of in accuracy.items():
+        if {"teacher", "mlp", "label propagation"} <= of.keys():
+            value = feature_contribution(of["teacher"], of["mlp"], of["label propagation"])
+            if value is not None:
+                found[group] = round(value, 2)
+    return found
+
+
+def feature_contribution(gnn: float, mlp: float, propagation: float) -> float | None:
+    """FCR in percent; None where neither features nor graph lack anything."""
+    without_graph, without_features = gnn - mlp, max(0.0, gnn - propagation)
+    together = abs(without_graph) + without_features
+    if together == 0:
+        return None
+    if without_graph >= 0:
+        return 100 * without_features / together
+    return 100 * (1 + abs(without_graph) / together)
+
+
+def _layers(figures: Iterable[Mapping[str, Any]]) -> list[Layer]:
+    values: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
+    for figure in figures:
+        values.setdefault((figure["layer"], figure["node_type"]), []).append(figure)
+    measures = ("energy", "mad", "rank")
+    return [
+        Layer(
+            layer=layer,
+            node_type=name,
+            **{m: round(float(np.mean([one[m] for one in all_])), 6) for m in measures},
+        )
+        for (layer, name), all_ in values.items()
+    ]

@@ -1,0 +1,108 @@
+"""What models are worth over seeds, and what is left of differences layer by layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isohop.coldbrew.comparison import (
+    Comparison,
+    compare,
+    contribution,
+    feature_contribution,
+    means,
+)
+from isohop.coldbrew.message_passing import MessageGraph
+from isohop.coldbrew.oversmoothing import effective_rank, energy, mean_average_distance
+from isohop.coldbrew.settings import DistillSettings
+from isohop.engines.ray import ray_session
+from isohop.errors import IsohopError
+from tests.coldbrew.test_distill import topical
+from tests.worlds import library
+
+SMALL = DistillSettings(dimensions=16, steps=40, batch=256, negatives=16)
+CITES = {"paper--cites--paper": ("paper", "paper")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray():
+    with ray_session():
+        yield
+
+
+def test_every_model_is_asked_the_same_and_seeds_differ_in_training_alone(tmp_path):
+    graph = library(tmp_path / "g")
+    features = topical(graph, tmp_path / "f")
+    file = tmp_path / "evaluation.json"
+    found = compare(graph.path, features, file, SMALL, 1, [1, 2], label="book.topic")
+    assert Comparison.model_validate_json(file.read_bytes()) == found
+    models = {"teacher", "student", "served", "mlp", "gcn", "label propagation"}
+    label = [row for row in found.figures if row.task == "label" and row.entity == "all"]
+    assert {row.model for row in label if row.group == "overall"} == models
+    for group in {row.group for row in label}:
+        assert len({row.count for row in label if row.group == group}) == 1
+    # What has nothing to draw is the same for every seed, since it is asked the same.
+    propagated = [row for row in label if row.model == "label propagation"]
+    assert {row.deviation for row in propagated} == {0.0}
+    assert any(row.deviation > 0 for row in found.figures)
+    assert {layer.layer for layer in found.layers} == {0, 1}
+    assert set(found.contribution) <= {row.group for row in label}
+
+
+def test_a_graph_without_edges_has_nothing_to_compare(tmp_path):
+    graph = library(tmp_path / "g", edges=False)
+    features = topical(graph, tmp_path / "f")
+    with pytest.raises(IsohopError, match="no visible edge to learn from"):
+        compare(graph.path, features, tmp_path / "evaluation.json", SMALL, 1, [1])
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("gnn", "mlp", "propagation", "expected"),
+    [
+        (0.8, 0.8, 0.5, 100.0),  # the graph adds nothing
+        (0.8, 0.5, 0.8, 0.0),  # features add nothing
+        (0.8, 0.7, 0.7, 50.0),
+        (0.6, 0.7, 0.5, 150.0),  # messages do harm
+        (0.6, 0.5, 0.7, 0.0),
+        (0.6, 0.6, 0.6, None),
+    ],
+)
+def test_the_contribution_of_features(gnn, mlp, propagation, expected):
+    found = feature_contribution(gnn, mlp, propagation)
+    assert found == (expected if expected is None else pytest.approx(expected))
+
+
+def test_means_keep_figures_of_different_things_apart():
+    of = {"task": "label", "entity": "all", "group": "overall", "metric": "accuracy", "count": 9}
+    rows = [
+        {**of, "model": model, "value": value}
+        for value, model in ((0.6, "teacher"), (0.8, "teacher"), (0.5, "mlp"))
+    ]
+    found = {row.model: (row.mean, row.deviation) for row in means(rows)}
+    assert found == {"teacher": (0.7, pytest.approx(0.141421)), "mlp": (0.5, 0.0)}
+    assert contribution(means(rows)) == {}
+
+
+@given(st.integers(2, 20), st.integers(1, 5), st.integers(0, 2**31 - 1))
+def test_distance_and_energy_are_what_all_pairs_and_edges_give(count, width, seed):
+    draw = np.random.default_rng(seed)
+    values = torch.from_numpy(draw.normal(size=(count, width)).astype(np.float32))
+    directed = torch.nn.functional.normalize(values, dim=1)
+    pairs = (1 - directed @ directed.T)[~torch.eye(count, dtype=torch.bool)]
+    assert mean_average_distance(values) == pytest.approx(float(pairs.mean()), abs=1e-4)
+    edges = torch.from_numpy(draw.integers(0, count, (2, 30)))
+    graph = MessageGraph({"paper": count}, CITES, {"paper--cites--paper": edges})
+    apart = 2 * (values[edges[0]] - values[edges[1]]).square().sum() / values.square().sum()
+    assert energy(graph, {"paper": values}, "paper") == pytest.approx(float(apart), rel=1e-3)
+
+
+def test_rank_falls_to_1_where_all_nodes_are_alike():
+    assert effective_rank(torch.eye(8)) == pytest.approx(8)
+    one = torch.arange(1.0, 9.0)[:, None] * torch.ones(1, 8)
+    assert effective_rank(one) == pytest.approx(1, abs=1e-3)
+    assert effective_rank(torch.zeros(4, 4)) == 0
+    assert mean_average_distance(one) == pytest.approx(0, abs=1e-6)

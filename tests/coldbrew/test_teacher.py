@@ -1,0 +1,124 @@
+"""Teachers of every kind, against their definitions and what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from isohop.coldbrew.inputs import Inputs
+from isohop.coldbrew.message_passing import MessageGraph
+from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.teacher import BODIES, Teacher, structural_nodes
+
+CITES, WROTE = "paper--cites--paper", "author--wrote--paper"
+TYPES = {CITES: ("paper", "paper"), WROTE: ("author", "paper")}
+COUNTS = {"paper": 30, "author": 6}
+EDGES = {
+    CITES: torch.from_numpy(np.random.default_rng(0).integers(0, 25, (2, 60))),
+    WROTE: torch.stack([torch.arange(25) % 5, torch.arange(25)]),
+}
+"""Papers 25 to 29 and author 5 have no edge."""
+GRAPH = MessageGraph(COUNTS, TYPES, EDGES)
+
+
+def inputs(types: dict[str, tuple[str, str]] = TYPES) -> Inputs:
+    random = torch.Generator().manual_seed(1)
+    features = {name: torch.randn(count, 7, generator=random) for name, count in COUNTS.items()}
+    return Inputs(COUNTS, types, {name: EDGES[name] for name in types}, features, tuple(COUNTS))
+
+
+def teacher(kind: str, **chosen: object) -> Teacher:
+    torch.manual_seed(0)
+    settings = DistillSettings.model_validate(
+        {"teacher": kind, "dimensions": 5, "layers": 2, "hops": 3, **chosen}
+    )
+    return Teacher(inputs(), structural_nodes(GRAPH, 2), settings).eval()
+
+
+def told(of: Teacher, features: dict[str, torch.Tensor], graph: MessageGraph = GRAPH):
+    with torch.no_grad():
+        return of(graph, features, graph.weights({}))
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_node_hears_of_its_neighbours_and_of_nobody_who_cannot_be_reached(kind):
+    of, features = teacher(kind), dict(inputs().features)
+    before = told(of, features)
+    features["author"] = features["author"].clone()
+    features["author"][2] += 5
+    after = told(of, features)
+    wrote = torch.arange(25)[torch.arange(25) % 5 == 2]
+    assert (after["paper"][wrote] != before["paper"][wrote]).any(dim=1).all()
+    assert torch.equal(after["paper"][25:], before["paper"][25:])
+    assert torch.equal(after["author"][5], before["author"][5])
+    assert all(torch.isfinite(values).all() for values in after.values())
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_node_out_of_place_is_as_one_that_has_no_place(kind):
+    of = teacher(kind)
+    for places in of.structural:
+        for own in places.values():
+            torch.nn.init.normal_(own)
+    features = inputs().features
+    everybody = {name: torch.ones(count, dtype=torch.bool) for name, count in COUNTS.items()}
+    with torch.no_grad():
+        without = of(GRAPH, features, GRAPH.weights({}), everybody)
+        for places in of.structural:
+            for own in places.values():
+                own.zero_()
+    assert all(torch.equal(values, without[n]) for n, values in told(of, features).items())
+
+
+def test_a_convolution_without_residual_is_a_gcn():
+    features = inputs().features
+    settings = {"teacher": "convolution", "dimensions": 5, "layers": 2, "initial_residual": 0.0}
+    of = Teacher(
+        inputs({CITES: TYPES[CITES]}),
+        {name: torch.zeros(0, dtype=torch.int64) for name in COUNTS},
+        DistillSettings.model_validate(settings),
+    ).eval()
+    graph = MessageGraph(COUNTS, {CITES: TYPES[CITES]}, {CITES: EDGES[CITES]})
+    adjacent = torch.zeros(30, 30)
+    for one, other in EDGES[CITES].T.tolist():
+        adjacent[one, other] += 1
+        adjacent[other, one] += 1
+    looped = adjacent + torch.eye(30)
+    root = looped.sum(1).sqrt()
+    step = looped / root[:, None] / root
+    with torch.no_grad():
+        first = functional.relu(step @ of.body.project["paper"](features["paper"]))
+        second = functional.relu(of.body.layers["paper"][0](step @ first))
+        expected = of.out["paper"](second)
+    torch.testing.assert_close(told(of, features, graph)["paper"], expected)
+
+
+def test_a_hop_wise_teacher_begins_with_the_mean_of_all_hops():
+    of, features = teacher("hop-wise"), inputs().features
+    with torch.no_grad():
+        sent = {name: of.body.project[name](x) for name, x in features.items()}
+        walk = GRAPH.hops(sent, GRAPH.weights({}), 3)
+        expected = of.read(
+            {n: functional.relu(torch.stack([at[n] for at in walk]).mean(0)) for n in COUNTS}
+        )
+    for name, values in told(of, features).items():
+        torch.testing.assert_close(values, expected[name])
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_many_layers_still_tell_nodes_apart(kind):
+    """With an initial residual, that is: without one 32 convolutions make all alike."""
+    of = teacher(kind, layers=32, hops=32, initial_residual=0.2)
+    values = functional.normalize(told(of, inputs().features)["paper"], dim=1)
+    assert (values @ values.T)[0, 1:].min() < 0.9
+
+
+def test_only_nodes_beside_enough_known_labels_have_a_place():
+    known = torch.arange(30) < 10
+    found = structural_nodes(GRAPH, 2, ("paper", known))
+    assert len(found["paper"]) == 0
+    # Authors 0 to 4 wrote papers 0 to 9, two each.
+    assert found["author"].tolist() == [0, 1, 2, 3, 4]
+    assert len(structural_nodes(GRAPH, 3, ("paper", known))["author"]) == 0
