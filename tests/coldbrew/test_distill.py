@@ -115,7 +115,7 @@ def test_the_evaluation_has_every_group_and_model(tmp_path):
     groups = ("overall", "head", "tail", "isolated")
     models = ("teacher", "student", "mlp", "served")
     degrees = {(group, model) for group, model in got if group.startswith("degree ")}
-    assert {("degree 1", model) for model in models} <= degrees
+    assert {("degree 2-3", model) for model in models} <= degrees
     assert got - degrees == {(group, model) for group in groups for model in models}
     assert all(0 <= row.value <= 1 and row.count > 0 for row in manifest.evaluation)
 

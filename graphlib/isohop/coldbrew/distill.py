@@ -4,6 +4,7 @@
 
     model/
       teacher.safetensors, student.safetensors
+      credible/<edge type>.parquet    src, dst, credible: how likely an edge is no mistake
       distill.json                    DistillManifest, with curves and the evaluation
 """
 
@@ -46,6 +47,10 @@ class DistillManifest(BaseModel):
     """Of the label: its classes, or 1 for a number."""
     structural: Mapping[str, tuple[int, ...]] = {}
     """Number of nodes with structural embeddings, by type."""
+    doubtful: Mapping[str, tuple[int, int]] = {}
+    """By edge type that was judged: edges that are more likely to lead anywhere than to be true,
+    and all that training saw. ``credible/<edge type>.parquet`` has each, the least credible first.
+    """
     weighed: bool = False
     """Whether messages weigh as much as their edges are credible."""
     choices: Mapping[str, Choice] = {}
@@ -185,6 +190,7 @@ def _run(
         settings=settings,
         outputs=about["outputs"],
         structural=about["structural"],
+        doubtful=about["doubtful"],
         weighed=about["weighed"],
         choices=about["choices"],
         curves={name: tuple(points) for name, points in curves.items()},

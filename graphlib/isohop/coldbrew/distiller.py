@@ -42,6 +42,8 @@ from isohop.graph.holdout import ISOLATION
 
 VALIDATE_EVERY = 20
 PROPAGATIONS = 50
+DOUBTFUL = 0.5
+"""How credible an edge is at most that is counted as doubtful."""
 MATCH_WEIGHT = 5.0
 """Weight of being like the teacher, beside the teacher's own task, in the student's loss."""
 
@@ -165,6 +167,10 @@ class Distiller:
             "notes": self.notes,
             "outputs": self.outputs,
             "structural": {name: (len(nodes),) for name, nodes in self.structural.items()},
+            "doubtful": {
+                name: (int((credible < DOUBTFUL).sum()), len(credible))
+                for name, credible in self.credible.items()
+            },
             "weighed": self.weighed,
             "choices": {name: choice.model_dump() for name, choice in self.choices.items()},
         }

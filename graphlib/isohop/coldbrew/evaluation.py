@@ -54,19 +54,16 @@ class Asked:
     known_row: np.ndarray
     known_column: np.ndarray
 
-    def some(self, count: int, draw: np.random.Generator) -> Asked:
-        """At most ``count`` of the edges."""
-        if len(self.source) <= count:
-            return self
-        chosen = np.sort(draw.choice(len(self.source), count, replace=False))
+    def only(self, rows: np.ndarray) -> Asked:
+        """Some of the edges, at these places."""
         place = np.full(len(self.source), -1)
-        place[chosen] = np.arange(count)
+        place[rows] = np.arange(len(rows))
         known = place[self.known_row] >= 0
         return replace(
             self,
-            source=self.source[chosen],
-            target=self.target[chosen],
-            group=self.group[chosen],
+            source=self.source[rows],
+            target=self.target[rows],
+            group=self.group[rows],
             known_row=place[self.known_row[known]],
             known_column=self.known_column[known],
         )

@@ -25,7 +25,8 @@ class DistillSettings(StrictModel):
     structural_penalty: float = Field(0.01, ge=0)
     """η: weight of the squared norm of structural embeddings."""
     structural_degree: int = Field(3, ge=1)
-    """Nodes below this degree have no structural embedding: too little to learn it from."""
+    """Nodes of fewer edges have no structural embedding: too little to learn it from. Where a label
+    is learned, edges to nodes whose label training knows."""
     steps: int = Field(100, ge=1)
     """Steps of the teacher, of the MLP beside it, and of the student, each."""
     batch: int = Field(4096, ge=1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isohop.coldbrew.choosing import KEPT, Trial
+from isohop.coldbrew.choosing import FEWEST, KEPT, Trial
 from isohop.coldbrew.evaluation import Asked, K, link_loss, ranks
 from isohop.coldbrew.links import LinkScore
 from isohop.coldbrew.tables import Table
@@ -23,27 +23,32 @@ from isohop.coldbrew.tables import Table
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
 
+SHARE = 0.1
+"""Of an entity's connected nodes, those that lose edges at most: were they many more, it would be
+another graph."""
 QUESTIONS = 500
-"""Of each kind, at most: more nodes without their edges would make another graph."""
+"""Of each kind, at most."""
 
 
 def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
     """By entity, of a distiller whose student is trained."""
     draw = np.random.default_rng([distiller.seed, 80])
     labels = distiller.labels
-    asked = [one.some(QUESTIONS, draw) for one in distiller.evaluation.on_validation]
+    asked = distiller.evaluation.on_validation
     if labels is not None:
         asked = [one for one in asked if one.query.source != labels.entity]
-    nodes: dict[str, Tensor] = {
-        name: torch.zeros(0, dtype=torch.int64) for name in distiller.inputs.entities
-    }
-    for one in asked:
-        of_it = nodes[one.query.source]
-        nodes[one.query.source] = torch.cat([of_it, torch.from_numpy(one.source)]).unique()
-    if labels is not None:
-        known = torch.nonzero(labels.validation & distiller.connected[labels.entity])[:, 0]
-        few = np.sort(draw.permutation(len(known))[: 4 * QUESTIONS])
-        nodes[labels.entity] = known[torch.from_numpy(few)]
+    nodes: dict[str, Tensor] = {}
+    for name in distiller.inputs.entities:
+        connected = distiller.connected[name].numpy()
+        if labels is not None and name == labels.entity:
+            known = np.flatnonzero(labels.validation.numpy() & connected)
+        else:
+            sources = [one.source for one in asked if one.query.source == name]
+            known = np.unique(np.concatenate([np.zeros(0, np.int64), *sources]))
+        most = max(FEWEST, round(SHARE * connected.sum()))
+        chosen = known[np.sort(draw.permutation(len(known))[:most])]
+        nodes[name] = torch.from_numpy(chosen.astype(np.int64))
+    asked = [_of_nodes(one, nodes[one.query.source].numpy(), draw) for one in asked]
     found: dict[str, list[Trial]] = {name: [] for name in nodes}
     for kept in KEPT:
         left_out, degree = _hidden(distiller, nodes, kept, draw)
@@ -83,6 +88,11 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
                 )
             )
     return found
+
+
+def _of_nodes(asked: Asked, nodes: np.ndarray, draw: np.random.Generator) -> Asked:
+    rows = np.flatnonzero(np.isin(asked.source, nodes))
+    return asked.only(np.sort(draw.permutation(rows)[:QUESTIONS]))
 
 
 def _hidden(

@@ -89,6 +89,10 @@ def _distill(context: Context) -> list[Made]:
         until=settings.until,
     )
     made = [Made(what="teacher and student", where=str(run.model))]
+    for name, (doubtful, judged) in manifest.doubtful.items():
+        if doubtful:
+            what = f"{doubtful:,} of {judged:,} edges {name} are doubtful"
+            made.append(Made(what=what, where=f"model/credible/{name}.parquet"))
     for group in ("overall", "isolated"):
         figures = {
             (row.metric, row.model): row.value

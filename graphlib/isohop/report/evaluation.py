@@ -118,4 +118,5 @@ def _known_first(known: Mapping[str, str], found: Iterable[str]) -> dict[str, st
     """Labels of what is found: in the order of ``known``, then what is new."""
     present = list(dict.fromkeys(found))
     labels = {name: label for name, label in known.items() if name in present}
-    return labels | {name: name for name in present if name not in known}
+    new = (name for name in present if name not in known)
+    return labels | {name: name[:1].upper() + name[1:] for name in new}
