@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -115,8 +116,14 @@ def _cells(values: Mapping[str, float | None]) -> tuple[Cell, ...]:
 
 
 def _known_first(known: Mapping[str, str], found: Iterable[str]) -> dict[str, str]:
-    """Labels of what is found: in the order of ``known``, then what is new."""
+    """Labels of what is found: in the order of ``known``, then what is new, by the first number in
+    its name."""
     present = list(dict.fromkeys(found))
     labels = {name: label for name, label in known.items() if name in present}
-    new = (name for name in present if name not in known)
+    new = sorted((name for name in present if name not in known), key=_first_number)
     return labels | {name: name[:1].upper() + name[1:] for name in new}
+
+
+def _first_number(name: str) -> int:
+    number = re.search(r"\d+", name)
+    return int(number[0]) if number else -1
