@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 import torch
 from benchmarks import giant
 from benchmarks.giant import THREADS, built
-from benchmarks.measure import DATA, show
+from benchmarks.measure import DATA, over_seeds, show
 from torch import Tensor
 
 from isohop.coldbrew import DistillSettings
@@ -307,10 +307,7 @@ def main() -> None:
             comparison = Comparison(TASKS[name](Path(folder)), asked.settings)
             for seed in asked.seeds[:1] if asked.quick else asked.seeds:
                 comparison.compare(seed, asked.depths)
-        for figure, values in comparison.found.items():
-            figures[figure] = float(np.mean(values))
-            if len(values) > 1:
-                figures[f"{figure} deviation"] = float(np.std(values, ddof=1))
+        figures |= over_seeds(comparison.found)
     show("Cold Brew, by how many edges there are", figures, asked.json)
 
 

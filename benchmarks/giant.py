@@ -51,7 +51,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from benchmarks.measure import DATA, show
+from benchmarks.measure import DATA, over_seeds, show
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
@@ -496,10 +496,7 @@ def main() -> None:
             comparison = Comparison(make(Path(folder)), asked)
             for seed in asked.seeds:
                 comparison.compare(seed)
-        for figure, values in comparison.found.items():
-            figures[figure] = float(np.mean(values))
-            if len(values) > 1:
-                figures[f"{figure} deviation"] = float(np.std(values, ddof=1))
+        figures |= over_seeds(comparison.found)
     show("GIANT's features, read by a linear probe", figures, asked.json)
 
 

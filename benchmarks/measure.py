@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +28,16 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less of the same, within ten minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser.parse_args()
+
+
+def over_seeds(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The mean of each figure, and its deviation where there are several."""
+    figures = {}
+    for name, values in found.items():
+        figures[name] = float(np.mean(values))
+        if len(values) > 1:
+            figures[f"{name} deviation"] = float(np.std(values, ddof=1))
+    return figures
 
 
 def show(title: str, figures: Mapping[str, float], file: Path | None) -> None:

@@ -89,7 +89,7 @@ def test_a_convolution_without_residual_is_a_gcn():
     root = looped.sum(1).sqrt()
     step = looped / root[:, None] / root
     with torch.no_grad():
-        first = functional.relu(step @ of.body.project["paper"](features["paper"]))
+        first = functional.relu(step @ of.body.project(features)["paper"])
         second = functional.relu(of.body.layers["paper"][0](step @ first))
         expected = of.out["paper"](second)
     torch.testing.assert_close(told(of, features, graph)["paper"], expected)
@@ -98,8 +98,7 @@ def test_a_convolution_without_residual_is_a_gcn():
 def test_a_hop_wise_teacher_begins_with_the_mean_of_all_hops():
     of, features = teacher("hop-wise"), inputs().features
     with torch.no_grad():
-        sent = {name: of.body.project[name](x) for name, x in features.items()}
-        walk = GRAPH.hops(sent, GRAPH.weights({}), 3)
+        walk = GRAPH.hops(of.body.project(features), GRAPH.weights({}), 3)
         expected = of.read(
             {n: functional.relu(torch.stack([at[n] for at in walk]).mean(0)) for n in COUNTS}
         )

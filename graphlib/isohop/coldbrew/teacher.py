@@ -116,6 +116,22 @@ class Teacher(nn.Module):
         return torch.stack(squares).sum() / max(nodes, 1)
 
 
+class Projection(nn.Module):
+    """Features of every node type, (nodes, its width), each into as many dimensions by a layer of
+    its own."""
+
+    def __init__(self, features: Table, make: Callable[[int], nn.Module], dropout: float):
+        super().__init__()
+        self.dropout = dropout
+        self.of = nn.ModuleDict({module_key(n): make(x.shape[1]) for n, x in features.items()})
+
+    def forward(self, features: Table) -> dict[str, Tensor]:
+        return {
+            name: self.of[module_key(name)](functional.dropout(x, self.dropout, self.training))
+            for name, x in features.items()
+        }
+
+
 class MessagePassing(nn.Module):
     """Layers of messages; each has structural embeddings of its own."""
 
@@ -124,11 +140,10 @@ class MessagePassing(nn.Module):
         d = settings.dimensions
         self.places = settings.layers
         self.dropout = settings.dropout
-        self.project = nn.ModuleDict(
-            {
-                module_key(name): nn.Sequential(mlp(x.shape[1], d, self.dropout), nn.LayerNorm(d))
-                for name, x in inputs.features.items()
-            }
+        self.project = Projection(
+            inputs.features,
+            lambda width: nn.Sequential(mlp(width, d, settings.dropout), nn.LayerNorm(d)),
+            settings.dropout,
         )
         relations = relations_of(inputs.edge_types)
         self.layers = nn.ModuleList(
@@ -139,14 +154,12 @@ class MessagePassing(nn.Module):
     def forward(
         self, graph: MessageGraph, features: Table, placed: Placed, weights: Weights
     ) -> list[dict[str, Tensor]]:
-        initial = {
-            name: self.project[module_key(name)](functional.dropout(x, self.dropout, self.training))
-            for name, x in features.items()
-        }
+        initial = self.project(features)
         held = [initial]
         for place, layer in enumerate(self.layers):
             heard = layer(graph, placed(held[-1], place), initial, weights)
-            dropout = self.dropout if len(self.layers) > 1 else 0.0
+            # Between layers: what vectors are read from is whole.
+            dropout = self.dropout if place + 1 < len(self.layers) else 0.0
             held.append(
                 {
                     n: functional.dropout(functional.relu(v), dropout, self.training)
@@ -166,9 +179,7 @@ class Convolution(nn.Module):
         self.dropout = settings.dropout
         self.initial_residual = settings.initial_residual
         names = inputs.features
-        self.project = nn.ModuleDict(
-            {module_key(name): nn.Linear(x.shape[1], d) for name, x in names.items()}
-        )
+        self.project = Projection(names, lambda width: nn.Linear(width, d), settings.dropout)
         self.layers = nn.ModuleDict(
             {
                 module_key(name): nn.ModuleList(nn.Linear(d, d) for _ in range(settings.layers - 1))
@@ -179,10 +190,7 @@ class Convolution(nn.Module):
     def forward(
         self, graph: MessageGraph, features: Table, placed: Placed, weights: Weights
     ) -> list[dict[str, Tensor]]:
-        initial = {
-            name: self.project[module_key(name)](functional.dropout(x, self.dropout, self.training))
-            for name, x in features.items()
-        }
+        initial = self.project(features)
         held, α = [initial], self.initial_residual
         for place in range(self.places):
             heard = graph.hops(placed(held[-1], place), weights, 1)[-1]
@@ -213,9 +221,7 @@ class HopWise(nn.Module):
         self.dropout = settings.dropout
         self.node_dropout = settings.node_dropout
         names = inputs.features
-        self.project = nn.ModuleDict(
-            {module_key(name): nn.Linear(x.shape[1], d) for name, x in names.items()}
-        )
+        self.project = Projection(names, lambda width: nn.Linear(width, d), settings.dropout)
         # A hop's weight at a node is the softmax of this over hops: the mean of all, to begin with.
         self.weigh = nn.ParameterDict(
             {module_key(name): nn.Parameter(torch.zeros(d)) for name in names}
@@ -227,11 +233,7 @@ class HopWise(nn.Module):
     def forward(
         self, graph: MessageGraph, features: Table, placed: Placed, weights: Weights
     ) -> list[dict[str, Tensor]]:
-        own = {
-            name: self.project[module_key(name)](functional.dropout(x, self.dropout, self.training))
-            for name, x in features.items()
-        }
-        sent = placed(own, 0)
+        sent = placed(self.project(features), 0)
         if self.training and self.node_dropout:
             sent = {
                 name: values
