@@ -1,0 +1,211 @@
+"""How the command line prints: progress, tables, warnings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from isohop.coldbrew.comparison import Comparison
+    from isohop.engines.progress import Task
+    from isohop.graph.audit import Audit
+    from isohop.hops.plan import Plan
+    from isohop.pipeline.runs import StageRecord
+    from isohop.relational.ledger import Ledger
+
+out = Console(soft_wrap=False)
+err = Console(stderr=True)
+
+
+class _Bar:
+    def __init__(self, bars: Bars, task: TaskID, description: str):
+        self._bars, self._task, self._description = bars, task, description
+
+    def advance(self, steps: float = 1) -> None:
+        self._bars.advance(self._task, steps)
+
+    def note(self, text: str) -> None:
+        self._bars.update(self._task, note=escape(text))
+
+
+class TerminalProgress:
+    """Rich bars on a terminal; where output is no terminal, one line when a task is done."""
+
+    @contextmanager
+    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
+        if not err.is_terminal:
+            clock = time.monotonic()
+            from isohop.engines.progress import SILENT
+
+            with SILENT.task(description, total) as silent:
+                yield silent
+            err.print(f"  {description}: {time.monotonic() - clock:.1f} s", highlight=False)
+            return
+        with Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=err,
+        ) as bars:
+            task = bars.add_task(escape(description), total=total, note="")
+            yield _Bar(bars, task, description)
+
+
+def print_audit(found: Audit) -> None:
+    kinds = Table(title=f"{found.database}: rewrites", title_justify="left")
+    for column in ("rewrite", "applied", "not lossless here"):
+        kinds.add_column(column, justify="left" if column == "rewrite" else "right")
+    for kind in sorted(found.applied | found.refused):
+        kinds.add_row(kind, str(found.applied[kind]), str(found.refused[kind]))
+    out.print(kinds)
+    pairs = Table(title="Hops between pairs of nodes, least to most", title_justify="left")
+    for column in ("pair", "keys and references", "hop normal form"):
+        pairs.add_column(column, overflow="fold")
+    for index, pair in enumerate(found.pairs):
+        plain = ", ".join("none" if hops is None else str(hops) for hops in found.moved(index))
+        ours = {trial.hops[index] for trial in [found.original, *found.trials]}
+        told = ", ".join("none" if hops is None else str(hops) for hops in sorted(ours, key=str))
+        pairs.add_row(escape(str(pair)), plain, told)
+    out.print(pairs)
+    moved = sum(len(found.moved(index)) > 1 for index in range(len(found.pairs)))
+    out.print(
+        f"{found.equal} of {len(found.trials)} graphs equal, certificate "
+        f"{found.original.certificate}. {moved} of {len(found.pairs)} pairs moved in the graph of "
+        "keys and references."
+    )
+    if found.failure is not None:
+        err.print("The graph changed. The smallest rewrite that does it:", style="bold red")
+        for rewrite in found.failure:
+            err.print(f"  {rewrite}", highlight=False, markup=False)
+        if found.error:
+            err.print(found.error, highlight=False, markup=False)
+
+
+def print_comparison(found: Comparison) -> None:
+    of_all = [figure for figure in found.figures if figure.entity == "all"]
+    for task, metric in dict.fromkeys((figure.task, figure.metric) for figure in of_all):
+        shown = [figure for figure in of_all if (figure.task, figure.metric) == (task, metric)]
+        models = dict.fromkeys(figure.model for figure in shown)
+        title = f"{task}: {metric}, mean ± deviation of {len(found.seeds)} seeds"
+        table = Table(title=title, title_justify="left")
+        table.add_column("nodes")
+        for name in ("asked", *models):
+            table.add_column(name, justify="right")
+        for group in dict.fromkeys(figure.group for figure in shown):
+            row = {figure.model: figure for figure in shown if figure.group == group}
+            best = max(figure.mean for figure in row.values())
+            told = [
+                f"[bold]{figure.mean:.3f}[/bold] ± {figure.deviation:.3f}"
+                if figure.mean == best
+                else f"{figure.mean:.3f} ± {figure.deviation:.3f}"
+                for figure in (row[name] for name in models)
+            ]
+            count = max(figure.count for figure in row.values())
+            table.add_row(escape(group), f"{count:,}", *told)
+        out.print(table)
+    if found.contribution:
+        parts = ", ".join(f"{name} {value:.0f}" for name, value in found.contribution.items())
+        out.print(f"Feature contribution in per cent, by group: {parts}.")
+    table = Table(title="What is left of differences, by layer", title_justify="left")
+    for name in ("layer", "nodes", "energy", "mean distance", "effective rank"):
+        table.add_column(name, justify="left" if name == "nodes" else "right")
+    for layer in found.layers:
+        cells = (f"{layer.energy:.3f}", f"{layer.mad:.3f}", f"{layer.rank:.1f}")
+        table.add_row(str(layer.layer), escape(layer.node_type), *cells)
+    out.print(table)
+
+
+def print_summary(results: Sequence[tuple[StageRecord, bool]], folder: Path) -> None:
+    table = Table(title=f"Run {folder}", title_justify="left")
+    for column in ("stage", "made", "where", "time", "size"):
+        right = column in ("time", "size")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for record, now in results:
+        for index, made in enumerate(record.made):
+            first = index == 0
+            took = f"{record.seconds:.1f} s" if now else "done before"
+            where = made.where
+            table.add_row(
+                record.stage if first else "",
+                escape(made.what),
+                escape(_short(where, folder)),
+                took if first else "",
+                _bytes(record.size) if first else "",
+            )
+    out.print(table)
+
+
+def _short(where: str, folder: Path) -> str:
+    path = Path(where)
+    if not path.is_absolute():
+        return where
+    for base in (folder, Path.cwd()):
+        if path.is_relative_to(base):
+            return str(path.relative_to(base))
+    return where
+
+
+def _bytes(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def print_ledger(plan: Plan, ledger: Ledger) -> None:
+    table = Table(title="Rows", title_justify="left")
+    for column in ("table", "in", "used", "quarantined", "unused", "why"):
+        number = column in ("in", "used", "quarantined", "unused")
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for counted in ledger.tables:
+        reasons = {**counted.quarantined, **counted.unused}
+        table.add_row(
+            escape(counted.table),
+            f"{counted.rows:,}",
+            f"{counted.used:,}",
+            f"{sum(counted.quarantined.values()):,}",
+            f"{sum(counted.unused.values()):,}",
+            escape("; ".join(f"{reason}: {count:,}" for reason, count in reasons.items())),
+        )
+    out.print(table)
+    findings = [finding for counted in ledger.tables for finding in counted.findings]
+    findings += ledger.findings
+    if findings:
+        found = Table(title="Findings", title_justify="left")
+        for column in ("what", "where", "count", "policy", "examples"):
+            right = column == "count"
+            found.add_column(column, justify="right" if right else "left", overflow="fold")
+        for finding in findings:
+            cells = (finding.kind, finding.where, f"{finding.count:,}", finding.policy)
+            found.add_row(*(escape(c) for c in cells), escape("\n".join(finding.examples)))
+        out.print(found)
+    for note in ledger.notes:
+        out.print(f"note: {escape(note)}")
+    print_warnings(plan.warnings)
+    out.print("The sums close: rows in = used + quarantined + unused, in every table.")
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        err.print(f"[yellow]warning:[/yellow] {escape(warning)}")
