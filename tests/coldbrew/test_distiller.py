@@ -13,6 +13,7 @@ import torch
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.embed import embed
+from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
 from isohop.errors import IsohopError
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
@@ -126,6 +127,25 @@ def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhe
 def test_a_node_learns_no_place_of_its_own_from_its_own_label(tmp_path):
     distiller = Distiller.of(*citations(tmp_path, some_edges()), SMALL, 1, "paper.topic", 1)
     assert len(distiller.structural["paper"]) == 0
+
+
+def test_baselines_know_nothing_of_which_edges_are_credible(tmp_path):
+    found = []
+    for weighed in (False, True):
+        made = citations(tmp_path / str(weighed), some_edges())
+        distiller = Distiller.of(*made, SMALL, 1, "paper.topic", 1)
+        if weighed:
+            doubt = {n: torch.rand(e.shape[1]) * 0.1 for n, e in distiller.visible.items()}
+            about = (distiller.inputs.counts, distiller.inputs.edge_types, distiller.visible)
+            distiller.graph = MessageGraph(*about, doubt)
+            torch.manual_seed(1)
+        distiller.start("gcn")
+        distiller.train(SMALL.steps)
+        distiller.finish()
+        found.append((distiller.told["gcn"].answers, distiller._propagated()))
+    assert torch.equal(found[0][0], found[1][0])
+    one, other = (propagated["label propagation"].answers for _, propagated in found)
+    assert torch.equal(one, other)
 
 
 def test_nodes_of_low_degree_have_no_structural_embedding(tmp_path):

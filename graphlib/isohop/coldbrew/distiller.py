@@ -104,7 +104,9 @@ class Distiller:
             name: edges[:, torch.from_numpy(holdout.visible(name))]
             for name, edges in inputs.edges.items()
         }
-        self.graph = MessageGraph(inputs.counts, inputs.edge_types, self.visible)
+        self._unweighed = MessageGraph(inputs.counts, inputs.edge_types, self.visible)
+        self.graph = self._unweighed
+        """What messages pass over; what it is compared with knows nothing of credible edges."""
         self.connected = {name: degree > 0 for name, degree in self.graph.degrees().items()}
         self.credible: dict[str, Tensor] = {}
         self.weighed = False
@@ -284,22 +286,26 @@ class Distiller:
         self, left_out: Mapping[str, Tensor] | None = None, unplaced: Table | None = None
     ) -> Told:
         """Without the messages of edges at some positions, and with some nodes out of place."""
-        return self._teach(self.teacher, left_out or {}, unplaced)
+        return self._teach(self.teacher, self.graph, left_out or {}, unplaced)
 
     def _predict_gcn(self) -> Told:
-        return self._teach(self.gcn, {})
+        return self._teach(self.gcn, self._unweighed, {})
 
     def _teach(
-        self, teacher: Teacher, left_out: Mapping[str, Tensor], unplaced: Table | None = None
+        self,
+        teacher: Teacher,
+        graph: MessageGraph,
+        left_out: Mapping[str, Tensor],
+        unplaced: Table | None = None,
     ) -> Told:
-        weights = self.graph.weights(left_out)
-        raw = teacher(self.graph, self.inputs.features, weights, unplaced)
+        raw = teacher(graph, self.inputs.features, graph.weights(left_out), unplaced)
         return self._told(raw, teacher.classify)
 
     def _teacher_loss(self, teacher: Teacher, settings: DistillSettings) -> Tensor:
         drawn = self._task.draw()
         times = settings.answers if self.labels is not None else 1
-        told = [self._teach(teacher, drawn) for _ in range(times)]
+        # Whatever is trained by messages is trained before it is known which edges are credible.
+        told = [self._teach(teacher, self._unweighed, drawn) for _ in range(times)]
         loss = self._task.loss(teacher.score, drawn, told[0].vectors, told[0].vectors)
         loss = loss + settings.structural_penalty * teacher.penalty()
         if self.labels is None:
@@ -321,16 +327,12 @@ class Distiller:
         )
         if not self.credible:
             return
-        before, graph = self._validation_score(self.told["teacher"]), self.graph
-        self.graph = MessageGraph(
-            self.inputs.counts, self.inputs.edge_types, self.visible, self.credible
-        )
-        told = self.teach()
-        self.weighed = self._validation_score(told) > before
+        counts, types = self.inputs.counts, self.inputs.edge_types
+        weighed = MessageGraph(counts, types, self.visible, self.credible)
+        told = self._teach(self.teacher, weighed, {})
+        self.weighed = self._validation_score(told) > self._validation_score(self.told["teacher"])
         if self.weighed:
-            self.told["teacher"] = told
-        else:
-            self.graph = graph
+            self.graph, self.told["teacher"] = weighed, told
 
     # Baseline
 
@@ -452,9 +454,9 @@ class Distiller:
         width = self.labels.classes
         held = {name: torch.zeros(n, width) for name, n in self.inputs.counts.items()}
         held[self.labels.entity] = given
-        weights = self.graph.weights({})
+        weights = self._unweighed.weights({})
         for _ in range(PROPAGATIONS):
-            held = self.graph.hops(held, weights, 1)[-1]
+            held = self._unweighed.hops(held, weights, 1)[-1]
             held[self.labels.entity] = torch.where(known[:, None], given, held[self.labels.entity])
         return {"label propagation": Told({}, held[self.labels.entity])}
 
