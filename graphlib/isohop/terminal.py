@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -105,20 +106,21 @@ def print_comparison(found: Comparison) -> None:
     for task, metric in dict.fromkeys((figure.task, figure.metric) for figure in of_all):
         shown = [figure for figure in of_all if (figure.task, figure.metric) == (task, metric)]
         models = dict.fromkeys(figure.model for figure in shown)
-        title = f"{task}: {metric}, mean ± deviation of {len(found.seeds)} seeds"
+        several = len(found.seeds) > 1
+        over = f"mean ± deviation of {len(found.seeds)} seeds" if several else "one seed"
+        title = f"{task}: {metric}, {over}"
         table = Table(title=title, title_justify="left")
         table.add_column("nodes")
         for name in ("asked", *models):
             table.add_column(name, justify="right")
-        for group in dict.fromkeys(figure.group for figure in shown):
+        for group in sorted({figure.group for figure in shown}, key=_by_degree):
             row = {figure.model: figure for figure in shown if figure.group == group}
             best = max(figure.mean for figure in row.values())
-            told = [
-                f"[bold]{figure.mean:.3f}[/bold] ± {figure.deviation:.3f}"
-                if figure.mean == best
-                else f"{figure.mean:.3f} ± {figure.deviation:.3f}"
-                for figure in (row[name] for name in models)
-            ]
+            told = []
+            for name in models:
+                text = f"{row[name].mean:.3f}"
+                text = f"[bold]{text}[/bold]" if row[name].mean == best else text
+                told.append(f"{text} ± {row[name].deviation:.3f}" if several else text)
             count = max(figure.count for figure in row.values())
             table.add_row(escape(group), f"{count:,}", *told)
         out.print(table)
@@ -132,6 +134,15 @@ def print_comparison(found: Comparison) -> None:
         cells = (f"{layer.energy:.3f}", f"{layer.mad:.3f}", f"{layer.rank:.1f}")
         table.add_row(str(layer.layer), escape(layer.node_type), *cells)
     out.print(table)
+
+
+def _by_degree(group: str) -> tuple[int, str]:
+    """Where a group stands: all, then head, tail and isolated, then degrees from the least on."""
+    named = ("overall", "head", "tail", "isolated")
+    if group in named:
+        return named.index(group) - len(named), group
+    numbers = [part for part in re.split(r"\D+", group) if part]
+    return int(numbers[0]) if numbers else 0, group
 
 
 def print_summary(results: Sequence[tuple[StageRecord, bool]], folder: Path) -> None:
