@@ -20,6 +20,7 @@ from isohop.coldbrew.oversmoothing import effective_rank, energy, mean_average_d
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
+from isohop.terminal import _by_degree, print_comparison
 from tests.coldbrew.test_distill import topical
 from tests.worlds import library
 
@@ -106,3 +107,29 @@ def test_rank_falls_to_1_where_all_nodes_are_alike():
     assert effective_rank(one) == pytest.approx(1, abs=1e-3)
     assert effective_rank(torch.zeros(4, 4)) == 0
     assert mean_average_distance(one) == pytest.approx(0, abs=1e-6)
+
+
+def test_groups_are_printed_in_the_order_of_how_well_they_are_connected(capsys):
+    of = {"task": "link", "entity": "all", "metric": "mrr", "model": "teacher", "count": 9}
+    groups = ["degree 16-31", "isolated", "degree 1", "overall", "degree 2-3"]
+    found = Comparison(
+        certificate="0" * 32,
+        label=None,
+        settings=SMALL,
+        seeds=(1,),
+        figures=tuple(means({**of, "group": group, "value": 0.5} for group in groups)),
+        contribution={},
+        layers=(),
+    )
+    print_comparison(found)
+    printed = capsys.readouterr().out
+    places = [printed.index(group) for group in sorted(groups, key=_by_degree)]
+    assert places == sorted(places)
+    assert sorted(groups, key=_by_degree) == [
+        "overall",
+        "isolated",
+        "degree 1",
+        "degree 2-3",
+        "degree 16-31",
+    ]
+    assert "±" not in printed
