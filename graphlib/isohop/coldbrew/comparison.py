@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
@@ -28,7 +29,6 @@ from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
 from isohop.graph import Graph
 
-FILE = "evaluation.json"
 MODELS = ("teacher", "mlp", "student", "gcn")
 
 
@@ -49,18 +49,9 @@ class Mean(_Model):
     deviation: float
 
 
-class Layer(_Model):
-    """`LayerFigures` of the teacher, means over seeds."""
-
-    layer: int
-    node_type: str
-    energy: float
-    mad: float
-    rank: float
-
-
 class Comparison(_Model):
-    """``evaluation.json``. ``contribution``: by group, FCR in percent."""
+    """``evaluation.json``. ``contribution``: by group, FCR in percent. ``layers``: of the
+    teacher, means over seeds."""
 
     format: Literal[1] = 1
     certificate: str
@@ -69,7 +60,7 @@ class Comparison(_Model):
     seeds: tuple[int, ...]
     figures: tuple[Mean, ...]
     contribution: Mapping[str, float]
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerFigures, ...]
 
 
 def compare(
@@ -190,13 +181,13 @@ def feature_contribution(gnn: float, mlp: float, propagation: float) -> float | 
     return 100 * (1 + abs(without_graph) / together)
 
 
-def _layers(figures: Iterable[Mapping[str, Any]]) -> list[Layer]:
+def _layers(figures: Iterable[Mapping[str, Any]]) -> list[LayerFigures]:
     values: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
     for figure in figures:
         values.setdefault((figure["layer"], figure["node_type"]), []).append(figure)
     measures = ("energy", "mad", "rank")
     return [
-        Layer(
+        LayerFigures(
             layer=layer,
             node_type=name,
             **{m: round(float(np.mean([one[m] for one in all_])), 6) for m in measures},

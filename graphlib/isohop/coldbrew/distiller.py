@@ -25,14 +25,15 @@ from torch.nn import functional
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.choosing import Evidence, blended, learn_choice, share_of
 from isohop.coldbrew.evaluation import Figure, LinkEvaluation, Model, label_figures
+from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.inputs import Inputs, read_inputs
 from isohop.coldbrew.labels import Labels, read_labels
 from isohop.coldbrew.links import LinkScore, LinkTask, queries_of
 from isohop.coldbrew.message_passing import MessageGraph
-from isohop.coldbrew.oversmoothing import LayerFigures, figures_of
+from isohop.coldbrew.oversmoothing import figures_of
 from isohop.coldbrew.reliability import credible_edges
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.student import FeatureMLP, LatentIndex, Student, latent_index
+from isohop.coldbrew.student import FeatureMLP, Student, latent_index
 from isohop.coldbrew.tables import Table, unit
 from isohop.coldbrew.teacher import Teacher, structural_nodes
 from isohop.coldbrew.trials import trials_of
@@ -118,7 +119,6 @@ class Distiller:
         self.evaluation = LinkEvaluation(inputs, holdout, self.graph.degrees(), seed)
         self.latent: dict[str, Tensor] = {}
         self.nearness: dict[str, Tensor] = {}
-        self.indices: dict[str, LatentIndex] = {}
         self.teacher = Teacher(inputs, self.structural, settings, self.outputs)
         self.baseline = _Baseline(self)
         widths = {n: inputs.features[n].shape[1] for n in inputs.entities}
@@ -366,7 +366,6 @@ class Distiller:
             guessed = unit(first(entities))
             for name in self.inputs.entities:
                 index = latent_index(taught[name], self.connected[name], self.settings, self.seed)
-                self.indices[name] = index
                 ids = torch.arange(len(guessed[name]))
                 self.latent[name], self.nearness[name] = index.latent(guessed[name], ids)
 
@@ -406,7 +405,7 @@ class Distiller:
     def served(self) -> Told:
         """What every entity is served; the teacher's for what is no entity."""
         taught, guessed = self.told["teacher"], self.told["student"]
-        degrees = self.graph.degrees(weighted=True)
+        degrees = self.graph.degrees_in(self.graph.weights({}))
         vectors, answers = dict(taught.vectors), taught.answers
         for name, choice in self.choices.items():
             evidence = self.evidence(name, taught.vectors[name], degrees[name])

@@ -141,7 +141,7 @@ def _taught(
             manifest.seed,
         )
         messages = MessageGraph(inputs.counts, inputs.edge_types, inputs.edges, credible)
-    return teach(messages, {}), messages.degrees(weighted=True)
+    return teach(messages, {}), messages.degrees_in(messages.weights({}))
 
 
 def _students(

@@ -1,4 +1,4 @@
-"""One figure of the evaluation: its own module, so that reading a manifest needs no torch."""
+"""Figures of the evaluation: a module of their own, so that reading a manifest needs no torch."""
 
 from __future__ import annotations
 
@@ -18,3 +18,14 @@ class Figure(BaseModel):
     model: str
     value: float
     count: int
+
+
+class LayerFigures(BaseModel):
+    """Of one layer (0 is what goes in) and one node type: what `oversmoothing` tells."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    layer: int
+    node_type: str
+    energy: float
+    mad: float
+    rank: float

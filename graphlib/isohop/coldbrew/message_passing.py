@@ -97,16 +97,28 @@ class MessageGraph:
                 for relation in self.relations
             }
 
-    def degrees(self, weighted: bool = False) -> dict[str, Tensor]:
-        """(nodes,) per type: edges of all types, both directions, int64; ``weighted`` by how
-        credible they are, float32."""
-        kind = torch.float32 if weighted else torch.int64
-        degree = {name: torch.zeros(count, dtype=kind) for name, count in self.counts.items()}
+    def ends(self, relation: Relation) -> tuple[Tensor, Tensor]:
+        """Sources and targets of a relation's edges, int64 (edges,) each."""
+        source, target = self.edges[relation.edge_type]
+        return (target, source) if relation.reverse else (source, target)
+
+    def degrees(self) -> dict[str, Tensor]:
+        """int64 (nodes,) per type: edges of all types, both directions."""
+        degree = {
+            name: torch.zeros(count, dtype=torch.int64) for name, count in self.counts.items()
+        }
         for relation in self.relations:
-            ends = self.edges[relation.edge_type][int(not relation.reverse)]
-            weight = self._credible.get(relation.edge_type) if weighted else None
-            found = torch.bincount(ends, weight, minlength=self.counts[relation.target])
-            degree[relation.target] += found.to(kind)
+            target = self.ends(relation)[1]
+            degree[relation.target] += torch.bincount(
+                target, minlength=self.counts[relation.target]
+            )
+        return degree
+
+    def degrees_in(self, weights: Weights) -> dict[str, Tensor]:
+        """float32 (nodes,) per type: as `degrees`, each edge as much as it weighs in a pass."""
+        degree = {name: torch.zeros(count) for name, count in self.counts.items()}
+        for (_, target), total in weights.sums.items():
+            degree[target] += total
         return degree
 
     def weights(self, left_out: Mapping[str, Tensor]) -> Weights:
@@ -125,10 +137,10 @@ class MessageGraph:
                 if name in left_out:
                     keep[left_out[name]] = 0.0
                 kept[name] = keep
-            ends = self.edges[name][int(not relation.reverse)]
-            total = torch.bincount(ends, kept[name], minlength=self.counts[relation.target])
+            target = self.ends(relation)[1]
+            total = torch.bincount(target, kept[name], minlength=self.counts[relation.target])
             if name in left_out or name in self._credible:
-                means[relation.name] = (kept[name] / total.clamp(min=TINY)[ends])[:, None]
+                means[relation.name] = (kept[name] / total.clamp(min=TINY)[target])[:, None]
             at = (name, relation.target)
             sums[at] = sums[at] + total if at in sums else total
         found = Weights(means, kept, sums)
@@ -153,15 +165,13 @@ class MessageGraph:
         """
         own = {name: torch.zeros(nodes) for name, nodes in self.counts.items()}
         types = {name: torch.zeros(nodes) for name, nodes in self.counts.items()}
-        for (_, target), total in weights.sums.items():
-            types[target] += total > 0
-            own[target] += torch.where(total > 0, 1 / (total + 1), 0.0)
+        for (_, name), total in weights.sums.items():
+            types[name] += total > 0
+            own[name] += torch.where(total > 0, 1 / (total + 1), 0.0)
         own = {n: torch.where(types[n] > 0, own[n] / types[n], 1.0)[:, None] for n in own}
         shares = []
         for relation in self.relations:
-            source, target = self.edges[relation.edge_type][
-                [0, 1] if not relation.reverse else [1, 0]
-            ]
+            source, target = self.ends(relation)
             ends = weights.sums[relation.edge_type, relation.source][source]
             ends = (ends + 1) * (weights.sums[relation.edge_type, relation.target][target] + 1)
             share = weights.kept[relation.edge_type] / ends.sqrt()

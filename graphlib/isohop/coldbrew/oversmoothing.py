@@ -10,26 +10,15 @@ can stay as they are while accuracy falls; rank follows it.
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional
 
+from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.tables import Table
 
 DRAWN = 4096
 """Nodes of each type at most by which distance and rank are told."""
-
-
-class LayerFigures(BaseModel):
-    """Of one layer (0 is what goes in) and one node type."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    layer: int
-    node_type: str
-    energy: float
-    mad: float
-    rank: float
 
 
 def figures_of(
@@ -62,9 +51,8 @@ def energy(graph: MessageGraph, held: Table, name: str) -> float:
     for relation in graph.relations:
         if relation.target != name or held[relation.source].shape[1] != own.shape[1]:
             continue
-        edges = graph.edges[relation.edge_type]
-        source, target = edges.flip(0) if relation.reverse else edges
-        for at in torch.arange(edges.shape[1]).split(1 << 16):
+        source, target = graph.ends(relation)
+        for at in torch.arange(len(source)).split(1 << 16):
             apart = held[relation.source][source[at]] - own[target[at]]
             total = total + apart.square().sum()
     return float(total / own.square().sum().clamp(min=1e-12))

@@ -132,6 +132,13 @@ class Projection(nn.Module):
         }
 
 
+def _activated(heard: Table, dropout: float, training: bool) -> dict[str, Tensor]:
+    return {
+        name: functional.dropout(functional.relu(values), dropout, training)
+        for name, values in heard.items()
+    }
+
+
 class MessagePassing(nn.Module):
     """Layers of messages; each has structural embeddings of its own."""
 
@@ -160,12 +167,7 @@ class MessagePassing(nn.Module):
             heard = layer(graph, placed(held[-1], place), initial, weights)
             # Between layers: what vectors are read from is whole.
             dropout = self.dropout if place + 1 < len(self.layers) else 0.0
-            held.append(
-                {
-                    n: functional.dropout(functional.relu(v), dropout, self.training)
-                    for n, v in heard.items()
-                }
-            )
+            held.append(_activated(heard, dropout, self.training))
         return held
 
 
@@ -200,12 +202,7 @@ class Convolution(nn.Module):
                 for name, values in heard.items():
                     weigh = self.layers[module_key(name)].get_submodule(str(place - 1))
                     heard[name] = (1 - β) * values + β * weigh(values)
-            held.append(
-                {
-                    n: functional.dropout(functional.relu(v), self.dropout, self.training)
-                    for n, v in heard.items()
-                }
-            )
+            held.append(_activated(heard, self.dropout, self.training))
         return held
 
 
@@ -274,8 +271,7 @@ def structural_nodes(
         for relation in graph.relations:
             if relation.source != name or relation.target == name:
                 continue
-            edges = graph.edges[relation.edge_type]
-            source, target = edges.flip(0) if relation.reverse else edges
+            source, target = graph.ends(relation)
             found[relation.target] += torch.bincount(
                 target[mask[source]], minlength=graph.counts[relation.target]
             )

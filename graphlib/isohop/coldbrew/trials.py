@@ -110,11 +110,7 @@ def _hidden(
         touched = chosen[source][edges[0]] | chosen[target][edges[1]]
         gone = touched & torch.from_numpy(draw.random(edges.shape[1]) >= kept)
         left_out[name] = torch.nonzero(gone)[:, 0]
-    weights = distiller.graph.weights(left_out)
-    degree = {name: torch.zeros(count) for name, count in distiller.inputs.counts.items()}
-    for (_, target), total in weights.sums.items():
-        degree[target] = degree[target] + total
-    return left_out, degree
+    return left_out, distiller.graph.degrees_in(distiller.graph.weights(left_out))
 
 
 def _found(score: LinkScore, table: Table, asked: Asked, vectors: Tensor) -> Tensor:
