@@ -24,7 +24,7 @@ demo: install
 	@echo "Embeddings: examples/output/published/nycflights13 (docs/consume.md says how to read them)"
 
 test: install
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install
 	@$(BIN)/ruff check .

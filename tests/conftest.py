@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+# Two tests at a time share the cores: a thread that waits lets the other work. Before torch is
+# imported, and handed down to all processes that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 

@@ -10,8 +10,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from isohop.coldbrew.distill import distill, read_manifest
+from isohop.coldbrew.distill import DistillManifest, distill, read_manifest
 from isohop.coldbrew.embed import embed
+from isohop.coldbrew.inputs import read_inputs
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
@@ -59,15 +60,24 @@ def vectors(table: pa.Table) -> np.ndarray:
     return flat.reshape(table.num_rows, -1)
 
 
-def run(tmp_path: Path, graph: Graph, features: Path, label: str | None = None, name: str = "m"):
-    manifest = distill(graph.path, features, tmp_path / name, SMALL, 1, label=label)
-    embed(graph.path, features, tmp_path / name, tmp_path / f"{name}-embeddings")
-    return manifest, tmp_path / f"{name}-embeddings"
+def run(
+    folder: Path, graph: Graph, features: Path, label: str | None = None
+) -> tuple[DistillManifest, Path]:
+    manifest = distill(graph.path, features, folder / "m", SMALL, 1, label=label)
+    embed(graph.path, features, folder / "m", folder / "e")
+    return manifest, folder / "e"
 
 
-def test_only_nodes_without_edges_have_nothing_but_the_student(tmp_path):
-    graph = library(tmp_path / "g")
-    _, out = run(tmp_path, graph, topical(graph, tmp_path / "f"))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Graph, DistillManifest, Path]:
+    """Graph, manifest and embeddings without a label; features lie beside, as ``f``."""
+    folder = tmp_path_factory.mktemp("made")
+    graph = library(folder / "g")
+    return graph, *run(folder, graph, topical(graph, folder / "f", noise=0.2))
+
+
+def test_only_nodes_without_edges_have_nothing_but_the_student(made):
+    graph, _, out = made
     table = read(out, "book")
     assert table.num_rows == 240
     assert table["id"].to_pylist() == graph.nodes("book")["id"].to_pylist()
@@ -81,16 +91,33 @@ def test_only_nodes_without_edges_have_nothing_but_the_student(tmp_path):
     assert np.isfinite(vectors(table)).all()
 
 
-def test_a_node_without_edges_is_near_its_own_kind(tmp_path):
+def test_a_node_without_edges_is_near_its_own_kind(made):
     """The student's vectors and the teacher's live in one space."""
-    graph = library(tmp_path / "g")
-    _, out = run(tmp_path, graph, topical(graph, tmp_path / "f", noise=0.2))
+    graph, _, out = made
     table = read(out, "book")
     topic = np.array(graph.nodes("book")["topic"].to_pylist())
     alone = table["degree"].to_numpy() == 0
     cosine = vectors(table)[alone] @ vectors(table)[~alone].T
     nearest = topic[~alone][cosine.argmax(1)]
     assert (nearest == topic[alone]).mean() > 0.8
+
+
+def test_the_evaluation_has_every_group_and_model(made):
+    _, manifest, _ = made
+    got = {(row.group, row.model) for row in manifest.evaluation if row.entity == "all"}
+    groups = ("overall", "head", "tail", "isolated")
+    models = ("teacher", "student", "mlp", "served")
+    degrees = {(group, model) for group, model in got if group.startswith("degree ")}
+    assert {("degree 2-3", model) for model in models} <= degrees
+    assert got - degrees == {(group, model) for group in groups for model in models}
+    assert all(0 <= row.value <= 1 and row.count > 0 for row in manifest.evaluation)
+
+
+def test_one_seed_gives_equal_embeddings(made, tmp_path):
+    graph, _, out = made
+    _, again = run(tmp_path, graph, graph.path.with_name("f"))
+    for entity in ("book", "reader"):
+        assert read(out, entity).equals(read(again, entity))
 
 
 def test_confidence_is_the_share_of_answers_that_are_right(tmp_path):
@@ -106,18 +133,6 @@ def test_confidence_is_the_share_of_answers_that_are_right(tmp_path):
         == ("accuracy", "overall", "served", "all")
     )
     assert abs(confidence.mean() - accuracy) < 0.1
-
-
-def test_the_evaluation_has_every_group_and_model(tmp_path):
-    graph = library(tmp_path / "g")
-    manifest, _ = run(tmp_path, graph, topical(graph, tmp_path / "f"))
-    got = {(row.group, row.model) for row in manifest.evaluation if row.entity == "all"}
-    groups = ("overall", "head", "tail", "isolated")
-    models = ("teacher", "student", "mlp", "served")
-    degrees = {(group, model) for group, model in got if group.startswith("degree ")}
-    assert {("degree 2-3", model) for model in models} <= degrees
-    assert got - degrees == {(group, model) for group in groups for model in models}
-    assert all(0 <= row.value <= 1 and row.count > 0 for row in manifest.evaluation)
 
 
 def test_a_label_is_learned_where_features_hide_it_and_edges_show_it(tmp_path):
@@ -146,14 +161,6 @@ def test_a_label_with_one_class_is_noted_and_not_learned(tmp_path):
     assert any("fewer than two values" in note for note in manifest.notes)
 
 
-def test_one_seed_gives_equal_embeddings(tmp_path):
-    graph = library(tmp_path / "g")
-    features = topical(graph, tmp_path / "f")
-    made = [run(tmp_path, graph, features, name=name)[1] for name in ("a", "b")]
-    for entity in ("book", "reader"):
-        assert read(made[0], entity).equals(read(made[1], entity))
-
-
 def test_a_graph_without_edges_gives_every_node_a_student_and_says_why(tmp_path):
     graph = library(tmp_path / "g", edges=False)
     manifest, out = run(tmp_path, graph, topical(graph, tmp_path / "f"))
@@ -167,11 +174,12 @@ def test_features_that_are_no_numbers_or_of_another_graph_are_named(tmp_path):
     topical(graph, tmp_path / "f")
     bad = {n.name: np.ones((n.count, 4)) for n in graph.node_types}
     bad["reader"][7, 2] = np.nan
-    with pytest.raises(IsohopError, match=r"reader: the feature of node 7 is not finite"):
+    named = r"reader: the feature of node 7 is not finite"
+    with pytest.raises(IsohopError, match=named):
         distill(graph.path, write_features(graph, tmp_path / "n", bad), tmp_path / "m", SMALL, 1)
+    assert not (tmp_path / "m").exists()
     bad["reader"] = np.ones((3, 4))
     with pytest.raises(IsohopError, match=r"reader has 3 rows and not one for each of 40"):
-        distill(graph.path, write_features(graph, tmp_path / "o", bad), tmp_path / "m", SMALL, 1)
-    assert not (tmp_path / "m").exists()
+        read_inputs(graph, write_features(graph, tmp_path / "o", bad), None)
     with pytest.raises(IsohopError, match="Run the stage 'distill'"):
         read_manifest(tmp_path)

@@ -64,11 +64,17 @@ def some_edges(papers: int = PAPERS, connected: int = 50) -> np.ndarray:
     return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
 
 
-def trained(made: tuple[Graph, Path], label: str | None = None) -> Distiller:
-    distiller = Distiller.of(*made, SMALL, 1, label, 1)
-    for model in ("teacher", "mlp", "student"):
+SAMPLED = SMALL.model_copy(update={"full_graph": 0, "batch": 16, "fanout": 3})
+MODELS = ("teacher", "mlp", "student")
+
+
+def trained(
+    made: tuple[Graph, Path], label: str | None = None, settings: DistillSettings = SMALL
+) -> Distiller:
+    distiller = Distiller.of(*made, settings, 1, label, 1)
+    for model in MODELS:
         distiller.start(model)
-        distiller.train(SMALL.steps)
+        distiller.train(settings.steps)
         distiller.finish()
     return distiller
 
@@ -84,9 +90,74 @@ def equal(one: Distiller, other: Distiller) -> bool:
     return all(torch.equal(v, weights(other)[name]) for name, v in weights(one).items())
 
 
-def test_one_seed_gives_equal_weights_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED], ids=["whole", "sampled"])
+def test_one_seed_gives_equal_weights_bit_for_bit(tmp_path, settings):
     made = citations(tmp_path, some_edges())
-    assert equal(trained(made), trained(made))
+    assert equal(trained(made, settings=settings), trained(made, settings=settings))
+
+
+def test_samples_teach_what_the_whole_graph_teaches(tmp_path):
+    """Two camps that cite their own alone, which features do not tell: who is near whom."""
+    draw = np.random.default_rng(3)
+    camp = np.arange(PAPERS) % 2
+    pairs = draw.integers(0, PAPERS, (900, 2))
+    pairs = np.unique(pairs[camp[pairs[:, 0]] == camp[pairs[:, 1]]], axis=0)
+    more = {"steps": 120, "learning_rate": 0.02, "batch": 40, "fanout": 8}
+    distiller = trained(citations(tmp_path, pairs), settings=SAMPLED.model_copy(update=more))
+    assert distiller.sampled
+    connected = distiller.connected["paper"].numpy()
+    near = {}
+    for model, told in distiller.told.items():
+        alike = told.vectors["paper"] @ told.vectors["paper"].T
+        nearest = alike.fill_diagonal_(-9).argmax(1).numpy()
+        near[model] = (camp[nearest] == camp)[connected].mean()
+    assert near["teacher"] > 0.95
+    assert near["student"] > 0.8 > near["mlp"]
+
+
+@pytest.mark.parametrize("label", [None, "paper.topic"])
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED], ids=["whole", "sampled"])
+@pytest.mark.parametrize(("stopped", "steps"), [(0, 7), (1, 20), (2, 21)])
+def test_what_goes_on_from_a_checkpoint_learns_what_it_would_have(
+    tmp_path, settings, label, stopped, steps
+):
+    longer = settings.model_copy(update={"steps": 25})
+    made = citations(tmp_path, some_edges())
+    distiller = Distiller.of(*made, longer, 1, label, 1)
+    for model in MODELS[:stopped]:
+        distiller.start(model)
+        distiller.train(longer.steps)
+        distiller.finish()
+    distiller.start(MODELS[stopped])
+    distiller.train(steps)
+    distiller.save_checkpoint(tmp_path / "c.safetensors")
+    resumed = Distiller.of(*made, longer, 1, label, 1)
+    resumed.resume(tmp_path / "c.safetensors")
+    assert (resumed.model, resumed.done) == (MODELS[stopped], steps)
+    resumed.train(longer.steps)
+    resumed.finish()
+    for model in MODELS[stopped + 1 :]:
+        resumed.start(model)
+        resumed.train(longer.steps)
+        resumed.finish()
+    whole = trained(made, label, longer)
+    assert equal(resumed, whole)
+    assert resumed.choices == whole.choices
+    assert torch.equal(resumed.served().vectors["paper"], whole.served().vectors["paper"])
+
+
+def test_a_checkpoint_between_two_models_is_one_of_neither(tmp_path):
+    made = citations(tmp_path, some_edges())
+    distiller = Distiller.of(*made, SMALL, 1, None, 1)
+    distiller.start("teacher")
+    distiller.train(SMALL.steps)
+    distiller.finish()
+    distiller.save_checkpoint(tmp_path / "c.safetensors")
+    resumed = Distiller.of(*made, SMALL, 1, None, 1)
+    resumed.resume(tmp_path / "c.safetensors")
+    assert resumed.model is None
+    assert list(resumed.told) == ["teacher"]
+    assert torch.equal(resumed.latent["paper"], distiller.latent["paper"])
 
 
 def test_labels_of_test_nodes_change_nothing_in_training(tmp_path):

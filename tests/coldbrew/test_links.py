@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
 
-from isohop.coldbrew.links import LinkScore, LinkTask, adjacency, queries_of
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isohop.coldbrew.links import Links, LinkScore, LinkTask, adjacency, queries_of, some_of
+from isohop.engines.workers import ALONE, Workers
 
 CITES = "paper--cites--paper"
 SHELF = "paper--shelf--paper.shelf"
@@ -20,8 +25,13 @@ ALL = {name: torch.ones(count, dtype=torch.bool) for name, count in COUNTS.items
 QUERIES = queries_of(TYPES, frozenset({"paper"}))
 
 
-def task(seed: int = 3, queries=QUERIES, edges=EDGES, batch: int = 100) -> LinkTask:
-    return LinkTask(queries, edges, COUNTS, ALL, batch=batch, negatives=64, power=0.75, seed=seed)
+def task(queries=QUERIES, edges=EDGES, batch: int = 100, workers=ALONE) -> LinkTask:
+    how = {"batch": batch, "negatives": 64, "power": 0.75, "workers": workers}
+    return LinkTask(queries, edges, COUNTS, ALL, **how)
+
+
+def drawn(made: LinkTask, seed: int = 3) -> Links:
+    return made.draw(torch.Generator().manual_seed(seed))
 
 
 def test_only_entities_ask_and_both_ends_of_an_edge_between_entities_do():
@@ -42,20 +52,55 @@ def test_known_neighbours_are_no_negatives():
     tables = {"paper": shelf[EDGES[SHELF][1]], "paper.shelf": shelf}
     score = LinkScore(tuple(TYPES), 2, "distmult", 50.0)
     made = task(queries=queries_of({SHELF: TYPES[SHELF]}, frozenset({"paper"})))
-    assert made.loss(score, {SHELF: torch.arange(6)}, tables, tables).item() < 1e-6
+    links = replace(drawn(made), positions={SHELF: torch.arange(6)})
+
+    def vectors(name: str, ids: torch.Tensor) -> torch.Tensor:
+        return tables[name][ids]
+
+    assert made.loss(score, links, vectors, vectors).item() < 1e-6
+
+
+def test_losses_of_workers_add_up_to_that_of_one():
+    draw = torch.Generator().manual_seed(1)
+    tables = {name: torch.randn(count, 3, generator=draw) for name, count in COUNTS.items()}
+    score = LinkScore(tuple(TYPES), 3, "distmult", 1.0)
+    links = replace(
+        drawn(task()), positions={n: torch.arange(e.shape[1]) for n, e in EDGES.items()}
+    )
+
+    def vectors(name: str, ids: torch.Tensor) -> torch.Tensor:
+        return tables[name][ids]
+
+    losses = [
+        task(workers=Workers(rank, count)).loss(score, links, vectors, vectors)
+        for count in (1, 2)
+        for rank in range(count)
+    ]
+    torch.testing.assert_close(losses[1] + losses[2], losses[0])
+    assert losses[1] > 0
+    assert losses[2] > 0
 
 
 def test_a_step_takes_a_fifth_of_a_type_s_edges_at_most_and_at_least_one():
-    drawn = task().draw()
-    assert {name: len(at) for name, at in drawn.items()} == {CITES: 1, SHELF: 1}
-    assert len(task(batch=1).draw()[SHELF]) == 1
+    positions = drawn(task()).positions
+    assert {name: len(at) for name, at in positions.items()} == {CITES: 1, SHELF: 1}
+    assert len(drawn(task(batch=1)).positions[SHELF]) == 1
 
 
 def test_equal_seeds_draw_equally():
-    drawn = [[made.draw()[SHELF].tolist() for _ in range(8)] for made in (task(), task(), task(4))]
-    assert drawn[0] == drawn[1] != drawn[2]
+    negatives = [drawn(task(), seed).negatives[QUERIES[0]].tolist() for seed in (3, 3, 4)]
+    assert negatives[0] == negatives[1] != negatives[2]
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 500), size=st.integers(1, 600), seed=st.integers(0, 99))
+def test_some_of_many_are_distinct_and_as_many_as_asked_but_for_a_few(count, size, seed):
+    found = some_of(count, size, torch.Generator().manual_seed(seed)).tolist()
+    assert len(set(found)) == len(found) <= size
+    assert len(found) >= min(size, count) * 0.8 - 1
+    assert all(0 <= one < count for one in found)
 
 
 def test_a_type_whose_edges_are_all_hidden_asks_nothing():
     edges = EDGES | {SHELF: torch.zeros(2, 0, dtype=torch.int64)}
-    assert set(task(edges=edges).draw()) == {CITES}
+    assert set(drawn(task(edges=edges)).positions) == {CITES}

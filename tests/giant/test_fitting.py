@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
-from isohop.engines.progress import SilentTask, Task
 from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.giant.features import Features, extract_features
-from isohop.giant.fitting import _Log
+from isohop.giant.fitting import TRAINING
 from isohop.giant.settings import FeatureSettings
+from tests.killing import Killer, Reader, run_and_kill
 from tests.worlds import library
 
 SMALL = FeatureSettings(
@@ -43,7 +35,7 @@ def quiet(tmp_path_factory) -> Path:
 
 
 def test_a_worker_that_is_killed_costs_steps_and_changes_nothing(quiet, tmp_path):
-    killer = Killer(after=250)
+    killer = Killer(TRAINING, after=250)
     extract_features(quiet / "g", tmp_path / "shot", SMALL, 1, progress=killer)
     assert len(killer.killed) == 1
     one, other = Features.open(quiet / "f"), Features.open(tmp_path / "shot")
@@ -61,19 +53,10 @@ def test_a_run_that_was_killed_as_a_whole_goes_on_from_its_last_checkpoint(quiet
         "extract_features(sys.argv[1], sys.argv[2],"
         " FeatureSettings.model_validate_json(sys.argv[3]), 1)"
     )
-    asked = [sys.executable, "-c", program, str(quiet / "g"), str(tmp_path / "f")]
-    run = subprocess.Popen([*asked, SMALL.model_dump_json()], start_new_session=True)
-    try:
-        while run.poll() is None and '"step": 250' not in _log(tmp_path / "f.training"):
-            time.sleep(0.05)
-    finally:
-        children = psutil.Process(run.pid).children(recursive=True)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-        for child in children:
-            child.kill() if child.is_running() else None
+    asked = [str(quiet / "g"), str(tmp_path / "f"), SMALL.model_dump_json()]
+    run_and_kill(program, asked, tmp_path / "f.training", '"step": 250')
     assert not (tmp_path / "f").exists()
-    reader = Reader(tmp_path / "f.training")
+    reader = Reader(TRAINING, tmp_path / "f.training")
     extract_features(quiet / "g", tmp_path / "f", SMALL, 1, progress=reader)
     assert reader.text.count('"step": 200,') == 1
     assert reader.text.count('"step": 225,') == 2
@@ -116,30 +99,6 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(quiet, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["f.training"]
 
 
-def test_steps_that_are_taken_again_are_told_once(tmp_path):
-    log = _Log(tmp_path / "log.jsonl")
-    for told in ({"steps": 50}, {"step": 25, "loss": 3.0}, {"step": 50, "loss": 2.0}):
-        log.write(**told)
-    log.read()
-    log.write(steps=50)
-    log.write(step=50, loss=1.0)
-    log.read()
-    assert (log.steps, log.done) == (50, 50)
-    assert log.curves == {"loss": ((25, 3.0), (50, 1.0))}
-
-
-def test_a_line_that_was_cut_short_by_a_death_is_told_anew(tmp_path):
-    log = _Log(tmp_path / "log.jsonl")
-    log.write(step=25, loss=3.0)
-    with log.file.open("a", encoding="utf-8") as opened:
-        opened.write('{"step": 50, "lo')
-    log.read()
-    log.mend()
-    log.write(step=50, loss=2.0)
-    log.read()
-    assert log.curves == {"loss": ((25, 3.0), (50, 2.0))}
-
-
 def test_what_was_learned_is_kept_until_the_features_are_there(quiet, tmp_path, monkeypatch):
     def fails(*_: object) -> None:
         raise IsohopError("no room on the disk")
@@ -148,48 +107,8 @@ def test_what_was_learned_is_kept_until_the_features_are_there(quiet, tmp_path, 
         patched.setattr("isohop.giant.inference.extract", fails)
         with pytest.raises(IsohopError, match="no room"):
             extract_features(quiet / "g", tmp_path / "f", SMALL, 1)
-    reader = Reader(tmp_path / "f.training")
+    reader = Reader(TRAINING, tmp_path / "f.training")
     extract_features(quiet / "g", tmp_path / "f", SMALL, 1, progress=reader)
     assert reader.text.count('"step": 400,') == 1
     one, other = Features.open(quiet / "f"), Features.open(tmp_path / "f")
     assert np.array_equal(one.matrix("book"), other.matrix("book"))
-
-
-def _log(training: Path) -> str:
-    return "".join(file.read_text("utf-8") for file in training.glob("*/log.jsonl"))
-
-
-class Reader:
-    """Hears how training goes, and keeps what the log said last."""
-
-    def __init__(self, training: Path):
-        self.training = training
-        self.text = ""
-
-    @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
-        yield self if description == "neighbourhood prediction" else SilentTask()
-
-    def note(self, text: str) -> None:
-        pass
-
-    def advance(self, steps: float = 1) -> None:
-        self.text = _log(self.training)
-
-
-class Killer(Reader):
-    """Kills the worker once, after some steps."""
-
-    def __init__(self, after: int):
-        self.after = after
-        self.done = 0.0
-        self.killed: list[int] = []
-
-    def advance(self, steps: float = 1) -> None:
-        self.done += steps
-        if self.done < self.after or self.killed:
-            return
-        for process in psutil.Process().children(recursive=True):
-            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
-                self.killed.append(process.pid)
-                process.kill()

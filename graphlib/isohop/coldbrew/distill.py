@@ -6,12 +6,16 @@
       teacher.safetensors, student.safetensors
       credible/<edge type>.parquet    src, dst, credible: how likely an edge is no mistake
       distill.json                    DistillManifest, with curves and the evaluation
+
+Trained on Ray Train (`engines/ray_train.py`), with a checkpoint wherever validation is due, and
+after each model. They lie in ``model.training`` until the model is there.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +27,9 @@ from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.figures import Figure
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines.progress import SILENT, Progress
-from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
-from isohop.engines.storage import folder_atomically, write_text_atomically
+from isohop.engines.ray import ray_session
+from isohop.engines.ray_train import CHECKPOINT, LOG, THREADS, WHERE, Log, this_worker, train
+from isohop.engines.storage import fingerprint, folder_atomically, write_text_atomically
 from isohop.errors import IsohopError
 from isohop.graph import Graph
 
@@ -53,6 +58,8 @@ class DistillManifest(BaseModel):
     """
     weighed: bool = False
     """Whether messages weigh as much as their edges are credible."""
+    sampled: bool = False
+    """Whether steps learned from samples of the graph."""
     choices: Mapping[str, Choice] = {}
     """What to serve, by entity."""
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
@@ -89,100 +96,41 @@ def distill(
     nothing may see. Raises `IsohopError`.
     """
     opened = Graph.open(graph)
-    with ray_session(), folder_atomically(Path(out)) as folder:
-        manifest = _run(opened, Path(features), folder, settings, seed, label, until, progress)
+    out = Path(out)
+    training = out.with_name(f"{out.name}.training")
+    with ray_session(), folder_atomically(out) as folder:
+        asked = (settings, seed, label, until, progress)
+        manifest = _run(opened, Path(features), folder, training, *asked)
         write_text_atomically(folder / "distill.json", manifest.model_dump_json(indent=1))
+    shutil.rmtree(training)
     return manifest
-
-
-class _Distillation:
-    """The distiller as a Ray actor: it lives where the cores are, and says how it goes."""
-
-    def __init__(
-        self,
-        graph: str,
-        features: str,
-        settings: dict[str, Any],
-        seed: int,
-        label: str | None,
-        until: date | None,
-        threads: int,
-    ):
-        from isohop.coldbrew.distiller import Distiller
-
-        parsed = DistillSettings.model_validate(settings)
-        opened = Graph.open(graph)
-        self.distiller = Distiller.of(opened, Path(features), parsed, seed, label, threads, until)
-
-    def about(self) -> dict[str, Any]:
-        return self.distiller.about()
-
-    def start(self, model: str) -> None:
-        self.distiller.start(model)
-
-    def train(self, steps: int) -> tuple[list[float], float | None]:
-        return self.distiller.train(steps)
-
-    def finish(self) -> None:
-        self.distiller.finish()
-
-    def evaluate(self, folder: str) -> list[dict[str, Any]]:
-        self.distiller.save(Path(folder))
-        return [figure.model_dump() for figure in self.distiller.evaluate()]
 
 
 def _run(
     graph: Graph,
     features: Path,
     folder: Path,
+    training: Path,
     settings: DistillSettings,
     seed: int,
     label: str | None,
     until: date | None,
     progress: Progress,
 ) -> DistillManifest:
-    import ray
-
-    actor = with_all_cores(_Distillation).remote(
-        str(graph.path.resolve()),
-        str(features.resolve()),
-        settings.model_dump(mode="json"),
-        seed,
-        label,
-        until,
-        all_cores(),
-    )
-    curves: dict[str, list[tuple[int, float]]] = {}
-    seconds: dict[str, float] = {}
-    try:
-        with progress.task("read graph and features") as bar:
-            about = result_of(actor.about.remote())
-            bar.advance()
-        if about["skipped"] is None:
-            for model in MODELS:
-                clock = time.monotonic()
-                with progress.task(model, settings.steps) as bar:
-                    result_of(actor.start.remote(model))
-                    for done in range(0, settings.steps, STEPS_AT_ONCE):
-                        losses, valid = result_of(actor.train.remote(STEPS_AT_ONCE))
-                        step = done + len(losses)
-                        mean = round(float(np.mean(losses)), 6)
-                        curves.setdefault(f"{model}/loss", []).append((step, mean))
-                        if valid is not None:
-                            point = (step, round(valid, 6))
-                            curves.setdefault(f"{model}/validation", []).append(point)
-                        bar.advance(len(losses))
-                        bar.note(f"loss {mean:.3f}")
-                    result_of(actor.finish.remote())
-                seconds[model] = round(time.monotonic() - clock, 3)
-        clock = time.monotonic()
-        with progress.task("evaluation") as bar:
-            rows = result_of(actor.evaluate.remote(str(folder.resolve())))
-            about = result_of(actor.about.remote())
-            bar.advance()
-        seconds["evaluate"] = round(time.monotonic() - clock, 3)
-    finally:
-        ray.kill(actor)
+    asked = {
+        "graph": str(graph.path.resolve()),
+        "features": str(features.resolve()),
+        "model": str(folder.resolve()),
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "label": label,
+        "until": None if until is None else until.isoformat(),
+    }
+    read = {name: fingerprint(file) for name, file in _files(features)}
+    chosen = (asked["settings"], read, seed, label, asked["until"])
+    parts = (graph.manifest.certificate, *chosen)
+    found, log = train(_learn, asked, training, parts, settings.workers, "distill", progress)
+    about = found["about"]
     return DistillManifest(
         seed=seed,
         certificate=graph.manifest.certificate,
@@ -192,10 +140,75 @@ def _run(
         structural=about["structural"],
         doubtful=about["doubtful"],
         weighed=about["weighed"],
+        sampled=about["sampled"],
         choices=about["choices"],
-        curves={name: tuple(points) for name, points in curves.items()},
-        evaluation=tuple(Figure(**row) for row in rows),
+        curves={
+            f"{model}/{name}": curve
+            for model in MODELS
+            if model in log.parts
+            for name, curve in log.parts[model].curves.items()
+        },
+        evaluation=tuple(Figure(**row) for row in found["figures"]),
         skipped=about["skipped"],
         notes=tuple(about["notes"]),
-        seconds=seconds,
+        seconds=found["seconds"],
     )
+
+
+def _files(folder: Path) -> Iterable[tuple[str, Path]]:
+    for file in sorted(folder.rglob("*.parquet")):
+        yield str(file.relative_to(folder)), file
+
+
+def _learn(asked: dict[str, Any]) -> dict[str, Any]:
+    """What each worker does; the first one's answer is the run's."""
+    from isohop.coldbrew.distiller import Distiller
+
+    workers = this_worker()
+    first = workers.rank == 0
+    log = Log(Path(asked[WHERE]) / LOG)
+    if first:
+        log.mend()
+        log.begin("read graph and features")
+    settings = DistillSettings.model_validate(asked["settings"])
+    distiller = Distiller.of(
+        Graph.open(asked["graph"]),
+        Path(asked["features"]),
+        settings,
+        asked["seed"],
+        asked["label"],
+        asked[THREADS],
+        None if asked["until"] is None else date.fromisoformat(asked["until"]),
+        workers=workers,
+    )
+    checkpoint = Path(asked[WHERE]) / CHECKPOINT
+    if checkpoint.exists():
+        distiller.resume(checkpoint)
+    seconds: dict[str, float] = {}
+    for model in MODELS[len(distiller.told) :] if distiller.skipped is None else ():
+        clock = time.monotonic()
+        if first:
+            log.begin(model, settings.steps)
+        if distiller.model != model:
+            distiller.start(model)
+        while distiller.done < settings.steps:
+            losses, valid = distiller.train(STEPS_AT_ONCE - distiller.done % STEPS_AT_ONCE)
+            point = {"loss": round(float(np.mean(losses)), 6)}
+            if valid is not None:
+                point["validation"] = round(valid, 6)
+            if first:
+                log.tell(model, distiller.done, **point)
+            if first and valid is not None:
+                distiller.save_checkpoint(checkpoint)
+        distiller.finish()
+        if first:
+            distiller.save_checkpoint(checkpoint)
+        seconds[model] = round(time.monotonic() - clock, 3)
+    if not first:
+        return {}
+    clock = time.monotonic()
+    log.begin("evaluation")
+    distiller.save(Path(asked["model"]))
+    figures = [figure.model_dump() for figure in distiller.evaluate()]
+    seconds["evaluate"] = round(time.monotonic() - clock, 3)
+    return {"about": distiller.about(), "figures": figures, "seconds": seconds}

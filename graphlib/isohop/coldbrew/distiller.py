@@ -7,10 +7,10 @@ one machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import json
+import warnings
+from collections.abc import Mapping
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,37 @@ from isohop.coldbrew.evaluation import Figure, LinkEvaluation, Model, label_figu
 from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.inputs import Inputs, read_inputs
 from isohop.coldbrew.labels import Labels, read_labels
-from isohop.coldbrew.links import LinkScore, LinkTask, queries_of
+from isohop.coldbrew.learners import (
+    PLAIN,
+    Baseline,
+    Batch,
+    ByFeatures,
+    ByMessages,
+    ByTeacher,
+    FirstGuess,
+    Learner,
+    Told,
+)
+from isohop.coldbrew.links import LinkTask, queries_of, some_of
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.oversmoothing import figures_of
 from isohop.coldbrew.reliability import credible_edges
+from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.student import FeatureMLP, Student, latent_index
+from isohop.coldbrew.student import Student, latent_index
 from isohop.coldbrew.tables import Table, unit
 from isohop.coldbrew.teacher import Teacher, structural_nodes
 from isohop.coldbrew.trials import trials_of
+from isohop.engines.checkpoints import (
+    Tensors,
+    load_checkpoint,
+    load_optimiser,
+    optimiser_tensors,
+    save_checkpoint,
+)
+from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
+from isohop.giant.row_table import gradient_of
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.holdout import ISOLATION
 
@@ -45,36 +66,6 @@ VALIDATE_EVERY = 20
 PROPAGATIONS = 50
 DOUBTFUL = 0.5
 """How credible an edge is at most that is counted as doubtful."""
-MATCH_WEIGHT = 5.0
-"""Weight of being like the teacher, beside the teacher's own task, in the student's loss."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a model says. ``vectors``: at length 1, by type; ``answers``: float32 (nodes, outputs),
-    about the label, where there is one."""
-
-    vectors: Table
-    answers: Tensor | None
-
-
-class _Baseline(nn.Module):
-    """The MLP on the same features, trained on the teacher's task, without edges."""
-
-    def __init__(self, distiller: Distiller):
-        super().__init__()
-        settings = distiller.settings
-        widths = {name: x.shape[1] for name, x in distiller.inputs.features.items()}
-        self.mlp = FeatureMLP(widths, settings.dimensions, settings.dropout)
-        names = tuple(distiller.inputs.edge_types)
-        self.score = LinkScore(names, settings.dimensions, "distmult", settings.scale)
-        outputs = distiller.outputs
-        self.classify = nn.Linear(settings.dimensions, outputs) if outputs else None
-
-
-PLAIN = {"layers": 2, "initial_residual": 0.0, "answers": 1, "teacher": "convolution"}
-"""A graph convolutional network as others have it: settings in place of the teacher's. It has no
-structural embeddings either."""
 
 
 class Distiller:
@@ -91,12 +82,14 @@ class Distiller:
         settings: DistillSettings,
         seed: int,
         threads: int,
+        workers: Workers = ALONE,
     ):
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
         torch.manual_seed(seed)
         self.settings = settings
         self.seed = seed
+        self.workers = workers
         self.notes: list[str] = []
         self.inputs = inputs
         self.holdout = holdout
@@ -105,8 +98,8 @@ class Distiller:
             name: edges[:, torch.from_numpy(holdout.visible(name))]
             for name, edges in inputs.edges.items()
         }
-        self._unweighed = MessageGraph(inputs.counts, inputs.edge_types, self.visible)
-        self.graph = self._unweighed
+        self.unweighed = MessageGraph(inputs.counts, inputs.edge_types, self.visible)
+        self.graph = self.unweighed
         """What messages pass over; what it is compared with knows nothing of credible edges."""
         self.connected = {name: degree > 0 for name, degree in self.graph.degrees().items()}
         self.credible: dict[str, Tensor] = {}
@@ -119,13 +112,32 @@ class Distiller:
         self.evaluation = LinkEvaluation(inputs, holdout, self.graph.degrees(), seed)
         self.latent: dict[str, Tensor] = {}
         self.nearness: dict[str, Tensor] = {}
-        self.teacher = Teacher(inputs, self.structural, settings, self.outputs)
-        self.baseline = _Baseline(self)
+        edges = sum(edges.shape[1] for edges in self.visible.values())
+        self.sampled = sum(inputs.counts.values()) + edges > settings.full_graph
+        """Whether a step learns from a part of the graph."""
+        self._sampler = None
+        if self.sampled and settings.teacher == "message-passing":
+            self._sampler = Sampler(self.unweighed, settings.fanout, settings.layers)
+        sparse = self._sampler is not None
+        self.teacher = Teacher(inputs, self.structural, settings, self.outputs, sparse)
+        self.baseline = Baseline(self)
         widths = {n: inputs.features[n].shape[1] for n in inputs.entities}
         self.student = Student(widths, settings, self.outputs)
         self.choices: dict[str, Choice] = {}
         self.told: dict[str, Told] = {}
         """Of each model that is trained."""
+        self.task = LinkTask(
+            self.queries,
+            self.visible,
+            inputs.counts,
+            self.connected,
+            batch=settings.batch,
+            negatives=settings.negatives,
+            power=0.0,
+            workers=workers,
+        )
+        self.done = 0
+        """Steps of the model that is trained now."""
 
     @classmethod
     def of(
@@ -138,6 +150,7 @@ class Distiller:
         threads: int,
         until: date | None = None,
         training_seed: int | None = None,
+        workers: Workers = ALONE,
     ) -> Distiller:
         """Of a graph, features in a folder and what a pipeline says. ``seed`` decides what is held
         out, and, where no ``training_seed`` is given, all else. Raises `IsohopError`."""
@@ -148,7 +161,7 @@ class Distiller:
             isolated = holdout.groups[label.rpartition(".")[0]] == ISOLATION
             labels = read_labels(graph, label, isolated, seed)
         drawn = seed if training_seed is None else training_seed
-        made = cls(inputs, holdout, labels, settings, drawn, threads)
+        made = cls(inputs, holdout, labels, settings, drawn, threads, workers)
         if label is not None and labels is None:
             made.notes.append(
                 f"label '{label}' has fewer than two values to learn from: trained by link "
@@ -174,85 +187,118 @@ class Distiller:
                 for name, credible in self.credible.items()
             },
             "weighed": self.weighed,
+            "sampled": self.sampled,
             "choices": {name: choice.model_dump() for name, choice in self.choices.items()},
         }
 
     def start(self, model: str) -> None:
-        """Begin to train one model: a new optimiser, task and stream of random numbers."""
-        torch.manual_seed(self.seed + len(self.told))
-        self._name = model
-        self._module, self._loss, self._predict = self._parts(model)
-        self._module.train()
-        self._task = self._link_task()
-        self._optimiser = _optimiser(self._module, self.settings)
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimiser,
-            self.settings.learning_rate,
-            total_steps=self.settings.steps + 1,
-            pct_start=0.1,
-        )
-        self._done = 0
+        """Begin to train one model."""
+        self._enter(model)
+        self._begin(self._learner.module, self.settings.steps)
         self._best: tuple[float, dict[str, Tensor]] | None = None
 
-    def _link_task(self) -> LinkTask:
-        return LinkTask(
-            self.queries,
-            self.visible,
-            self.inputs.counts,
-            self.connected,
-            batch=self.settings.batch,
-            negatives=self.settings.negatives,
-            power=0.0,
-            seed=self.seed + len(self.told),
-        )
+    def _enter(self, model: str) -> None:
+        self._name = model
+        torch.manual_seed(self._mixed(0, len(self.told)))
+        self._learner = self._learner_of(model)
 
-    def _parts(self, model: str) -> tuple[nn.Module, Callable[[], Tensor], Callable[[], Told]]:
-        if model == "teacher":
-            return (
-                self.teacher,
-                partial(self._teacher_loss, self.teacher, self.settings),
-                self.teach,
+    def _begin(self, module: nn.Module, steps: int) -> None:
+        """A new optimiser, for so many steps."""
+        module.train()
+        self._optimisers = _optimisers(module, self.settings)
+        self._schedules = [
+            torch.optim.lr_scheduler.OneCycleLR(
+                optimiser,
+                self.settings.learning_rate,
+                total_steps=steps + 1,
+                pct_start=0.1,
             )
+            for optimiser in self._optimisers
+        ]
+        self.done = 0
+
+    def _learner_of(self, model: str) -> Learner:
+        if model == "teacher":
+            return ByMessages(self, self.teacher, self.settings, self._sampler)
         if model == "gcn":
             settings = self.settings.model_copy(update=PLAIN)
             nobody = {n: torch.zeros(0, dtype=torch.int64) for n in self.inputs.counts}
             self.gcn = Teacher(self.inputs, nobody, settings, self.outputs)
-            return self.gcn, partial(self._teacher_loss, self.gcn, settings), self._predict_gcn
-        if model == "mlp":
-            return self.baseline, self._baseline_loss, self._predict_baseline
-        return self.student, self._student_loss, self._predict_student
+            return ByMessages(self, self.gcn, settings, None)
+        return ByFeatures(self, self.baseline) if model == "mlp" else ByTeacher(self)
 
     def train(self, steps: int) -> tuple[list[float], float | None]:
         """Take some steps; (losses, validation score where one was due)."""
         losses = []
         valid = None
-        for _ in range(min(steps, self.settings.steps - self._done)):
-            loss = self._loss()
-            value = float(loss.detach())
-            if not np.isfinite(value):
-                raise IsohopError(
-                    f"Training of the {self._name}: the loss of step {self._done + 1} is {value}. "
-                    "Lower 'distill.learning_rate'."
-                )
-            self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self._optimiser.step()
-            self._schedule.step()
-            losses.append(value)
-            self._done += 1
-            if self._done % VALIDATE_EVERY == 0 or self._done == self.settings.steps:
+        for _ in range(min(steps, self.settings.steps - self.done)):
+            losses.append(self._step(self._learner))
+            if self.done % VALIDATE_EVERY == 0 or self.done == self.settings.steps:
                 valid = self._validate()
         return losses, valid
 
+    def _step(self, learner: Learner, about: int = 0) -> float:
+        """The loss of all workers. ``about``: what it is a step of, if not of the model."""
+        number = (len(self.told), about, self.done)
+        # Of its own for each step and worker, so that a checkpoint need not hold it.
+        torch.manual_seed(self._mixed(1, *number, self.workers.rank))
+        loss = learner.loss(self._draw(number))
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        lost = loss.detach()
+        self._add_up(learner.module, lost)
+        value = float(lost)
+        if not np.isfinite(value):
+            raise IsohopError(
+                f"Training of the {self._name}: the loss of step {self.done + 1} is {value}. "
+                "Lower 'distill.learning_rate'."
+            )
+        for optimiser, schedule in zip(self._optimisers, self._schedules, strict=True):
+            optimiser.step()
+            schedule.step()
+        self.done += 1
+        return value
+
+    def _add_up(self, module: nn.Module, lost: Tensor) -> None:
+        """Over all workers, who have found each its share."""
+        if self.workers.count == 1:
+            return
+        learning = [p for p in module.parameters() if p.requires_grad]
+        sparse = [p for p in learning if p.grad is not None and p.grad.is_sparse]
+        for parameter in sparse:
+            assert parameter.grad is not None
+            parameter.grad = self.workers.add_rows(parameter.grad)
+        dense = [p for p in learning if p.grad is None or not p.grad.is_sparse]
+        self.workers.add([lost, *(gradient_of(parameter) for parameter in dense)])
+
+    def _mixed(self, *numbers: int) -> int:
+        return int(np.random.SeedSequence([self.seed, *numbers]).generate_state(1)[0])
+
+    def _draw(self, number: tuple[int, ...]) -> Batch:
+        """The same on all workers, but for what each draws for itself."""
+        random = torch.Generator().manual_seed(self._mixed(2, *number))
+        links = self.task.draw(random)
+        counts = self.inputs.counts
+        nodes = {name: torch.arange(counts[name]) for name in self.inputs.entities}
+        labelled = torch.zeros(0, dtype=torch.int64)
+        if self.labels is not None:
+            labelled = torch.nonzero(self.labels.train)[:, 0]
+        if self.sampled:
+            size = self.settings.batch
+            nodes = {n: ids[some_of(len(ids), size, random)] for n, ids in nodes.items()}
+            labelled = labelled[some_of(len(labelled), size, random)]
+        draw = np.random.default_rng([self.seed, 3, *number, self.workers.rank])
+        return Batch(links, nodes, labelled, draw)
+
     def _validate(self) -> float:
-        self._module.eval()
+        module = self._learner.module.eval()
         with torch.no_grad():
-            score = self._validation_score(self._predict())
-        self._module.train()
+            score = self._validation_score(self._learner.tell())
+        module.train()
         # Of equal scores the later wins: where there is nothing to validate on, all are equal.
         if self._best is None or score >= self._best[0]:
-            state = {name: v.detach().clone() for name, v in self._module.state_dict().items()}
-            self._best = score, state
+            self._best = score, {n: v.detach().clone() for n, v in module.state_dict().items()}
         return score
 
     def _validation_score(self, told: Told) -> float:
@@ -263,59 +309,47 @@ class Distiller:
     def finish(self) -> None:
         """Keep the best weights, and what they give."""
         if self._best is not None:
-            self._module.load_state_dict(self._best[1])
-        self._module.eval()
+            self._learner.module.load_state_dict(self._best[1])
+        self._conclude()
+
+    def _conclude(self, guess: Tensors | None = None) -> None:
+        """What follows from a model's weights. ``guess``: those of MLP₁, where they are known."""
+        self._learner.module.eval()
         with torch.no_grad():
-            self.told[self._name] = self._predict()
+            told = self._learner.tell()
             if self._name == "teacher":
-                self._believe()
+                told = self._believe(told)
         if self._name == "teacher":
-            self._teach_latent()
+            self._teach_latent(told, guess)
+        self.told[self._name] = told
         if self._name == "student":
             self.choices = {name: learn_choice(trials) for name, trials in trials_of(self).items()}
 
-    def _told(self, raw: Table, classify: nn.Module | None) -> Told:
+    def told_by(self, raw: Table, classify: nn.Module | None) -> Told:
         answers = None
         if self.labels is not None and classify is not None:
             answers = classify(raw[self.labels.entity])
         return Told(unit(raw), answers)
 
-    # Teacher
-
     def teach(
         self, left_out: Mapping[str, Tensor] | None = None, unplaced: Table | None = None
     ) -> Told:
-        """Without the messages of edges at some positions, and with some nodes out of place."""
-        return self._teach(self.teacher, self.graph, left_out or {}, unplaced)
+        """What the teacher says without the messages of edges at some positions, and with some
+        nodes out of place."""
+        return self.pass_messages(self.teacher, self.graph, left_out or {}, unplaced)
 
-    def _predict_gcn(self) -> Told:
-        return self._teach(self.gcn, self._unweighed, {})
-
-    def _teach(
+    def pass_messages(
         self,
         teacher: Teacher,
         graph: MessageGraph,
         left_out: Mapping[str, Tensor],
         unplaced: Table | None = None,
     ) -> Told:
+        """Over the whole graph."""
         raw = teacher(graph, self.inputs.features, graph.weights(left_out), unplaced)
-        return self._told(raw, teacher.classify)
+        return self.told_by(raw, teacher.classify)
 
-    def _teacher_loss(self, teacher: Teacher, settings: DistillSettings) -> Tensor:
-        drawn = self._task.draw()
-        times = settings.answers if self.labels is not None else 1
-        # Whatever is trained by messages is trained before it is known which edges are credible.
-        told = [self._teach(teacher, self._unweighed, drawn) for _ in range(times)]
-        loss = self._task.loss(teacher.score, drawn, told[0].vectors, told[0].vectors)
-        loss = loss + settings.structural_penalty * teacher.penalty()
-        if self.labels is None:
-            return loss
-        answers = [one.answers for one in told if one.answers is not None]
-        loss = settings.link_weight * loss
-        loss = loss + torch.stack([self.labels.loss(one) for one in answers]).mean()
-        return loss + settings.agreement * self.labels.agree(answers)
-
-    def _believe(self) -> None:
+    def _believe(self, told: Told) -> Told:
         """Judge how credible edges are; that weighs messages where validation says so."""
         self.credible = credible_edges(
             self.queries,
@@ -326,74 +360,81 @@ class Distiller:
             self.seed,
         )
         if not self.credible:
-            return
+            return told
         counts, types = self.inputs.counts, self.inputs.edge_types
-        weighed = MessageGraph(counts, types, self.visible, self.credible)
-        told = self._teach(self.teacher, weighed, {})
-        self.weighed = self._validation_score(told) > self._validation_score(self.told["teacher"])
-        if self.weighed:
-            self.graph, self.told["teacher"] = weighed, told
+        graph = MessageGraph(counts, types, self.visible, self.credible)
+        weighed = self.pass_messages(self.teacher, graph, {})
+        self.weighed = self._validation_score(weighed) > self._validation_score(told)
+        if not self.weighed:
+            return told
+        self.graph = graph
+        return weighed
 
-    # Baseline
-
-    def _predict_baseline(self) -> Told:
-        return self._told(self.baseline.mlp(self.inputs.features), self.baseline.classify)
-
-    def _baseline_loss(self) -> Tensor:
-        told = self._predict_baseline()
-        vectors = told.vectors
-        loss = self._task.loss(self.baseline.score, self._task.draw(), vectors, vectors)
-        if self.labels is None or told.answers is None:
-            return loss
-        return self.settings.link_weight * loss + self.labels.loss(told.answers)
-
-    # Student
-
-    def _teach_latent(self) -> None:
+    def _teach_latent(self, taught: Told, guess: Tensors | None) -> None:
         """MLP₁ learns the teacher's vectors, then finds every entity's latent neighbours."""
-        torch.manual_seed(self.seed + 50)
-        taught = self.told["teacher"].vectors
-        first = self.student.first.train()
-        optimiser = _optimiser(first, self.settings)
-        entities = {name: self.inputs.features[name] for name in self.inputs.entities}
-        for _ in range(self.settings.steps // 2):
-            loss = self._match(unit(first(entities)), taught)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-        first.eval().requires_grad_(False)
+        first = FirstGuess(self, taught.vectors)
+        if guess is None:
+            steps = max(1, self.settings.steps // 2)
+            self._begin(first.module, steps)
+            for _ in range(steps):
+                self._step(first, about=1)
+        else:
+            first.module.load_state_dict(dict(guess))
+        first.module.eval().requires_grad_(False)
         with torch.no_grad():
-            guessed = unit(first(entities))
+            guessed = first.tell().vectors
             for name in self.inputs.entities:
-                index = latent_index(taught[name], self.connected[name], self.settings, self.seed)
+                vectors, connected = taught.vectors[name], self.connected[name]
+                index = latent_index(vectors, connected, self.settings, self.seed)
                 ids = torch.arange(len(guessed[name]))
                 self.latent[name], self.nearness[name] = index.latent(guessed[name], ids)
 
-    def _match(self, vectors: Table, taught: Table) -> Tensor:
-        """Mean squared distance to the teacher's vectors, over nodes that have edges."""
-        parts = [torch.zeros(())]
-        for name, values in vectors.items():
-            at = self.connected[name]
-            if at.any():
-                parts.append((values[at] - taught[name][at]).square().sum(1).mean())
-        return torch.stack(parts).sum() / max(1, len(parts) - 1)
+    # Checkpoints
 
-    def _predict_student(self) -> Told:
-        raw = self.student(self.inputs.features, self.latent)
-        return self._told(raw, self.student.classify)
+    def save_checkpoint(self, file: Path) -> None:
+        """All that `resume` needs: models that are done, and the one that is trained."""
+        parts = {f"done {name}": self._module_of(name).state_dict() for name in self.told}
+        about = {"told": json.dumps(list(self.told)), "model": self._name, "done": str(self.done)}
+        if "teacher" in self.told:
+            guess = self.student.first.state_dict()
+            parts["first guess"] = {name: value.clone() for name, value in guess.items()}
+        if self._name not in self.told:
+            parts["model"] = self._learner.module.state_dict()
+            for number, optimiser in enumerate(self._optimisers):
+                parts[f"optimiser {number}"] = optimiser_tensors(optimiser)
+            if self._best is not None:
+                about["best"] = json.dumps(self._best[0])
+                parts["best"] = self._best[1]
+        save_checkpoint(file, parts, about)
 
-    def _student_loss(self) -> Tensor:
-        taught = self.told["teacher"]
-        told = self._predict_student()
-        score = self.teacher.score.requires_grad_(False)
-        link = self._task.loss(score, self._task.draw(), told.vectors, taught.vectors)
-        matched = MATCH_WEIGHT * self._match(told.vectors, taught.vectors)
-        if self.labels is None or told.answers is None or taught.answers is None:
-            return link + matched
-        at = self.connected[self.labels.entity] | self.labels.train
-        alike = self.labels.like(told.answers[at], taught.answers[at])
-        label = self.labels.loss(told.answers) + self.settings.imitation * alike
-        return self.settings.link_weight * link + label + matched
+    def resume(self, file: Path) -> None:
+        """Go on from what `save_checkpoint` wrote, for the same inputs, settings and seed."""
+        parts, about = load_checkpoint(file)
+        for name in json.loads(about["told"]):
+            self._enter(name)
+            self._learner.module.load_state_dict(parts[f"done {name}"])
+            self._conclude(parts["first guess"])
+        if about["model"] in self.told:
+            return
+        self.start(about["model"])
+        self._learner.module.load_state_dict(parts["model"])
+        for number, optimiser in enumerate(self._optimisers):
+            load_optimiser(optimiser, parts.get(f"optimiser {number}", {}))
+            with warnings.catch_warnings(action="ignore"):  # steps were taken, elsewhere
+                for _ in range(int(about["done"])):
+                    self._schedules[number].step()
+        self.done = int(about["done"])
+        if "best" in about:
+            self._best = json.loads(about["best"]), parts["best"]
+
+    def _module_of(self, name: str) -> nn.Module:
+        return {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}[name]
+
+    @property
+    def model(self) -> str | None:
+        """What is trained now."""
+        name = getattr(self, "_name", None)
+        return None if name in self.told else name
 
     # Evaluation
 
@@ -453,9 +494,9 @@ class Distiller:
         width = self.labels.classes
         held = {name: torch.zeros(n, width) for name, n in self.inputs.counts.items()}
         held[self.labels.entity] = given
-        weights = self._unweighed.weights({})
+        weights = self.unweighed.weights({})
         for _ in range(PROPAGATIONS):
-            held = self._unweighed.hops(held, weights, 1)[-1]
+            held = self.unweighed.hops(held, weights, 1)[-1]
             held[self.labels.entity] = torch.where(known[:, None], given, held[self.labels.entity])
         return {"label propagation": Told({}, held[self.labels.entity])}
 
@@ -479,8 +520,17 @@ class Distiller:
             pq.write_table(judged, folder / "credible" / f"{name}.parquet")
 
 
-def _optimiser(module: nn.Module, settings: DistillSettings) -> torch.optim.Optimizer:
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.Adam(
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+def _optimisers(module: nn.Module, settings: DistillSettings) -> list[torch.optim.Optimizer]:
+    """Adam; of structural embeddings that a step touches few of, an Adam of their own."""
+    rate = settings.learning_rate
+    sparse: list[nn.Parameter] = []
+    if isinstance(module, Teacher) and module.sampled:
+        sparse += module.structural.parameters()
+    own = {id(parameter) for parameter in sparse}
+    dense = [p for p in module.parameters() if p.requires_grad and id(p) not in own]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.Adam(dense, lr=rate, weight_decay=settings.weight_decay)
+    ]
+    if sparse:
+        found.append(torch.optim.SparseAdam(sparse, lr=rate))
+    return found

@@ -48,13 +48,6 @@ class Labels:
     def metric(self) -> str:
         return "accuracy" if self.classes else "r2"
 
-    def loss(self, answers: Tensor) -> Tensor:
-        """Of ``answers`` (nodes, outputs), on the nodes to train on."""
-        at = self.train
-        if self.classes:
-            return functional.cross_entropy(answers[at], self.values[at])
-        return (answers[at, 0] - self._standard(at)).square().mean()
-
     def right(self, answers: Tensor, mask: Tensor) -> float:
         """Of the nodes in ``mask``: accuracy; of a number R², the share of its variance that is
         told, 0 where it has none."""

@@ -9,7 +9,7 @@ training may see are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,8 +19,11 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isohop.coldbrew.tables import Table, module_key
+from isohop.coldbrew.tables import module_key
+from isohop.engines.workers import ALONE, Workers
 
+Vectors = Callable[[str, Tensor], Tensor]
+"""The vectors (n, d) of some nodes of a type, int64 ids (n,)."""
 Edges = TypeVar("Edges", Tensor, np.ndarray)
 """(2, edges), as a tensor or an array."""
 
@@ -82,11 +85,21 @@ class LinkScore(nn.Module):
         return source * self.relation[module_key(edge_type)]
 
 
+@dataclass(frozen=True)
+class Links:
+    """What one step asks. ``positions``: by edge type, of the edges that are to be told.
+    ``negatives``: by query, ids of the nodes that they are told from. int64 all."""
+
+    positions: Mapping[str, Tensor]
+    negatives: Mapping[Query, Tensor]
+
+
 class LinkTask:
     """Batches of visible edges with their negatives.
 
     ``edges``: edge type -> int64 (2, edges) that training may see. ``connected``: bool (nodes,)
-    by type. ``batch``: edges a step and query. ``power``: of a negative's degree.
+    by type. ``batch``: edges a step and query. ``power``: of a negative's degree. ``workers``: each
+    has the same batches, and the loss of its share of them.
     """
 
     def __init__(
@@ -99,13 +112,13 @@ class LinkTask:
         batch: int,
         negatives: int,
         power: float,
-        seed: int,
+        workers: Workers = ALONE,
     ):
         self._queries = tuple(query for query in queries if edges[query.edge_type].shape[1])
         self._edges = edges
         self._batch = batch
         self._negatives = negatives
-        self._random = torch.Generator().manual_seed(seed)
+        self._share = workers.share
         self._known = {}
         self._cumulative = {}
         for query in self._queries:
@@ -117,36 +130,58 @@ class LinkTask:
             mass = mass * connected[query.target]
             self._cumulative[query] = torch.cumsum(mass / mass.sum(), 0)
 
-    def draw(self) -> dict[str, Tensor]:
-        """Positions of a batch of edges per edge type: at most a fifth of the type's edges."""
-        drawn = {}
+    def draw(self, random: torch.Generator) -> Links:
+        """At most a fifth of a type's edges: the rest is what they are told by."""
+        positions = {}
         for name in dict.fromkeys(query.edge_type for query in self._queries):
             count = self._edges[name].shape[1]
             size = min(self._batch, max(1, count // 5))
-            drawn[name] = torch.randperm(count, generator=self._random)[:size]
-        return drawn
-
-    def loss(
-        self, score: LinkScore, drawn: Mapping[str, Tensor], sources: Table, targets: Table
-    ) -> Tensor:
-        """Mean cross entropy over queries. ``sources`` and ``targets`` are often the same table."""
-        losses = []
+            positions[name] = some_of(count, size, random)
+        negatives = {}
         for query in self._queries:
-            source, target = query.ends(self._edges[query.edge_type][:, drawn[query.edge_type]])
-            draw = torch.rand(self._negatives, generator=self._random, dtype=torch.float64)
-            negative = torch.searchsorted(self._cumulative[query], draw)
-            negative.clamp_(max=len(self._cumulative[query]) - 1)
-            asked = score.query(query.edge_type, sources[query.source].index_select(0, source))
-            table = targets[query.target]
-            true = (asked * table.index_select(0, target)).sum(1, keepdim=True)
-            false = asked @ table.index_select(0, negative).T
+            draw = torch.rand(self._negatives, generator=random, dtype=torch.float64)
+            found = torch.searchsorted(self._cumulative[query], draw)
+            negatives[query] = found.clamp_(max=len(self._cumulative[query]) - 1)
+        return Links(positions, negatives)
+
+    def loss(self, score: LinkScore, links: Links, sources: Vectors, targets: Vectors) -> Tensor:
+        """Cross entropy, mean over a query's edges and over queries, of this worker's share.
+        ``sources`` and ``targets`` are often the same."""
+        losses = [torch.zeros(())]
+        for query in self._queries:
+            drawn = links.positions[query.edge_type]
+            source, target = query.ends(self._edges[query.edge_type][:, drawn[self._share]])
+            negative = links.negatives[query]
+            asked = score.query(query.edge_type, sources(query.source, source))
+            true = (asked * targets(query.target, target)).sum(1, keepdim=True)
+            false = asked @ targets(query.target, negative).T
             row, column = self._known[query][source.numpy()][:, negative.numpy()].nonzero()
             false = false.index_put(
                 (torch.from_numpy(row).long(), torch.from_numpy(column).long()),
                 torch.tensor(-torch.inf),
             )
             logits = torch.cat([true, false], 1)
-            losses.append(
-                functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
-            )
-        return torch.stack(losses).mean()
+            nought = torch.zeros(len(logits), dtype=torch.int64)
+            lost = functional.cross_entropy(logits, nought, reduction="sum")
+            losses.append(lost / len(drawn))
+        return torch.stack(losses).sum() / max(1, len(self._queries))
+
+    def nodes(self, links: Links) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Ids by type, not distinct, of the nodes that this worker asks about, and of those that
+        they are told from."""
+        asking: dict[str, list[Tensor]] = {}
+        told: dict[str, list[Tensor]] = {}
+        for query in self._queries:
+            drawn = links.positions[query.edge_type][self._share]
+            source, target = query.ends(self._edges[query.edge_type][:, drawn])
+            asking.setdefault(query.source, []).append(source)
+            told.setdefault(query.target, []).extend([target, links.negatives[query]])
+        return tuple({n: torch.cat(ids) for n, ids in part.items()} for part in (asking, told))  # type: ignore[return-value]
+
+
+def some_of(count: int, size: int, random: torch.Generator) -> Tensor:
+    """int64 (size,), distinct numbers below ``count``; of many, a few fewer; all where ``size`` is
+    more."""
+    if size * 20 > count:
+        return torch.randperm(count, generator=random)[:size]
+    return torch.randint(count, (size,), generator=random).unique()

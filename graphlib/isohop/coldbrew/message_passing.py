@@ -1,4 +1,4 @@
-"""Typed message passing over the whole graph; the one module that knows DGL.
+"""Typed message passing, over the whole graph or a sample of it; the one module that knows DGL.
 
 Each edge type is used in both directions, as two relations with weights of their own (R-GCN,
 Schlichtkrull et al., ESWC 2018); a relation takes the mean over its neighbours (GraphSAGE, Hamilton
@@ -61,12 +61,47 @@ class Weights:
     sums: Mapping[tuple[str, str], Tensor]
 
 
-class MessageGraph:
-    """The typed adjacency that messages pass over.
+EVEN = Weights({}, {}, {})
+"""All that a sample needs: its edges weigh the same, and none is left out."""
 
-    ``counts``: nodes per type. ``edge_types``: name -> (source type, target type). ``edges``: name
-    -> int64 (2, edges) tensor of source and target ids, for the edge types in ``edge_types``.
-    ``credible``: name -> float32 (edges,) from 0 to 1, of the edge types where it is known.
+Ends = Mapping[str, tuple[Tensor, Tensor]]
+"""By relation: sources and targets of its edges, (edges,) each."""
+
+
+class RelationGraph:
+    """The structure that messages pass over. ``counts``: nodes per type."""
+
+    def __init__(self, counts: Mapping[str, int], relations: tuple[Relation, ...], ends: Ends):
+        self.counts = dict(counts)
+        self.relations = relations
+        data = {
+            (relation.source, relation.name, relation.target): tuple(
+                end.to(torch.int32) for end in ends[relation.name]
+            )
+            for relation in relations
+        }
+        self._graphs = {}
+        if data:
+            graph = dgl.heterograph(data, self.counts, idtype=torch.int32)
+            self._graphs = {
+                relation.name: graph[relation.source, relation.name, relation.target]
+                for relation in relations
+            }
+
+    def mean(self, relation: Relation, values: Tensor, weights: Weights) -> Tensor:
+        """Mean of the neighbours' ``values`` (sources, d) at each target (targets, d), or 0."""
+        graph = self._graphs[relation.name]
+        if relation.name not in weights.means:
+            return copy_u_mean(graph, values)
+        return u_mul_e_sum(graph, values, weights.means[relation.name])
+
+
+class MessageGraph(RelationGraph):
+    """The typed adjacency of a whole graph.
+
+    ``edge_types``: name -> (source type, target type). ``edges``: name -> int64 (2, edges) tensor
+    of source and target ids, for the edge types in ``edge_types``. ``credible``: name -> float32
+    (edges,) from 0 to 1, of the edge types where it is known.
     """
 
     def __init__(
@@ -76,26 +111,11 @@ class MessageGraph:
         edges: Mapping[str, Tensor],
         credible: Mapping[str, Tensor] | None = None,
     ):
-        self.counts = dict(counts)
-        self.relations = relations_of(edge_types)
         self.edges = {name: edges[name] for name in edge_types}
+        relations = relations_of(edge_types)
+        super().__init__(counts, relations, {one.name: self.ends(one) for one in relations})
         self._credible = dict(credible or {})
         self._whole: Weights | None = None
-        ends = {name: index.to(torch.int32) for name, index in self.edges.items()}
-        data = {
-            (relation.source, relation.name, relation.target): (
-                ends[relation.edge_type][int(relation.reverse)],
-                ends[relation.edge_type][int(not relation.reverse)],
-            )
-            for relation in self.relations
-        }
-        self._graphs = {}
-        if data:
-            graph = dgl.heterograph(data, self.counts, idtype=torch.int32)
-            self._graphs = {
-                relation.name: graph[relation.source, relation.name, relation.target]
-                for relation in self.relations
-            }
 
     def ends(self, relation: Relation) -> tuple[Tensor, Tensor]:
         """Sources and targets of a relation's edges, int64 (edges,) each."""
@@ -147,13 +167,6 @@ class MessageGraph:
         if not left_out:
             self._whole = found
         return found
-
-    def mean(self, relation: Relation, values: Tensor, weights: Weights) -> Tensor:
-        """Mean of the neighbours' ``values`` (sources, d) at each target (targets, d), or 0."""
-        graph = self._graphs[relation.name]
-        if relation.name not in weights.means:
-            return copy_u_mean(graph, values)
-        return u_mul_e_sum(graph, values, weights.means[relation.name])
 
     def hops(self, values: Table, weights: Weights, count: int) -> list[dict[str, Tensor]]:
         """Where a walk that learns nothing is after 0, 1, ... ``count`` steps.
@@ -216,7 +229,7 @@ class RelationalLayer(nn.Module):
         )
 
     def forward(
-        self, graph: MessageGraph, h: Table, initial: Table, weights: Weights
+        self, graph: RelationGraph, h: Table, initial: Table, weights: Weights
     ) -> dict[str, Tensor]:
         out = {name: self.own[module_key(name)](values) for name, values in h.items()}
         for relation in graph.relations:

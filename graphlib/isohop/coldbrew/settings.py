@@ -31,6 +31,14 @@ class DistillSettings(StrictModel):
     """Steps of the teacher, of the MLP beside it, and of the student, each."""
     batch: int = Field(4096, ge=1)
     """Edges of each type in a step, at most."""
+    full_graph: int = Field(2_000_000, ge=0)
+    """Nodes and edges up to which a step passes messages over the whole graph. Of a larger one it
+    looks at a sample, and learns from as many nodes of each entity as edges of a type."""
+    fanout: int = Field(16, ge=1)
+    """Neighbours that a node hears in a sample, at most. Teachers that walk, `convolution` and
+    `hop-wise`, pass messages over the whole graph all the same."""
+    workers: int = Field(1, ge=1)
+    """Processes that share each batch."""
     negatives: int = Field(256, ge=1)
     learning_rate: float = Field(0.005, gt=0)
     weight_decay: float = Field(0.0, ge=0)

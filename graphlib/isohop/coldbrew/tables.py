@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +20,15 @@ def module_key(name: str) -> str:
 def unit(table: Table) -> dict[str, Tensor]:
     """All vectors at length 1."""
     return {name: functional.normalize(values, dim=1) for name, values in table.items()}
+
+
+BLOCK = 1 << 16
+
+
+def by_blocks(function: Callable[..., Tensor], *tables: Tensor) -> Tensor:
+    """A function of rows, of all rows of ``tables``: no more at once than memory is bounded by."""
+    blocks = zip(*(table.split(BLOCK) for table in tables), strict=True)
+    return torch.cat([function(*block) for block in blocks])
 
 
 HIDDEN = 256

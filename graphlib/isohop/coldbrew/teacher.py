@@ -28,7 +28,15 @@ from torch.nn import functional
 
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.links import LinkScore
-from isohop.coldbrew.message_passing import MessageGraph, RelationalLayer, Weights, relations_of
+from isohop.coldbrew.message_passing import (
+    EVEN,
+    MessageGraph,
+    RelationalLayer,
+    RelationGraph,
+    Weights,
+    relations_of,
+)
+from isohop.coldbrew.sampling import Sample
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import Table, mlp, module_key
 
@@ -43,8 +51,11 @@ class Teacher(nn.Module):
     """Vectors of all nodes, float32 (nodes, d) by type, from features and edges. At length 1 they
     are embeddings; a label is read from them as they are.
 
-    ``structural``: node type -> int64 ids of the nodes with structural embeddings. ``outputs``: of
-    the label, its classes, 1 for a number, 0 where there is none.
+    ``structural``: node type -> int64 ids, ascending, of the nodes with structural embeddings.
+    ``outputs``: of the label, its classes, 1 for a number, 0 where there is none.
+
+    ``sampled``: it learns from samples of the graph. Then gradients of structural embeddings are
+    sparse, and a step costs what it touches, however many there are.
     """
 
     def __init__(
@@ -53,11 +64,13 @@ class Teacher(nn.Module):
         structural: Mapping[str, Tensor],
         settings: DistillSettings,
         outputs: int = 0,
+        sampled: bool = False,
     ):
         super().__init__()
         d = settings.dimensions
+        self.sampled = sampled
         self.body = BODIES[settings.teacher](inputs, settings)
-        names = tuple(inputs.counts)
+        self.names = names = tuple(inputs.counts)
         for name in names:
             self.register_buffer(f"nodes_{module_key(name)}", structural[name])
         self.structural = nn.ParameterList(
@@ -91,29 +104,61 @@ class Teacher(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """What nodes hold after each layer or hop, the last of them what vectors are read from.
         ``unplaced``: masks (nodes,) of nodes that do without their structural embeddings."""
-        return self.body(graph, features, partial(self._placed, unplaced or {}), weights)
+        places = {}
+        for name in graph.counts:
+            nodes = self.get_buffer(f"nodes_{module_key(name)}")
+            row = torch.arange(len(nodes))
+            if unplaced and name in unplaced:
+                row = row[~unplaced[name][nodes]]
+            places[name] = nodes[row], row
+        return self.body(graph, features, partial(self._placed, places), weights)
+
+    def of_sample(self, sample: Sample, features: Table) -> tuple[dict[str, Tensor], Tensor]:
+        """Vectors of a sample's nodes, by its numbers; right for its seeds, and for others only
+        what is heard of them. ``features``: of all nodes. And the `penalty` of these nodes."""
+        places = {}
+        for name, nodes in sample.nodes.items():
+            known = self.get_buffer(f"nodes_{module_key(name)}")
+            row = torch.searchsorted(known, nodes).clamp(max=max(0, len(known) - 1))
+            there = known[row] == nodes if len(known) else torch.zeros(len(nodes), dtype=torch.bool)
+            places[name] = torch.nonzero(there)[:, 0], row[there]
+        own = {name: features[name].index_select(0, nodes) for name, nodes in sample.nodes.items()}
+        placed = partial(self._placed, places)
+        vectors = self.read(self.body(sample.graph, own, placed, EVEN)[-1])
+        return vectors, self._penalty({name: row for name, (_, row) in places.items()})
 
     def read(self, held: Table) -> dict[str, Tensor]:
         """The vectors of what nodes hold."""
         return {name: self.out[module_key(name)](values) for name, values in held.items()}
 
-    def _placed(self, unplaced: Table, held: Table, place: int) -> dict[str, Tensor]:
-        """With the structural embeddings of a layer added."""
+    def _placed(
+        self, places: Mapping[str, tuple[Tensor, Tensor]], held: Table, place: int
+    ) -> dict[str, Tensor]:
+        """With the structural embeddings of a layer added. ``places``: by type, rows of what is
+        held, and the rows of E that belong to them."""
         found = {}
         for name, values in held.items():
-            key = module_key(name)
-            own = self.structural[place][key]
-            nodes = self.get_buffer(f"nodes_{key}")
-            if name in unplaced:
-                own = own * ~unplaced[name][nodes, None]
-            found[name] = values.index_add(0, nodes, own) if len(nodes) else values
+            at, row = places[name]
+            own = self._own(place, name, row)
+            found[name] = values.index_add(0, at, own) if len(at) else values
         return found
+
+    def _own(self, place: int, name: str, row: Tensor) -> Tensor:
+        table = self.structural[place][module_key(name)]
+        return functional.embedding(row, table, sparse=self.sampled)
 
     def penalty(self) -> Tensor:
         """Mean over nodes of ‖E‖²."""
-        squares = [e.square().sum() for layer in self.structural for e in layer.values()]
-        nodes = sum(len(e) for e in self.structural[0].values())
-        return torch.stack(squares).sum() / max(nodes, 1)
+        first = self.structural[0]
+        return self._penalty({n: torch.arange(len(first[module_key(n)])) for n in self.names})
+
+    def _penalty(self, rows: Table) -> Tensor:
+        squares = [
+            self._own(place, name, row).square().sum()
+            for place in range(len(self.structural))
+            for name, row in rows.items()
+        ]
+        return torch.stack(squares).sum() / max(sum(map(len, rows.values())), 1)
 
 
 class Projection(nn.Module):
@@ -159,7 +204,7 @@ class MessagePassing(nn.Module):
         )
 
     def forward(
-        self, graph: MessageGraph, features: Table, placed: Placed, weights: Weights
+        self, graph: RelationGraph, features: Table, placed: Placed, weights: Weights
     ) -> list[dict[str, Tensor]]:
         initial = self.project(features)
         held = [initial]

@@ -17,10 +17,10 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.engines.workers import ALONE, Workers
 from isohop.giant.diagnostics import BEAM, TreeLevel
 from isohop.giant.row_table import RowTable
 from isohop.giant.settings import FeatureSettings
-from isohop.giant.workers import ALONE, Workers
 
 
 class Head(nn.Module):

@@ -20,10 +20,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 
+from isohop.engines.checkpoints import (
+    load_checkpoint,
+    load_optimiser,
+    optimiser_tensors,
+    save_checkpoint,
+)
+from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
 from isohop.giant.diagnostics import TreeLevel
 from isohop.giant.directions import agreement_directions
@@ -36,7 +41,6 @@ from isohop.giant.settings import FeatureSettings
 from isohop.giant.targets import NodeIndex, clustered, neighbourhoods, rows_to_learn
 from isohop.giant.text_matrix import Vocabulary
 from isohop.giant.text_model import TextModel
-from isohop.giant.workers import ALONE, Workers
 from isohop.graph import Graph, Holdout, hold_out
 
 TREE_DIMENSIONS = 64
@@ -306,35 +310,27 @@ class Trainer:
 
     def save(self, file: Path) -> None:
         """All that changes in training, as safetensors; whole or not at all."""
-        tensors = {f"heads.{n}": t for n, t in self._head_modules().state_dict().items()}
-        for name, tensor in self.encoder.state_dict().items():
-            if self.done > self.tuning or not name.startswith("text_model."):
-                tensors[f"encoder.{name}"] = tensor
-        for number, state in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{n}": t for n, t in state.items()}
-        tensors["order"] = torch.from_numpy(self._order)
+        encoder = {
+            name: tensor
+            for name, tensor in self.encoder.state_dict().items()
+            if self.done > self.tuning or not name.startswith("text_model.")
+        }
+        parts = {
+            "heads": self._head_modules().state_dict(),
+            "encoder": encoder,
+            "optimiser": optimiser_tensors(self._optimiser),
+            "order": {"rows": torch.from_numpy(self._order)},
+        }
         about = {"done": str(self.done), "draw": json.dumps(self.draw.bit_generator.state)}
-        partial = file.with_suffix(".partial")
-        save_file({n: t.contiguous() for n, t in tensors.items()}, partial, about)
-        partial.replace(file)
+        save_checkpoint(file, parts, about)
 
     def resume(self, file: Path) -> None:
         """Go on from what `save` wrote, for the same graph, settings and seed."""
-        tensors = load_file(file)
-        with safe_open(file, "pt") as opened:
-            about = opened.metadata()
-
-        def under(prefix: str) -> dict[str, torch.Tensor]:
-            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-        self.encoder.load_state_dict(self.encoder.state_dict() | under("encoder."))
-        self._head_modules().load_state_dict(under("heads."))
-        state = self._optimiser.state_dict()
-        for name, tensor in under("optimiser.").items():
-            number, _, field = name.partition(".")
-            state["state"].setdefault(int(number), {})[field] = tensor
-        self._optimiser.load_state_dict(state)
-        self._order = tensors["order"].numpy()
+        parts, about = load_checkpoint(file)
+        self.encoder.load_state_dict(self.encoder.state_dict() | parts["encoder"])
+        self._head_modules().load_state_dict(parts["heads"])
+        load_optimiser(self._optimiser, parts["optimiser"])
+        self._order = parts["order"]["rows"].numpy()
         self.draw.bit_generator.state = json.loads(about["draw"])
         self.done = int(about["done"])
         self._tune_where_due()

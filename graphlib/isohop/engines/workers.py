@@ -1,4 +1,4 @@
-"""Workers that train one encoder together: each its share of every batch, all the same step.
+"""Workers that train one model together: each its share of every batch, all the same step.
 
 All draw the same batch from the same seed, so nothing but gradients goes between them: the sums of
 what each found on its own rows (synchronous data parallelism).
@@ -28,13 +28,31 @@ class Workers:
 
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Each tensor becomes its sum over the workers. Shapes must be equal on all of them."""
-        if self.count == 1:
+        if self.count == 1 or not tensors:
             return
         together = torch.cat([tensor.reshape(-1).cpu() for tensor in tensors])
         torch.distributed.all_reduce(together)
         parts = together.split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def add_rows(self, gradient: Tensor) -> Tensor:
+        """The sum over the workers of a sparse gradient of rows, (rows, d): each has few of them,
+        and not the same."""
+        if self.count == 1:
+            return gradient
+        own = gradient.coalesce()
+        at, values = own.indices()[0], own.values()
+        sizes = self.gathered(np.array([len(at)]))
+        padded = torch.full((int(sizes.max()),), -1), torch.zeros(int(sizes.max()), values.shape[1])
+        padded[0][: len(at)], padded[1][: len(at)] = at, values
+        parts = []
+        for part in padded:
+            parts.append([torch.empty_like(part) for _ in range(self.count)])
+            torch.distributed.all_gather(parts[-1], part)
+        ids, rows = (torch.cat(part) for part in parts)
+        there = ids >= 0
+        return torch.sparse_coo_tensor(ids[None, there], rows[there], gradient.shape).coalesce()
 
     def gathered(self, values: np.ndarray) -> np.ndarray:
         """int64: the values of all workers, equally many of each, in the order of their ranks."""

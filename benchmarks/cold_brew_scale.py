@@ -1,0 +1,208 @@
+"""Cold Brew at scale: time and memory of distillation, and DGL against plain torch.
+
+    python -m benchmarks.cold_brew_scale [--nodes 250000 500000 1000000] [--quick] [--json FILE]
+
+The graph of `giant_scale.py`, with features that tell a node's community through noise. Every size
+is distilled in processes of its own, one thread, with the settings of the stage: *sampled*, each
+step from a sample of the graph, as large graphs are; *whole*, messages over all of it. The times
+are of teacher and student with all that follows from them (validation, credible edges, latent
+neighbours, choosing), and of one step. ``slope`` is that of log(time) or log(memory) by log(nodes +
+edges): 1 is in proportion.
+
+*kernels*: a step of the teacher over the whole graph by DGL, over the same step with CSR matrices
+of torch in DGL's place, forward and backward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.cold_brew import inputs_of
+from benchmarks.giant_scale import COMMUNITY, SEED, Scattered, write_graph
+from benchmarks.measure import cost_of, show
+from torch import Tensor
+
+from isohop.coldbrew import DistillSettings
+from isohop.coldbrew.distiller import Distiller
+from isohop.coldbrew.message_passing import MessageGraph, Relation, RelationGraph, Weights
+from isohop.graph import Graph, hold_out
+
+NODES = (250_000, 500_000, 1_000_000)
+QUICK = (20_000, 40_000, 80_000)
+DIMENSIONS = 64
+WARM_UP, STEPS = 2, 10
+EVERYTHING = 1 << 62
+SETTINGS = {
+    "sampled": DistillSettings(full_graph=0),
+    "whole": DistillSettings(full_graph=EVERYTHING),
+}
+
+
+def distiller_of(graph: Graph, settings: DistillSettings) -> Distiller:
+    nodes = sum(node.count for node in graph.node_types)
+    communities = max(1, nodes // COMMUNITY)
+    centres = torch.randn(communities, DIMENSIONS, generator=torch.Generator().manual_seed(SEED))
+    features = {}
+    for node in graph.node_types:
+        # As `write_graph` scatters them.
+        of = Scattered(node.count, communities, {"author": 3, "paper": 5}[node.name])
+        random = torch.Generator().manual_seed(of.salt)
+        noise = torch.randn(node.count, DIMENSIONS, generator=random)
+        community = torch.from_numpy(of.community(np.arange(node.count)))
+        features[node.name] = centres[community] + 2 * noise
+    holdout = hold_out(graph, SEED)
+    return Distiller(inputs_of(graph, features), holdout, None, settings, SEED, 1)
+
+
+def measure_distillation(folder: Path, setting: str) -> dict[str, float]:
+    graph = Graph.open(folder / "graph")
+    clock = time.perf_counter()
+    distiller = distiller_of(graph, SETTINGS[setting])
+    found = {"reading/seconds": time.perf_counter() - clock}
+    for model in ("teacher", "student"):
+        clock = time.perf_counter()
+        distiller.start(model)
+        distiller.train(WARM_UP)
+        began = time.perf_counter()
+        distiller.train(STEPS)
+        found[f"{model}/ms a step"] = (time.perf_counter() - began) / STEPS * 1e3
+        distiller.train(distiller.settings.steps)
+        distiller.finish()
+        found[f"{model}/seconds"] = time.perf_counter() - clock
+        print(f"{setting}, {model}: {found[f'{model}/seconds']:.1f} s", flush=True)
+    evaluated = {
+        row.model: row.value
+        for row in distiller.evaluate()
+        if (row.entity, row.group, row.metric) == ("all", "overall", "mrr")
+    }
+    return found | {f"{model}/mrr": value for model, value in evaluated.items()}
+
+
+class CsrMean(torch.autograd.Function):
+    """``A @ values`` with A in CSR, and its transpose for the gradient."""
+
+    @staticmethod
+    def forward(ctx, matrix: Tensor, transposed: Tensor, values: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(transposed)
+        return matrix @ values
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, None, Tensor]:  # type: ignore[no-untyped-def]
+        (transposed,) = ctx.saved_tensors
+        return None, None, transposed @ gradient
+
+
+class CsrGraph(RelationGraph):
+    """What a `MessageGraph` does with no edge left out, by torch alone."""
+
+    def __init__(self, graph: MessageGraph):
+        self.counts = graph.counts
+        self.relations = graph.relations
+        self._matrices = {}
+        for relation in graph.relations:
+            source, target = graph.ends(relation)
+            shape = (graph.counts[relation.target], graph.counts[relation.source])
+            share = 1.0 / torch.bincount(target, minlength=shape[0])[target]
+            matrix = torch.sparse_coo_tensor(torch.stack([target, source]), share, shape)
+            self._matrices[relation.name] = matrix.to_sparse_csr(), matrix.T.to_sparse_csr()
+
+    def mean(self, relation: Relation, values: Tensor, weights: Weights) -> Tensor:
+        return CsrMean.apply(*self._matrices[relation.name], values)  # type: ignore[no-any-return]
+
+
+def measure_kernels(folder: Path, _: str) -> dict[str, float]:
+    distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS["whole"])
+    teacher, features = distiller.teacher.train(), distiller.inputs.features
+    graphs = {"dgl": distiller.unweighed, "csr": CsrGraph(distiller.unweighed)}
+    weights = distiller.unweighed.weights({})
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    for number in range(WARM_UP + STEPS):
+        for name, graph in graphs.items():
+            clock = time.perf_counter()
+            vectors = teacher(graph, features, weights)
+            torch.stack([one.square().mean() for one in vectors.values()]).sum().backward()
+            if number >= WARM_UP:
+                times[name].append(time.perf_counter() - clock)
+    step = {name: float(np.median(all_)) for name, all_ in times.items()}
+    return {
+        "dgl/ms a step": step["dgl"] * 1e3,
+        "csr/ms a step": step["csr"] * 1e3,
+        "dgl : csr/ratio": step["dgl"] / step["csr"],
+    }
+
+
+def measure_graph(folder: Path, _: str) -> dict[str, float]:
+    graph = write_graph(folder / "graph", asked_nodes(folder))
+    edges = sum(edge.count for edge in graph.edge_types)
+    return {"graph/edges": edges, "graph/size": edges + sum(n.count for n in graph.node_types)}
+
+
+def asked_nodes(folder: Path) -> int:
+    return int((folder / "nodes").read_text("utf-8"))
+
+
+PARTS = {
+    "graph": measure_graph,
+    "sampled": measure_distillation,
+    "whole": measure_distillation,
+    "kernels": measure_kernels,
+}
+
+
+def measured(nodes: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="cold-brew-scale-") as temporary:
+        (Path(temporary) / "nodes").write_text(str(nodes), "utf-8")
+        for part in PARTS:
+            result = Path(temporary) / f"{part}.json"
+            command = [sys.executable, "-m", "benchmarks.cold_brew_scale", "--part", part]
+            command += ["--folder", temporary, "--json", str(result)]
+            cost = cost_of(command, told=True)
+            for name, value in json.loads(result.read_text("utf-8")).items():
+                found[f"{nodes}/{part}/{name}"] = value
+            found[f"{nodes}/{part}/process/peak GiB"] = cost.memory / 2**30
+    return found
+
+
+def slopes(figures: Mapping[str, float], sizes: list[int]) -> dict[str, float]:
+    size = [figures[f"{nodes}/graph/graph/size"] for nodes in sizes]
+    found = {}
+    for name in figures:
+        nodes, part, what = name.split("/", 2)
+        of_cost = what.endswith(("seconds", "ms a step", "peak GiB"))
+        if int(nodes) == sizes[0] and of_cost and part in SETTINGS:
+            costs = [figures[f"{n}/{part}/{what}"] for n in sizes]
+            found[f"slope/{part}/{what}"] = float(np.polyfit(np.log(size), np.log(costs), 1)[0])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nodes", type=int, nargs="+", default=NODES)
+    parser.add_argument("--quick", action="store_true", help=f"from {QUICK[0]:,} nodes on")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--part", choices=PARTS, help="of one size, into --json: what this runs")
+    parser.add_argument("--folder", type=Path, help="of --part")
+    asked = parser.parse_args()
+    if asked.part is not None:
+        asked.json.write_text(json.dumps(PARTS[asked.part](asked.folder, asked.part)), "utf-8")
+        return
+    sizes = list(QUICK if asked.quick else asked.nodes)
+    found: dict[str, float] = {}
+    for nodes in sizes:
+        found |= measured(nodes)
+    if len(sizes) > 1:
+        found |= slopes(found, sizes)
+    show("Cold Brew at scale", found, asked.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""What each model of a distillation learns from a step, and what it says of all nodes.
+
+- *teacher*, and a plain *gcn* beside it: from messages, of the whole graph or of a sample around
+  what the step asks (`sampling.py`). The edges that are asked about pass none.
+- *mlp*: the same task from features alone.
+- *student*: the same task, the teacher's vectors and, where there is a label, its answers.
+
+Several workers have the same batch; each takes its share of it, and their losses add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isohop.coldbrew.links import Links, LinkScore, Vectors
+from isohop.coldbrew.sampling import Sampler
+from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.student import FeatureMLP
+from isohop.coldbrew.tables import Table, by_blocks, unit
+from isohop.coldbrew.teacher import Teacher
+
+if TYPE_CHECKING:
+    from isohop.coldbrew.distiller import Distiller
+
+MATCH_WEIGHT = 5.0
+"""Weight of being like the teacher, beside the teacher's own task, in the student's loss."""
+PLAIN = {"layers": 2, "initial_residual": 0.0, "answers": 1, "teacher": "convolution"}
+"""A graph convolutional network as others have it: settings in place of the teacher's. It has no
+structural embeddings either."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a model says. ``vectors``: at length 1, by type; ``answers``: float32 (nodes, outputs),
+    about the label, where there is one."""
+
+    vectors: Table
+    answers: Tensor | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step learns from. ``some``: by entity, ids of nodes of which it learns whatever their
+    edges. ``labelled``: ids of nodes whose label it learns. Of a small graph all of them. ``draw``:
+    for what workers draw for themselves."""
+
+    links: Links
+    some: Mapping[str, Tensor]
+    labelled: Tensor
+    draw: np.random.Generator
+
+
+class Learner(Protocol):
+    """One model."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Of this worker's share."""
+
+    def tell(self) -> Told:
+        """Of all nodes; without gradients."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model holds of some nodes, ids ascending by type; None: of all."""
+
+    nodes: Mapping[str, Tensor] | None
+    held: Table
+
+    def rows(self, name: str, ids: Tensor) -> Tensor:
+        at = ids if self.nodes is None else torch.searchsorted(self.nodes[name], ids)
+        return self.held[name].index_select(0, at)
+
+    def vectors(self, name: str, ids: Tensor) -> Tensor:
+        """At length 1."""
+        return functional.normalize(self.rows(name, ids), dim=1)
+
+
+def asked_of(distiller: Distiller, batch: Batch, *, targets: bool) -> dict[str, Tensor] | None:
+    """The nodes of which this worker's loss needs vectors, ids ascending by type; None: all.
+    ``targets``: those too that asking nodes are told from."""
+    if not distiller.sampled:
+        return None
+    asking, told = distiller.task.nodes(batch.links)
+    found = {name: [ids] for name, ids in asking.items()}
+    for name, ids in told.items() if targets else ():
+        found.setdefault(name, []).append(ids)
+    share = distiller.workers.share
+    for name, ids in batch.some.items():
+        found.setdefault(name, []).append(ids[share])
+    if distiller.labels is not None:
+        found.setdefault(distiller.labels.entity, []).append(batch.labelled[share])
+    return {name: torch.cat(parts).unique() for name, parts in found.items()}
+
+
+def label_loss(distiller: Distiller, batch: Batch, seen: Seen, classify: nn.Module) -> Tensor:
+    """Mean over the batch, of this worker's share."""
+    labels = distiller.labels
+    assert labels is not None
+    own = batch.labelled[distiller.workers.share]
+    answers = classify(seen.rows(labels.entity, own))
+    return labels.losses(own, answers).sum() / len(batch.labelled)
+
+
+class ByMessages:
+    """The teacher, or a GCN. ``sampler``: None where messages pass over the whole graph."""
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        module: Teacher,
+        settings: DistillSettings,
+        sampler: Sampler | None,
+    ):
+        self.module = module
+        self.settings = settings
+        self._of = distiller
+        self._sampler = sampler
+
+    def loss(self, batch: Batch) -> Tensor:
+        of, settings, module = self._of, self.settings, self.module
+        looks = self._looks(batch, settings.answers if of.labels is not None else 1)
+        first, penalty = looks[0]
+        loss = of.task.loss(module.score, batch.links, first.vectors, first.vectors)
+        loss = loss + settings.structural_penalty * penalty / of.workers.count
+        if of.labels is None or module.classify is None:
+            return loss
+        told = torch.stack([label_loss(of, batch, seen, module.classify) for seen, _ in looks])
+        loss = settings.link_weight * loss + told.mean()
+        entity = of.labels.entity
+        own = batch.some[entity][of.workers.share]
+        if not len(own):
+            return loss
+        answers = [module.classify(seen.rows(entity, own)) for seen, _ in looks]
+        share = len(own) / len(batch.some[entity])
+        return loss + settings.agreement * share * of.labels.agree(answers)
+
+    def _looks(self, batch: Batch, times: int) -> list[tuple[Seen, Tensor]]:
+        """At the same part of the graph, each under dropout of its own; and the penalty of its
+        structural embeddings."""
+        of, left_out = self._of, batch.links.positions
+        if self._sampler is None:
+            weights = of.unweighed.weights(left_out)
+            looks = []
+            for _ in range(times):
+                held = self.module(of.unweighed, of.inputs.features, weights)
+                looks.append((Seen(None, held), self.module.penalty()))
+            return looks
+        asked = asked_of(of, batch, targets=True) or {}
+        seeds = {name: ids.numpy() for name, ids in asked.items()}
+        gone = {name: at.numpy() for name, at in left_out.items()}
+        sample = self._sampler.sample(seeds, gone, batch.draw)
+        looks = []
+        for _ in range(times):
+            held, penalty = self.module.of_sample(sample, of.inputs.features)
+            looks.append((Seen(sample.nodes, held), penalty))
+        return looks
+
+    def tell(self) -> Told:
+        return self._of.pass_messages(self.module, self._of.unweighed, {})
+
+
+class Baseline(nn.Module):
+    """An MLP over features, the score of its links and its answers about a label."""
+
+    def __init__(self, distiller: Distiller):
+        super().__init__()
+        settings = distiller.settings
+        widths = {name: x.shape[1] for name, x in distiller.inputs.features.items()}
+        self.mlp = FeatureMLP(widths, settings.dimensions, settings.dropout)
+        names = tuple(distiller.inputs.edge_types)
+        self.score = LinkScore(names, settings.dimensions, "distmult", settings.scale)
+        outputs = distiller.outputs
+        self.classify = nn.Linear(settings.dimensions, outputs) if outputs else None
+
+
+class ByFeatures:
+    """The MLP on the same features, trained on the teacher's task, without edges."""
+
+    def __init__(self, distiller: Distiller, module: Baseline):
+        self.module = module
+        self._of = distiller
+
+    def loss(self, batch: Batch) -> Tensor:
+        of, module = self._of, self.module
+        nodes = asked_of(of, batch, targets=True)
+        seen = Seen(nodes, module.mlp(rows_of(of.inputs.features, nodes)))
+        loss = of.task.loss(module.score, batch.links, seen.vectors, seen.vectors)
+        if module.classify is None:
+            return loss
+        return of.settings.link_weight * loss + label_loss(of, batch, seen, module.classify)
+
+    def tell(self) -> Told:
+        features = self._of.inputs.features
+        held = {name: by_blocks(alone(self.module.mlp, name), x) for name, x in features.items()}
+        return self._of.told_by(held, self.module.classify)
+
+
+class ByTeacher:
+    """The student; the teacher has told, and latent neighbours are known."""
+
+    def __init__(self, distiller: Distiller):
+        self.module = distiller.student
+        self._of = distiller
+
+    def loss(self, batch: Batch) -> Tensor:
+        of, module = self._of, self.module
+        nodes = asked_of(of, batch, targets=False)
+        entities = {name: of.inputs.features[name] for name in of.latent}
+        seen = Seen(nodes, module(rows_of(entities, nodes), rows_of(of.latent, nodes)))
+        taught = of.told["teacher"]
+        score = of.teacher.score.requires_grad_(False)
+        link = of.task.loss(score, batch.links, seen.vectors, Seen(None, taught.vectors).rows)
+        matched = MATCH_WEIGHT * match(of, batch, seen.vectors, taught.vectors)
+        if of.labels is None or module.classify is None or taught.answers is None:
+            return link + matched
+        entity = of.labels.entity
+        share, some = of.workers.share, batch.some[entity]
+        known = of.connected[entity][some] | of.labels.train[some]
+        own = some[share][known[share]]
+        alike = torch.zeros(())
+        if len(own):
+            answers = module.classify(seen.rows(entity, own))
+            alike = of.labels.like(answers, taught.answers[own]) * (len(own) / known.sum())
+        label = label_loss(of, batch, seen, module.classify) + of.settings.imitation * alike
+        return of.settings.link_weight * link + label + matched
+
+    def tell(self) -> Told:
+        of = self._of
+        held = {}
+        for name, latent in of.latent.items():
+            both = torch.cat([of.inputs.features[name], latent], 1)
+            held[name] = by_blocks(alone(self.module.second, name), both)
+        return of.told_by(held, self.module.classify)
+
+
+class FirstGuess:
+    """The student's MLP₁, which learns the teacher's vectors before there are latent neighbours."""
+
+    def __init__(self, distiller: Distiller, taught: Table):
+        self.module = distiller.student.first
+        self._of = distiller
+        self._taught = taught
+
+    def loss(self, batch: Batch) -> Tensor:
+        of = self._of
+        nodes = None if not of.sampled else {n: ids.unique() for n, ids in batch.some.items()}
+        entities = {name: of.inputs.features[name] for name in of.inputs.entities}
+        seen = Seen(nodes, self.module(rows_of(entities, nodes)))
+        return match(of, batch, seen.vectors, self._taught)
+
+    def tell(self) -> Told:
+        of = self._of
+        held = {
+            name: by_blocks(alone(self.module, name), of.inputs.features[name])
+            for name in of.inputs.entities
+        }
+        return Told(unit(held), None)
+
+
+def match(distiller: Distiller, batch: Batch, vectors: Vectors, taught: Table) -> Tensor:
+    """Mean squared distance to the teacher's vectors, over nodes that have edges; of this worker's
+    share."""
+    parts = [torch.zeros(())]
+    for name, ids in batch.some.items():
+        connected = distiller.connected[name][ids]
+        if connected.any():
+            share = distiller.workers.share
+            own = ids[share][connected[share]]
+            apart = vectors(name, own) - taught[name].index_select(0, own)
+            parts.append(apart.square().sum() / connected.sum())
+    return torch.stack(parts).sum() / max(1, len(parts) - 1)
+
+
+def rows_of(table: Table, nodes: Mapping[str, Tensor] | None) -> Table:
+    if nodes is None:
+        return table
+    return {name: table[name].index_select(0, ids) for name, ids in nodes.items()}
+
+
+def alone(mlp: FeatureMLP, name: str) -> Callable[[Tensor], Tensor]:
+    """An MLP for one type of nodes."""
+    return lambda x: mlp({name: x})[name]

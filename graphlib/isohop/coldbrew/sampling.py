@@ -1,0 +1,136 @@
+"""A sample of a large graph: what a step needs of it to tell the vectors of some nodes.
+
+A node hears as many of its neighbours as ``fanout`` says, over all relations; so do these, as many
+hops away as messages come from. Who is heard is drawn, an edge with probability inverse to the mean
+fan-out of its relation: else fifty actors would drown one director. Within a relation all
+neighbours are as likely, so that the mean of those that are heard is that of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isohop.coldbrew.message_passing import MessageGraph, Relation, RelationGraph
+
+
+@dataclass(frozen=True)
+class Sample:
+    """``nodes``: int64 ids by type, ascending; ``graph``: of them, a node numbered by its place."""
+
+    nodes: Mapping[str, Tensor]
+    graph: RelationGraph
+
+
+@dataclass(frozen=True)
+class _Incoming:
+    """A relation's edges in the order of their targets: those at node v lie from ``start[v]`` to
+    ``start[v + 1]``. ``position``: of each in its edge type. ``likely``: how likely an edge is
+    heard, relative to others."""
+
+    relation: Relation
+    start: np.ndarray
+    source: np.ndarray
+    position: np.ndarray
+    likely: float
+
+    @classmethod
+    def of(cls, relation: Relation, graph: MessageGraph) -> _Incoming:
+        source, target = (end.numpy() for end in graph.ends(relation))
+        degree = np.bincount(target, minlength=graph.counts[relation.target])
+        order = np.argsort(target, kind="stable")
+        start = np.concatenate([[0], np.cumsum(degree)])
+        return cls(relation, start, source[order], order, (degree > 0).sum() / max(len(source), 1))
+
+    def degree(self, nodes: np.ndarray) -> np.ndarray:
+        return self.start[nodes + 1] - self.start[nodes]
+
+
+class Sampler:
+    """Draws samples of a graph. ``fanout``: neighbours that a node hears, ``hops`` away, at most."""
+
+    def __init__(self, graph: MessageGraph, fanout: int, hops: int):
+        self.counts = graph.counts
+        self.relations = graph.relations
+        self.fanout = fanout
+        self.hops = hops
+        self._into: dict[str, list[_Incoming]] = {name: [] for name in graph.counts}
+        for relation in graph.relations:
+            self._into[relation.target].append(_Incoming.of(relation, graph))
+
+    def sample(
+        self,
+        seeds: Mapping[str, np.ndarray],
+        left_out: Mapping[str, np.ndarray],
+        draw: np.random.Generator,
+    ) -> Sample:
+        """Around ``seeds``, int64 ids by type, which need not be distinct. ``left_out``: edge type
+        -> positions of edges that nobody hears."""
+        gone = {name: np.sort(at) for name, at in left_out.items()}
+        nothing = np.zeros(0, np.int64)
+        nodes = {name: np.unique(seeds.get(name, nothing)) for name in self.counts}
+        new = dict(nodes)
+        heard: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
+            relation.name: [] for relation in self.relations
+        }
+        for _ in range(self.hops):
+            found: dict[str, list[np.ndarray]] = {name: [] for name in self.counts}
+            for name, asking in new.items():
+                for relation, source, target in self._heard(name, asking, gone, draw):
+                    heard[relation.name].append((source, target))
+                    found[relation.source].append(source)
+            for name, parts in found.items():
+                new[name] = np.setdiff1d(np.concatenate([nothing, *parts]), nodes[name])
+                nodes[name] = np.union1d(nodes[name], new[name])
+        ends = {}
+        for relation in self.relations:
+            parts_of = zip(*heard[relation.name], strict=True) if heard[relation.name] else ((), ())
+            source, target = (np.concatenate([nothing, *parts]) for parts in parts_of)
+            ends[relation.name] = (
+                torch.from_numpy(np.searchsorted(nodes[relation.source], source)),
+                torch.from_numpy(np.searchsorted(nodes[relation.target], target)),
+            )
+        counts = {name: len(ids) for name, ids in nodes.items()}
+        graph = RelationGraph(counts, self.relations, ends)
+        return Sample({name: torch.from_numpy(ids) for name, ids in nodes.items()}, graph)
+
+    def _heard(
+        self,
+        name: str,
+        nodes: np.ndarray,
+        gone: Mapping[str, np.ndarray],
+        draw: np.random.Generator,
+    ) -> list[tuple[Relation, np.ndarray, np.ndarray]]:
+        """By relation, sources and targets of the edges at ``nodes`` of a type that are heard."""
+        incoming = self._into[name]
+        if not incoming or not len(nodes):
+            return []
+        degree = np.stack([one.degree(nodes) for one in incoming], 1)
+        few = degree.sum(1) <= self.fanout
+        many = np.flatnonzero(~few)
+        mass = np.cumsum(degree[many] * np.array([one.likely for one in incoming]), 1)
+        drawn = draw.random((len(many), self.fanout, 2))
+        which = (drawn[:, :, :1] * mass[:, None, -1:] >= mass[:, None, :]).sum(2)
+        found = []
+        for number, one in enumerate(incoming):
+            row, slot = np.nonzero(which == number)
+            at = many[row]
+            offset = (drawn[row, slot, 1] * degree[at, number]).astype(np.int64)
+            some = one.start[nodes[at]] + np.minimum(offset, degree[at, number] - 1)
+            all_, size = one.start[nodes[few]], degree[few, number]
+            before = np.repeat(np.cumsum(size) - size, size)
+            every = np.repeat(all_, size) + np.arange(size.sum()) - before
+            # An edge that is drawn twice is heard once.
+            places = np.unique(np.concatenate([every, some[degree[at, number] > 0]]))
+            out = gone.get(one.relation.edge_type)
+            if out is not None and len(out):
+                position = one.position[places]
+                place = np.minimum(np.searchsorted(out, position), len(out) - 1)
+                places = places[out[place] != position]
+            target = np.searchsorted(one.start, places, side="right") - 1
+            found.append((one.relation, one.source[places], target))
+        return found

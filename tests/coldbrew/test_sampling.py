@@ -1,0 +1,146 @@
+"""Samples of a graph: what a node hears there, and what it would hear of the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isohop.coldbrew.inputs import Inputs
+from isohop.coldbrew.message_passing import MessageGraph
+from isohop.coldbrew.sampling import Sampler
+from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.teacher import Teacher, structural_nodes
+
+CITES, WRITES, SHELF = "paper--cites--paper", "paper--writes--author", "paper--shelf--shelf"
+TYPES = {CITES: ("paper", "paper"), WRITES: ("paper", "author"), SHELF: ("paper", "shelf")}
+COUNTS = {"paper": 40, "author": 9, "shelf": 3, "alone": 2}
+
+
+def a_graph(seed: int) -> MessageGraph:
+    draw = np.random.default_rng(seed)
+    edges = {}
+    for name, (source, target) in TYPES.items():
+        size = int(draw.integers(0, 120))
+        ends = [draw.integers(0, COUNTS[one], size) for one in (source, target)]
+        edges[name] = torch.from_numpy(np.stack(ends))
+    return MessageGraph(COUNTS, TYPES, edges)
+
+
+def a_teacher(graph: MessageGraph, layers: int, seed: int) -> tuple[Teacher, dict]:
+    torch.manual_seed(seed)
+    features = {name: torch.randn(count, 4) for name, count in COUNTS.items()}
+    inputs = Inputs(COUNTS, TYPES, graph.edges, features, ("paper",))
+    settings = DistillSettings(dimensions=6, layers=layers)
+    teacher = Teacher(inputs, structural_nodes(graph, 3), settings, sampled=True).eval()
+    for layer in teacher.structural:
+        for values in layer.values():
+            torch.nn.init.normal_(values)
+    return teacher, features
+
+
+def ids(seed: int) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng([seed, 1])
+    return {"paper": draw.integers(0, 40, 7), "author": draw.integers(0, 9, 2)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), layers=st.integers(1, 3))
+def test_where_all_neighbours_are_heard_vectors_are_those_of_the_whole_graph(seed, layers):
+    graph = a_graph(seed)
+    teacher, features = a_teacher(graph, layers, seed)
+    draw = np.random.default_rng(seed)
+    left_out = {
+        name: np.flatnonzero(draw.random(edges.shape[1]) < 0.3)
+        for name, edges in graph.edges.items()
+    }
+    sample = Sampler(graph, 1000, layers).sample(ids(seed), left_out, draw)
+    with torch.no_grad():
+        of_sample, _ = teacher.of_sample(sample, features)
+        weights = graph.weights({n: torch.from_numpy(at) for n, at in left_out.items()})
+        whole = teacher(graph, features, weights)
+    for name, seeds in ids(seed).items():
+        wanted = torch.from_numpy(seeds)
+        rows = torch.searchsorted(sample.nodes[name], wanted)
+        torch.testing.assert_close(of_sample[name][rows], whole[name][wanted], atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), fanout=st.integers(1, 6))
+def test_a_node_hears_true_neighbours_as_many_as_allowed_and_none_that_is_left_out(seed, fanout):
+    graph = a_graph(seed)
+    draw = np.random.default_rng(seed)
+    left_out = {
+        name: np.flatnonzero(draw.random(edges.shape[1]) < 0.5)
+        for name, edges in graph.edges.items()
+    }
+    sampler = Sampler(graph, fanout, 1)
+    heard: dict[str, dict[int, int]] = {}
+    for name, nodes in ids(seed).items():
+        of = heard[name] = dict.fromkeys(nodes.tolist(), 0)
+        for relation, source, target in sampler._heard(name, np.unique(nodes), left_out, draw):
+            kept = np.ones(graph.edges[relation.edge_type].shape[1], bool)
+            kept[left_out[relation.edge_type]] = False
+            ends = torch.stack(graph.ends(relation))[:, torch.from_numpy(kept)].T.tolist()
+            pairs = list(zip(source.tolist(), target.tolist(), strict=True))
+            assert all(ends.count(list(pair)) >= pairs.count(pair) for pair in pairs)
+            for node in target.tolist():
+                of[node] += 1
+    assert all(count <= fanout for of in heard.values() for count in of.values())
+
+
+def test_one_director_is_not_drowned_by_fifty_actors():
+    films = 200
+    directs, acts = "film--directs--director", "film--acts--actor"
+    types = {directs: ("film", "director"), acts: ("film", "actor")}
+    films_of = np.repeat(np.arange(films), 50)
+    edges = {
+        directs: np.stack([np.arange(films), np.arange(films)]),
+        acts: np.stack([films_of, np.tile(np.arange(50), films)]),
+    }
+    counts = {"film": films, "director": films, "actor": 50}
+    graph = MessageGraph(counts, types, {n: torch.from_numpy(e) for n, e in edges.items()})
+    heard = Sampler(graph, 8, 1)._heard("film", np.arange(films), {}, np.random.default_rng(1))
+    directors = next(target for one, _, target in heard if one.source == "director")
+    actors = next(target for one, _, target in heard if one.source == "actor")
+    # Half of 8 draws are of directors: none of them in 1 of 256 films.
+    assert len(np.unique(directors)) > 0.97 * films
+    assert 3 < len(actors) / films < 5
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_equal_seeds_hear_equally(seed):
+    sampler = Sampler(a_graph(seed), 3, 2)
+    one, other = (sampler.sample(ids(seed), {}, np.random.default_rng(5)) for _ in range(2))
+    assert all(torch.equal(nodes, other.nodes[name]) for name, nodes in one.nodes.items())
+
+
+@pytest.mark.parametrize("seeds", [{}, {"alone": np.array([1, 1])}])
+def test_nobody_and_nodes_without_edges_can_be_asked_about(seeds):
+    graph = a_graph(1)
+    teacher, features = a_teacher(graph, 2, 1)
+    sample = Sampler(graph, 3, 2).sample(seeds, {}, np.random.default_rng(1))
+    vectors, penalty = teacher.of_sample(sample, features)
+    assert {name: len(v) for name, v in vectors.items()} == {
+        "paper": 0,
+        "author": 0,
+        "shelf": 0,
+        "alone": len(seeds) and 1,
+    }
+    assert penalty.item() == 0
+
+
+def test_a_step_changes_structural_embeddings_of_the_sample_alone():
+    graph = a_graph(3)
+    teacher, features = a_teacher(graph, 1, 1)
+    sample = Sampler(graph, 2, 1).sample(ids(3), {}, np.random.default_rng(1))
+    vectors, penalty = teacher.of_sample(sample, features)
+    (sum(v.sum() for v in vectors.values()) + penalty).backward()
+    table = teacher.structural[0]["paper"]
+    assert table.grad.is_sparse
+    owners = teacher.get_buffer("nodes_paper")[table.grad.coalesce().indices()[0]]
+    assert 0 < len(owners) < len(table)
+    assert torch.isin(owners, sample.nodes["paper"]).all()

@@ -1,0 +1,73 @@
+"""Training that is disturbed: workers that are killed, and runs that are killed as a whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from isohop.engines.progress import SilentTask, Task
+
+
+def log_of(training: Path) -> str:
+    return "".join(file.read_text("utf-8") for file in training.glob("*/log.jsonl"))
+
+
+def run_and_kill(program: str, arguments: list[str], training: Path, when: str) -> None:
+    """Run a Python program until its log says something; then kill it and all that it started."""
+    run = subprocess.Popen([sys.executable, "-c", program, *arguments], start_new_session=True)
+    try:
+        while run.poll() is None and when not in log_of(training):
+            time.sleep(0.05)
+        assert run.poll() is None, "the program ended before it said that"
+    finally:
+        children = psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        for child in children:
+            child.kill() if child.is_running() else None
+
+
+class Reader:
+    """Hears how a part of training goes, and keeps what the log said last."""
+
+    def __init__(self, part: str, training: Path):
+        self.part = part
+        self.training = training
+        self.text = ""
+
+    @contextmanager
+    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
+        yield self if description == self.part else SilentTask()
+
+    def note(self, text: str) -> None:
+        pass
+
+    def advance(self, steps: float = 1) -> None:
+        self.text = log_of(self.training)
+
+
+class Killer(Reader):
+    """Kills the worker once, after some steps of a part."""
+
+    def __init__(self, part: str, after: int):
+        self.part = part
+        self.after = after
+        self.done = 0.0
+        self.killed: list[int] = []
+
+    def advance(self, steps: float = 1) -> None:
+        self.done += steps
+        if self.done < self.after or self.killed:
+            return
+        for process in psutil.Process().children(recursive=True):
+            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
+                self.killed.append(process.pid)
+                process.kill()
