@@ -40,7 +40,7 @@ def test_every_model_is_asked_the_same_and_seeds_differ_in_training_alone(tmp_pa
     file = tmp_path / "evaluation.json"
     found = compare(graph.path, features, file, SMALL, 1, [1, 2], label="book.topic")
     assert Comparison.model_validate_json(file.read_bytes()) == found
-    models = {"teacher", "student", "served", "mlp", "gcn", "label propagation"}
+    models = {"teacher", "student", "served", "mlp", "gcn", "graph-mlp", "label propagation"}
     label = [row for row in found.figures if row.task == "label" and row.entity == "all"]
     assert {row.model for row in label if row.group == "overall"} == models
     for group in {row.group for row in label}:

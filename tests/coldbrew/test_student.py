@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.student import Student, latent_index
+from isohop.coldbrew.student import LatentIndex, Student, latent_index
 
 SETTINGS = DistillSettings(dimensions=4, latent_neighbours=3)
 
@@ -32,6 +32,28 @@ def test_latent_neighbours_are_the_softmax_over_the_best_inner_products(own):
     latent, nearest = index.latent(asked, ids if own else None)
     torch.testing.assert_close(latent, expected)
     torch.testing.assert_close(nearest, best[:, 0])
+
+
+def test_among_many_nearly_all_of_the_nearest_are_found_and_by_known_centres_the_same():
+    random = torch.Generator().manual_seed(3)
+    kinds = torch.randn(40, 16, generator=random)
+    drawn = kinds[torch.randint(40, (12_500,), generator=random)]
+    vectors = functional.normalize(drawn + torch.randn(12_500, 16, generator=random), dim=1)
+    taught, asked = vectors[:12_000], vectors[12_000:]
+    everywhere = torch.ones(len(taught), dtype=torch.bool)
+    index = latent_index(taught, everywhere, SETTINGS, 0)
+    assert len(index.centres) > 0
+    latent, nearest = index.latent(asked)
+    best = (asked @ taught.T).topk(3, dim=1).values
+    assert (nearest > best[:, 0] - 1e-5).float().mean() > 0.85
+    assert (best[:, 0] - nearest).mean() < 0.01
+    assert torch.isfinite(latent).all()
+    again = LatentIndex(index.candidates, index.vectors, SETTINGS, index.centres)
+    for one, other in zip(again.latent(asked), (latent, nearest), strict=True):
+        torch.testing.assert_close(one, other)
+    own = torch.arange(len(taught))
+    _, nearest = index.latent(taught, own)
+    assert (nearest < 1 - 1e-6).all()
 
 
 def test_only_nodes_with_edges_are_found():

@@ -5,8 +5,9 @@
     student/
       bundle.json              BundleManifest
       rows/<entity>.parquet    no rows; the columns that new rows must have: key, then what is read
-      student.safetensors      of each entity MLP₁, MLP₂ and the vectors of its latent candidates;
-                               of one that had no edge to learn from, the axes of its features
+      student.safetensors      of each entity MLP₁, MLP₂, the vectors of its latent candidates and
+                               the centres of their lists; of one that had no edge to learn from,
+                               the axes of its features
       encoder/                 the text encoder, as the stage `features` wrote it
 
 Nothing else is needed: no graph, no features, no teacher. Isolated nodes of a graph are embedded by
@@ -56,7 +57,7 @@ class BundleManifest(BaseModel):
     """``bundle.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     certificate: str
     """Of the graph that the student learned from."""
     settings: DistillSettings
@@ -112,7 +113,7 @@ class Guesser:
     def tensors(self) -> dict[str, Tensor]:
         found = {f"first.{name}": value for name, value in self.first.state_dict().items()}
         found |= {f"second.{name}": value for name, value in self.second.state_dict().items()}
-        return found | {"latent": self.index.vectors}
+        return found | {"latent": self.index.vectors, "latent lists": self.index.centres}
 
 
 @dataclass(frozen=True)
@@ -209,5 +210,6 @@ def _student(state: Mapping[str, Tensor], width: int, settings: DistillSettings)
         of_it = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(name)}
         module.load_state_dict(of_it)
         module.eval()
-    index = LatentIndex(torch.arange(len(state["latent"])), state["latent"], settings)
+    candidates = torch.arange(len(state["latent"]))
+    index = LatentIndex(candidates, state["latent"], settings, state["latent lists"])
     return Guesser(modules["first"], modules["second"], index)

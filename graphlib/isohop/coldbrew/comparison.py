@@ -1,10 +1,10 @@
 """What the parts of Cold Brew are worth on a graph, beside what is simpler: `isohop evaluate`.
 
 Teacher, student and what is served of both are trained anew with several seeds, and with them an
-MLP on the same features, a plain GCN without structural embeddings and, for classes, label
-propagation. What training may see and what is asked is the same for all, and that of the run: the
-features have not seen it either. Weights are chosen on validation; test edges and nodes are met
-once a seed.
+MLP on the same features, a plain GCN without structural embeddings and, where a label is learned,
+Graph-MLP and, of classes, label propagation. What training may see and what is asked is the same
+for all, and that of the run: the features have not seen it either. Weights are chosen on
+validation; test edges and nodes are met once a seed.
 
 With classes there is the *feature contribution* of each group of nodes too (FCR, Zheng et al.,
 section 4): how much of what the teacher can do needs the node's own features. Below 50 the graph
@@ -128,7 +128,7 @@ def _trained(
     )
     if distiller.skipped is not None:
         raise IsohopError(f"There is nothing to evaluate: {distiller.skipped}.")
-    for model in MODELS:
+    for model in MODELS if distiller.labels is None else (*MODELS, "graph-mlp"):
         distiller.start(model)
         distiller.train(distiller.settings.steps)
         distiller.finish()

@@ -26,6 +26,7 @@ from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.choosing import Evidence, blended, learn_choice, share_of
 from isohop.coldbrew.evaluation import Figure, LinkEvaluation, Model, label_figures
 from isohop.coldbrew.figures import LayerFigures
+from isohop.coldbrew.graph_mlp import ByContrast
 from isohop.coldbrew.inputs import Inputs, read_inputs
 from isohop.coldbrew.labels import Labels, read_labels
 from isohop.coldbrew.learners import (
@@ -225,6 +226,8 @@ class Distiller:
             nobody = {n: torch.zeros(0, dtype=torch.int64) for n in self.inputs.counts}
             self.gcn = Teacher(self.inputs, nobody, settings, self.outputs)
             return ByMessages(self, self.gcn, settings, None)
+        if model == "graph-mlp":
+            return ByContrast(self)
         return ByFeatures(self, self.baseline) if model == "mlp" else ByTeacher(self)
 
     def train(self, steps: int) -> tuple[list[float], float | None]:
@@ -304,6 +307,8 @@ class Distiller:
     def _validation_score(self, told: Told) -> float:
         if self.labels is not None and told.answers is not None and self.labels.validation.any():
             return self.labels.right(told.answers, self.labels.validation)
+        if not told.vectors:
+            return 0.0
         return self.evaluation.validation(self._model(self._name, told))
 
     def finish(self) -> None:

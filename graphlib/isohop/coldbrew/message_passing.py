@@ -169,26 +169,8 @@ class MessageGraph(RelationGraph):
         return found
 
     def hops(self, values: Table, weights: Weights, count: int) -> list[dict[str, Tensor]]:
-        """Where a walk that learns nothing is after 0, 1, ... ``count`` steps.
-
-        A step is that of a GCN (Kipf and Welling, ICLR 2017) over each edge type by itself, the
-        node a neighbour of its own, and the mean over the edge types that a node has. Both
-        directions of an edge type between nodes of one type are one. A node without edges keeps
-        what it holds.
-        """
-        own = {name: torch.zeros(nodes) for name, nodes in self.counts.items()}
-        types = {name: torch.zeros(nodes) for name, nodes in self.counts.items()}
-        for (_, name), total in weights.sums.items():
-            types[name] += total > 0
-            own[name] += torch.where(total > 0, 1 / (total + 1), 0.0)
-        own = {n: torch.where(types[n] > 0, own[n] / types[n], 1.0)[:, None] for n in own}
-        shares = []
-        for relation in self.relations:
-            source, target = self.ends(relation)
-            ends = weights.sums[relation.edge_type, relation.source][source]
-            ends = (ends + 1) * (weights.sums[relation.edge_type, relation.target][target] + 1)
-            share = weights.kept[relation.edge_type] / ends.sqrt()
-            shares.append((share / types[relation.target][target].clamp(min=1.0))[:, None])
+        """Where a walk that learns nothing is after 0, 1, ... ``count`` steps."""
+        own, shares = self.step(weights)
         walk = [dict(values)]
         for _ in range(count):
             at = {name: own[name] * held for name, held in walk[-1].items()}
@@ -197,6 +179,29 @@ class MessageGraph(RelationGraph):
                 at[relation.target] = at[relation.target] + u_mul_e_sum(graph, held, share)
             walk.append(at)
         return walk
+
+    def step(self, weights: Weights) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """What a node keeps of its own in a step of the walk, float32 (nodes, 1) by type, and what
+        each edge of a relation carries, (edges, 1), in the order of relations.
+
+        It is a step of a GCN (Kipf and Welling, ICLR 2017) over each edge type by itself, the node
+        a neighbour of its own, and the mean over the edge types that a node has. Both directions of
+        an edge type between nodes of one type are one. A node without edges keeps what it holds.
+        """
+        own = {name: torch.zeros(nodes) for name, nodes in self.counts.items()}
+        types = {name: torch.zeros(nodes) for name, nodes in self.counts.items()}
+        for (_, name), total in weights.sums.items():
+            types[name] += total > 0
+            own[name] += torch.where(total > 0, 1 / (total + 1), 0.0)
+        kept = {n: torch.where(types[n] > 0, own[n] / types[n], 1.0)[:, None] for n in own}
+        shares = []
+        for relation in self.relations:
+            source, target = self.ends(relation)
+            ends = weights.sums[relation.edge_type, relation.source][source]
+            ends = (ends + 1) * (weights.sums[relation.edge_type, relation.target][target] + 1)
+            share = weights.kept[relation.edge_type] / ends.sqrt()
+            shares.append((share / types[relation.target][target].clamp(min=1.0))[:, None])
+        return kept, shares
 
 
 class RelationalLayer(nn.Module):

@@ -51,7 +51,7 @@ class _Incoming:
 
 
 class Sampler:
-    """Draws samples of a graph. ``fanout``: neighbours that a node hears, ``hops`` away, at most."""
+    """Draws samples of a graph: of ``fanout`` neighbours a node at most, ``hops`` away."""
 
     def __init__(self, graph: MessageGraph, fanout: int, hops: int):
         self.counts = graph.counts

@@ -47,7 +47,8 @@ class DistillSettings(StrictModel):
     """Inverse temperature of link scores at the start; each edge type learns its own."""
     latent_neighbours: int = Field(3, ge=1)
     latent_candidates: int = Field(20_000, ge=1)
-    """Connected nodes of each type among which latent neighbours are found, drawn by the seed."""
+    """Connected nodes of each type among which latent neighbours are found, drawn by the seed.
+    Search is exact among 8,192 at most, in inverted lists among more."""
     latent_temperature: float = Field(0.1, gt=0)
     link_weight: float = Field(0.2, ge=0)
     """Weight of link prediction where the pipeline names a label."""

@@ -1,0 +1,155 @@
+"""New rows: `isohop embed --new` against the bare encoder and MLPs, and its memory.
+
+    python -m benchmarks.new_rows [--rows 250000 1000000] [--quick] [--json FILE]
+
+A student is distilled from the graph of `giant_scale.py`; rows are papers with texts of their own.
+
+*job*: reading, checking, rendering, hashing, encoding, embedding and writing by Ray, every core;
+``µs of a core a row`` without the start of workers, which a few rows tell; ``peak GiB`` of all
+processes together. *bare*: one process, one thread, with the documents in memory: ``encoder``
+hashes and encodes them, ``student`` is MLP₁, the search for latent neighbours and MLP₂.
+``throughput against bare`` is what the job does of what so many cores would if they did nothing
+else. Times mean something on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from benchmarks.giant_scale import COMMUNITY, SEED, Scattered, texts, words, write_graph
+from benchmarks.measure import cost_of, show
+
+from isohop.coldbrew import DistillSettings
+from isohop.giant.settings import FeatureSettings
+
+ROWS = (250_000, 1_000_000)
+QUICK = (50_000, 100_000)
+GRAPH = 50_000
+FEW = 1000
+BARE = 1 << 16
+CHUNK = 1 << 17
+ENTITY = "paper"
+
+
+def write_rows(file: Path, rows: int) -> None:
+    vocabulary = words()
+    of = Scattered(rows, max(1, rows // COMMUNITY), 7)
+    schema = pa.schema([("id", pa.int64()), ("text", pa.string())])
+    with pq.ParquetWriter(file, schema) as writer:
+        for start in range(0, rows, CHUNK):
+            ids = np.arange(start, min(start + CHUNK, rows))
+            draw = np.random.default_rng([SEED, 7, start])
+            columns = [pa.array(ids), texts(of.community(ids), vocabulary, draw)]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def learn(folder: Path) -> dict[str, float]:
+    """Write the student."""
+    from isohop.coldbrew.distill import distill
+    from isohop.coldbrew.embed import embed
+    from isohop.engines.ray import ray_session
+    from isohop.giant.features import extract_features
+
+    graph = write_graph(folder / "graph", GRAPH)
+    paths = (graph.path, folder / "features")
+    with ray_session():
+        extract_features(*paths, FeatureSettings(epochs=1.0, steps=50), SEED)
+        distill(*paths, folder / "model", DistillSettings(steps=20), SEED)
+        embed(*paths, folder / "model", folder / "embeddings", student=folder / "student")
+    return {}
+
+
+def bare(folder: Path) -> dict[str, float]:
+    """Microseconds a row."""
+    from isohop.coldbrew.bundle import Bundle
+    from isohop.giant.documents import render_documents
+    from isohop.giant.encoder import encode_all
+
+    torch.set_num_threads(1)
+    bundle = Bundle.open(folder / "student", ENTITY)
+    table = pq.read_table(folder / "rows.parquet").slice(0, BARE)
+    encoder = bundle.encoder
+    documents = render_documents(table, bundle.entity.fields, encoder.vocabulary.characters)
+    types = np.full(len(documents), encoder.node_types.index(ENTITY), np.int64)
+    found = {}
+    for name in ("warm-up", "encoder"):
+        clock = time.perf_counter()
+        features = torch.from_numpy(encode_all(encoder, encoder.prepare(documents), types))
+        found[name] = (time.perf_counter() - clock) / len(documents) * 1e6
+    with torch.no_grad():
+        for name in ("warm-up", "student"):
+            clock = time.perf_counter()
+            bundle.student.vectors(features)
+            found[name] = (time.perf_counter() - clock) / len(documents) * 1e6
+    del found["warm-up"]
+    return found
+
+
+def job(folder: Path) -> dict[str, float]:
+    from isohop.coldbrew.new_rows import embed_new
+    from isohop.engines.ray import ray_session
+
+    write_rows(folder / "few.parquet", FEW)
+    found = {}
+    with ray_session():
+        for name in ("few", "few", "rows"):  # the first starts what stays
+            clock = time.perf_counter()
+            told = embed_new(folder / "student", folder / f"{name}.parquet", folder / name, ENTITY)
+            found[f"{name} seconds"] = time.perf_counter() - clock
+    seconds = found.pop("rows seconds") - found.pop("few seconds")
+    cores = len(os.sched_getaffinity(0))
+    found["µs of a core a row"] = seconds * cores / told.embedded * 1e6
+    rows = pq.read_metadata(folder / "rows.parquet").num_rows
+    if told.embedded != rows:
+        sys.exit(f"{told.embedded:,} rows of {rows:,} have an embedding")
+    return found
+
+
+PARTS = {"learn": learn, "bare": bare, "job": job}
+
+
+def measured(sizes: list[int]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="new-rows-") as temporary:
+        for rows in sizes:
+            write_rows(Path(temporary) / "rows.parquet", rows)
+            for part in PARTS if rows == sizes[0] else ("job",):
+                result = Path(temporary) / "result.json"
+                command = [sys.executable, "-m", "benchmarks.new_rows", "--part", part]
+                cost = cost_of([*command, "--folder", temporary, "--json", str(result)], told=True)
+                for name, value in json.loads(result.read_text("utf-8")).items():
+                    found[f"{rows}/{part}/all/{name}"] = value
+                if part == "job":
+                    found[f"{rows}/{part}/all/peak GiB"] = cost.memory / 2**30
+            alone = sum(v for name, v in found.items() if "/bare/" in name)
+            of_job = found[f"{rows}/job/all/µs of a core a row"]
+            found[f"{rows}/job/all/throughput against bare"] = alone / of_job
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]:,} and {QUICK[1]:,} rows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--part", choices=PARTS, help="of one size, into --json: what this runs")
+    parser.add_argument("--folder", type=Path, help="of --part")
+    asked = parser.parse_args()
+    if asked.part is not None:
+        asked.json.write_text(json.dumps(PARTS[asked.part](asked.folder)), "utf-8")
+        return
+    show("New rows", measured(list(QUICK if asked.quick else asked.rows)), asked.json)
+
+
+if __name__ == "__main__":
+    main()
