@@ -1,16 +1,17 @@
-"""Training of teacher, baseline and student, a block of steps at a time.
+"""Teacher, baselines and student of a graph: what they learn from, one after the other, and what
+becomes of it.
 
 Each keeps the weights that were best on validation edges (or nodes, where there is a label); test
 edges are met once, in `evaluate`. The same inputs and seed give the same weights, bit for bit on
-one machine.
+one machine and for one number of workers.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.choosing import Evidence, blended, learn_choice, share_of
@@ -28,6 +28,7 @@ from isohop.coldbrew.evaluation import Figure, LinkEvaluation, Model, label_figu
 from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
 from isohop.coldbrew.inputs import Inputs, read_inputs
+from isohop.coldbrew.label_propagation import propagated
 from isohop.coldbrew.labels import Labels, read_labels
 from isohop.coldbrew.learners import (
     PLAIN,
@@ -49,22 +50,17 @@ from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import Student, latent_index
 from isohop.coldbrew.tables import Table, unit
 from isohop.coldbrew.teacher import Teacher, structural_nodes
+from isohop.coldbrew.training import Training, mixed
 from isohop.coldbrew.trials import trials_of
 from isohop.engines.checkpoints import (
     Tensors,
     load_checkpoint,
-    load_optimiser,
-    optimiser_tensors,
     save_checkpoint,
 )
 from isohop.engines.workers import ALONE, Workers
-from isohop.errors import IsohopError
-from isohop.giant.row_table import gradient_of
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.holdout import ISOLATION
 
-VALIDATE_EVERY = 20
-PROPAGATIONS = 50
 DOUBTFUL = 0.5
 """How credible an edge is at most that is counted as doubtful."""
 
@@ -137,8 +133,7 @@ class Distiller:
             power=0.0,
             workers=workers,
         )
-        self.done = 0
-        """Steps of the model that is trained now."""
+        self._training: Training | None = None
 
     @classmethod
     def of(
@@ -192,33 +187,36 @@ class Distiller:
             "choices": {name: choice.model_dump() for name, choice in self.choices.items()},
         }
 
+    @property
+    def model(self) -> str | None:
+        """What is trained now."""
+        return None if self._training is None else self._training.name
+
+    @property
+    def done(self) -> int:
+        """Steps of it."""
+        return 0 if self._training is None else self._training.done
+
     def start(self, model: str) -> None:
         """Begin to train one model."""
-        self._enter(model)
-        self._begin(self._learner.module, self.settings.steps)
-        self._best: tuple[float, dict[str, Tensor]] | None = None
+        score = partial(self._validation_score, model)
+        self._training = self._training_of(model, self._learner_of(model), score=score)
 
-    def _enter(self, model: str) -> None:
-        self._name = model
-        torch.manual_seed(self._mixed(0, len(self.told)))
-        self._learner = self._learner_of(model)
+    def train(self, steps: int) -> tuple[list[float], float | None]:
+        """Take some steps; (losses, validation score where one was due)."""
+        if self._training is None:
+            return [], None
+        return self._training.train(steps)
 
-    def _begin(self, module: nn.Module, steps: int) -> None:
-        """A new optimiser, for so many steps."""
-        module.train()
-        self._optimisers = _optimisers(module, self.settings)
-        self._schedules = [
-            torch.optim.lr_scheduler.OneCycleLR(
-                optimiser,
-                self.settings.learning_rate,
-                total_steps=steps + 1,
-                pct_start=0.1,
-            )
-            for optimiser in self._optimisers
-        ]
-        self.done = 0
+    def finish(self) -> None:
+        """Keep the best weights, and what they give."""
+        if self._training is not None:
+            self._training.keep_best()
+            self._conclude(self._training.name, self._training.learner)
+            self._training = None
 
     def _learner_of(self, model: str) -> Learner:
+        torch.manual_seed(mixed(self.seed, 0, len(self.told)))
         if model == "teacher":
             return ByMessages(self, self.teacher, self.settings, self._sampler)
         if model == "gcn":
@@ -230,57 +228,30 @@ class Distiller:
             return ByContrast(self)
         return ByFeatures(self, self.baseline) if model == "mlp" else ByTeacher(self)
 
-    def train(self, steps: int) -> tuple[list[float], float | None]:
-        """Take some steps; (losses, validation score where one was due)."""
-        losses = []
-        valid = None
-        for _ in range(min(steps, self.settings.steps - self.done)):
-            losses.append(self._step(self._learner))
-            if self.done % VALIDATE_EVERY == 0 or self.done == self.settings.steps:
-                valid = self._validate()
-        return losses, valid
-
-    def _step(self, learner: Learner, about: int = 0) -> float:
-        """The loss of all workers. ``about``: what it is a step of, if not of the model."""
-        number = (len(self.told), about, self.done)
-        # Of its own for each step and worker, so that a checkpoint need not hold it.
-        torch.manual_seed(self._mixed(1, *number, self.workers.rank))
-        loss = learner.loss(self._draw(number))
-        for optimiser in self._optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        lost = loss.detach()
-        self._add_up(learner.module, lost)
-        value = float(lost)
-        if not np.isfinite(value):
-            raise IsohopError(
-                f"Training of the {self._name}: the loss of step {self.done + 1} is {value}. "
-                "Lower 'distill.learning_rate'."
-            )
-        for optimiser, schedule in zip(self._optimisers, self._schedules, strict=True):
-            optimiser.step()
-            schedule.step()
-        self.done += 1
-        return value
-
-    def _add_up(self, module: nn.Module, lost: Tensor) -> None:
-        """Over all workers, who have found each its share."""
-        if self.workers.count == 1:
-            return
-        learning = [p for p in module.parameters() if p.requires_grad]
-        sparse = [p for p in learning if p.grad is not None and p.grad.is_sparse]
-        for parameter in sparse:
-            assert parameter.grad is not None
-            parameter.grad = self.workers.add_rows(parameter.grad)
-        dense = [p for p in learning if p.grad is None or not p.grad.is_sparse]
-        self.workers.add([lost, *(gradient_of(parameter) for parameter in dense)])
-
-    def _mixed(self, *numbers: int) -> int:
-        return int(np.random.SeedSequence([self.seed, *numbers]).generate_state(1)[0])
+    def _training_of(
+        self,
+        model: str,
+        learner: Learner,
+        steps: int | None = None,
+        part: int = 0,
+        score: Callable[[Told], float] | None = None,
+    ) -> Training:
+        """``part``: of what a model learns, 0 but for MLP₁."""
+        number = len(self.told), part
+        return Training(
+            model,
+            learner,
+            self.settings,
+            self.settings.steps if steps is None else steps,
+            (self.seed, 1, *number),
+            self.workers,
+            lambda step: self._draw((*number, step)),
+            score,
+        )
 
     def _draw(self, number: tuple[int, ...]) -> Batch:
         """The same on all workers, but for what each draws for itself."""
-        random = torch.Generator().manual_seed(self._mixed(2, *number))
+        random = torch.Generator().manual_seed(mixed(self.seed, 2, *number))
         links = self.task.draw(random)
         counts = self.inputs.counts
         nodes = {name: torch.arange(counts[name]) for name in self.inputs.entities}
@@ -294,40 +265,24 @@ class Distiller:
         draw = np.random.default_rng([self.seed, 3, *number, self.workers.rank])
         return Batch(links, nodes, labelled, draw)
 
-    def _validate(self) -> float:
-        module = self._learner.module.eval()
-        with torch.no_grad():
-            score = self._validation_score(self._learner.tell())
-        module.train()
-        # Of equal scores the later wins: where there is nothing to validate on, all are equal.
-        if self._best is None or score >= self._best[0]:
-            self._best = score, {n: v.detach().clone() for n, v in module.state_dict().items()}
-        return score
-
-    def _validation_score(self, told: Told) -> float:
+    def _validation_score(self, model: str, told: Told) -> float:
         if self.labels is not None and told.answers is not None and self.labels.validation.any():
             return self.labels.right(told.answers, self.labels.validation)
         if not told.vectors:
             return 0.0
-        return self.evaluation.validation(self._model(self._name, told))
+        return self.evaluation.validation(self._model(model, told))
 
-    def finish(self) -> None:
-        """Keep the best weights, and what they give."""
-        if self._best is not None:
-            self._learner.module.load_state_dict(self._best[1])
-        self._conclude()
-
-    def _conclude(self, guess: Tensors | None = None) -> None:
+    def _conclude(self, model: str, learner: Learner, guess: Tensors | None = None) -> None:
         """What follows from a model's weights. ``guess``: those of MLP₁, where they are known."""
-        self._learner.module.eval()
+        learner.module.eval()
         with torch.no_grad():
-            told = self._learner.tell()
-            if self._name == "teacher":
+            told = learner.tell()
+            if model == "teacher":
                 told = self._believe(told)
-        if self._name == "teacher":
+        if model == "teacher":
             self._teach_latent(told, guess)
-        self.told[self._name] = told
-        if self._name == "student":
+        self.told[model] = told
+        if model == "student":
             self.choices = {name: learn_choice(trials) for name, trials in trials_of(self).items()}
 
     def told_by(self, raw: Table, classify: nn.Module | None) -> Told:
@@ -369,7 +324,8 @@ class Distiller:
         counts, types = self.inputs.counts, self.inputs.edge_types
         graph = MessageGraph(counts, types, self.visible, self.credible)
         weighed = self.pass_messages(self.teacher, graph, {})
-        self.weighed = self._validation_score(weighed) > self._validation_score(told)
+        valid = [self._validation_score("teacher", one) for one in (told, weighed)]
+        self.weighed = valid[1] > valid[0]
         if not self.weighed:
             return told
         self.graph = graph
@@ -380,9 +336,7 @@ class Distiller:
         first = FirstGuess(self, taught.vectors)
         if guess is None:
             steps = max(1, self.settings.steps // 2)
-            self._begin(first.module, steps)
-            for _ in range(steps):
-                self._step(first, about=1)
+            self._training_of("teacher's first guess", first, steps, part=1).train(steps)
         else:
             first.module.load_state_dict(dict(guess))
         first.module.eval().requires_grad_(False)
@@ -398,48 +352,30 @@ class Distiller:
 
     def save_checkpoint(self, file: Path) -> None:
         """All that `resume` needs: models that are done, and the one that is trained."""
-        parts = {f"done {name}": self._module_of(name).state_dict() for name in self.told}
-        about = {"told": json.dumps(list(self.told)), "model": self._name, "done": str(self.done)}
+        parts: dict[str, Tensors] = {}
+        about: dict[str, str] = {}
+        if self._training is not None:
+            parts, about = self._training.checkpoint()
+            about["model"] = self._training.name
+        modules = {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}
+        for name in self.told:
+            parts[f"done {name}"] = modules[name].state_dict()
         if "teacher" in self.told:
             guess = self.student.first.state_dict()
             parts["first guess"] = {name: value.clone() for name, value in guess.items()}
-        if self._name not in self.told:
-            parts["model"] = self._learner.module.state_dict()
-            for number, optimiser in enumerate(self._optimisers):
-                parts[f"optimiser {number}"] = optimiser_tensors(optimiser)
-            if self._best is not None:
-                about["best"] = json.dumps(self._best[0])
-                parts["best"] = self._best[1]
-        save_checkpoint(file, parts, about)
+        save_checkpoint(file, parts, {**about, "told": json.dumps(list(self.told))})
 
     def resume(self, file: Path) -> None:
         """Go on from what `save_checkpoint` wrote, for the same inputs, settings and seed."""
         parts, about = load_checkpoint(file)
         for name in json.loads(about["told"]):
-            self._enter(name)
-            self._learner.module.load_state_dict(parts[f"done {name}"])
-            self._conclude(parts["first guess"])
-        if about["model"] in self.told:
-            return
-        self.start(about["model"])
-        self._learner.module.load_state_dict(parts["model"])
-        for number, optimiser in enumerate(self._optimisers):
-            load_optimiser(optimiser, parts.get(f"optimiser {number}", {}))
-            with warnings.catch_warnings(action="ignore"):  # steps were taken, elsewhere
-                for _ in range(int(about["done"])):
-                    self._schedules[number].step()
-        self.done = int(about["done"])
-        if "best" in about:
-            self._best = json.loads(about["best"]), parts["best"]
-
-    def _module_of(self, name: str) -> nn.Module:
-        return {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}[name]
-
-    @property
-    def model(self) -> str | None:
-        """What is trained now."""
-        name = getattr(self, "_name", None)
-        return None if name in self.told else name
+            learner = self._learner_of(name)
+            learner.module.load_state_dict(parts[f"done {name}"])
+            self._conclude(name, learner, parts["first guess"])
+        if "model" in about:
+            self.start(about["model"])
+        if self._training is not None:
+            self._training.resume(parts, about)
 
     # Evaluation
 
@@ -477,7 +413,9 @@ class Distiller:
             return []
         figures: list[Figure] = []
         with torch.no_grad():
-            told = {**self.told, "served": self.served(), **self._propagated()}
+            told = {**self.told, "served": self.served()}
+            if self.labels is not None and self.labels.classes:
+                told["label propagation"] = Told({}, propagated(self.labels, self.unweighed))
             for name, one in told.items():
                 if one.vectors:
                     figures += self.evaluation.figures(self._model(name, one))
@@ -487,23 +425,6 @@ class Distiller:
                 about = self.holdout.groups[entity], self.evaluation.degree[entity]
                 figures += label_figures(self.labels, *about, answers)
         return figures
-
-    def _propagated(self) -> dict[str, Told]:
-        """Label propagation (Zhu and Ghahramani, 2002): what the labels of others say alone, of
-        classes."""
-        if self.labels is None or not self.labels.classes:
-            return {}
-        known = self.labels.train
-        given = functional.one_hot(self.labels.values.clamp(min=0), self.labels.classes).float()
-        given = given * known[:, None]
-        width = self.labels.classes
-        held = {name: torch.zeros(n, width) for name, n in self.inputs.counts.items()}
-        held[self.labels.entity] = given
-        weights = self.unweighed.weights({})
-        for _ in range(PROPAGATIONS):
-            held = self.unweighed.hops(held, weights, 1)[-1]
-            held[self.labels.entity] = torch.where(known[:, None], given, held[self.labels.entity])
-        return {"label propagation": Told({}, held[self.labels.entity])}
 
     def oversmoothing(self) -> list[LayerFigures]:
         """What is left of the differences between nodes after each of the teacher's layers."""
@@ -523,19 +444,3 @@ class Distiller:
             ends = dict(zip(("src", "dst"), self.visible[name].numpy(), strict=True))
             judged = pa.table({**ends, "credible": credible.numpy()}).sort_by("credible")
             pq.write_table(judged, folder / "credible" / f"{name}.parquet")
-
-
-def _optimisers(module: nn.Module, settings: DistillSettings) -> list[torch.optim.Optimizer]:
-    """Adam; of structural embeddings that a step touches few of, an Adam of their own."""
-    rate = settings.learning_rate
-    sparse: list[nn.Parameter] = []
-    if isinstance(module, Teacher) and module.sampled:
-        sparse += module.structural.parameters()
-    own = {id(parameter) for parameter in sparse}
-    dense = [p for p in module.parameters() if p.requires_grad and id(p) not in own]
-    found: list[torch.optim.Optimizer] = [
-        torch.optim.Adam(dense, lr=rate, weight_decay=settings.weight_decay)
-    ]
-    if sparse:
-        found.append(torch.optim.SparseAdam(sparse, lr=rate))
-    return found
