@@ -21,10 +21,10 @@ the features that GIANT learns there; split 60/20/20. *whole*: all edges but the
 *isolated*: test nodes have none, in GIANT either; *probe* is a logistic regression on the features
 alone. *random*: half of the edges of each type lead to random nodes instead.
 
-*links*: link prediction in place of the label, by the stage's own settings: filtered MRR and Hits@10
-of the other ends of a node's edges among 1,000 candidates of their type, on held-out edges of nodes
-that have others (*overall*, *head*, *tail*) and of nodes that lost all of theirs (*isolated*). GIANT
-has seen none of them.
+*links*: link prediction in place of the label, by the stage's own settings: filtered MRR and
+Hits@10 of the other ends of a node's edges among 1,000 candidates of their type, on held-out edges
+of nodes that have others (*overall*, *head*, *tail*) and of nodes that lost all of theirs
+(*isolated*). GIANT has seen none of them.
 
 Settings were chosen on validation nodes, one seed: `SETTINGS`.
 """
