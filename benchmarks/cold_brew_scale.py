@@ -15,9 +15,6 @@ of torch in DGL's place, forward and backward.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -27,7 +24,7 @@ import numpy as np
 import torch
 from benchmarks.cold_brew import inputs_of
 from benchmarks.giant_scale import COMMUNITY, SEED, Scattered, write_graph
-from benchmarks.measure import cost_of, show
+from benchmarks.measure import run_part, show, sizes_asked
 from torch import Tensor
 
 from isohop.coldbrew import DistillSettings
@@ -172,12 +169,8 @@ def measured(nodes: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="cold-brew-scale-") as temporary:
         (Path(temporary) / "nodes").write_text(str(nodes), "utf-8")
         for part in PARTS:
-            result = Path(temporary) / f"{part}.json"
-            command = [sys.executable, "-m", "benchmarks.cold_brew_scale", "--part", part]
-            command += ["--folder", temporary, "--json", str(result)]
-            cost = cost_of(command, told=True)
-            for name, value in json.loads(result.read_text("utf-8")).items():
-                found[f"{nodes}/{part}/{name}"] = value
+            figures, cost = run_part("benchmarks.cold_brew_scale", part, Path(temporary))
+            found |= {f"{nodes}/{part}/{name}": value for name, value in figures.items()}
             found[f"{nodes}/{part}/process/peak GiB"] = cost.memory / 2**30
     return found
 
@@ -195,23 +188,13 @@ def slopes(figures: Mapping[str, float], sizes: list[int]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nodes", type=int, nargs="+", default=NODES)
-    parser.add_argument("--quick", action="store_true", help=f"from {QUICK[0]:,} nodes on")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--part", choices=PARTS, help="of one size, into --json: what this runs")
-    parser.add_argument("--folder", type=Path, help="of --part")
-    asked = parser.parse_args()
-    if asked.part is not None:
-        asked.json.write_text(json.dumps(PARTS[asked.part](asked.folder)), "utf-8")
-        return
-    sizes = list(QUICK if asked.quick else asked.nodes)
+    sizes, file = sizes_asked(__doc__.splitlines()[0], "nodes", NODES, QUICK, PARTS)
     found: dict[str, float] = {}
     for nodes in sizes:
         found |= measured(nodes)
     if len(sizes) > 1:
         found |= slopes(found, sizes)
-    show("Cold Brew at scale", found, asked.json)
+    show("Cold Brew at scale", found, file)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,40 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less of the same, within ten minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser.parse_args()
+
+
+Part = Callable[[Path], Mapping[str, float]]
+"""A part of a benchmark that needs a process of its own: figures, from what lies in a folder."""
+
+
+def sizes_asked(
+    description: str,
+    what: str,
+    sizes: Sequence[int],
+    quick: Sequence[int],
+    parts: Mapping[str, Part],
+) -> tuple[list[int], Path | None]:
+    """The sizes to measure, and the file for the figures. Called by `run_part`, it runs that part
+    and ends instead."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(f"--{what}", type=int, nargs="+", default=list(sizes), dest="sizes")
+    parser.add_argument("--quick", action="store_true", help=f"{', '.join(map(str, quick))}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--part", choices=parts, help="one alone, into --json: what this runs")
+    parser.add_argument("--folder", type=Path, help="of --part")
+    asked = parser.parse_args()
+    if asked.part is not None:
+        asked.json.write_text(json.dumps(dict(parts[asked.part](asked.folder))), "utf-8")
+        sys.exit()
+    return list(quick if asked.quick else asked.sizes), asked.json
+
+
+def run_part(module: str, part: str, folder: Path) -> tuple[dict[str, float], Cost]:
+    """The figures of a part in a process of its own, and what it cost."""
+    result = folder / "figures.json"
+    command = [sys.executable, "-m", module, "--part", part]
+    cost = cost_of([*command, "--folder", str(folder), "--json", str(result)], told=True)
+    return json.loads(result.read_text("utf-8")), cost
 
 
 def over_seeds(found: Mapping[str, Sequence[float]]) -> dict[str, float]:

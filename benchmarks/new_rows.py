@@ -14,8 +14,6 @@ else. Times mean something on a machine that does nothing else.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 import tempfile
@@ -27,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from benchmarks.giant_scale import COMMUNITY, SEED, Scattered, texts, words, write_graph
-from benchmarks.measure import cost_of, show
+from benchmarks.measure import run_part, show, sizes_asked
 
 from isohop.coldbrew import DistillSettings
 from isohop.giant.settings import FeatureSettings
@@ -124,11 +122,8 @@ def measured(sizes: list[int]) -> dict[str, float]:
         for rows in sizes:
             write_rows(Path(temporary) / "rows.parquet", rows)
             for part in PARTS if rows == sizes[0] else ("job",):
-                result = Path(temporary) / "result.json"
-                command = [sys.executable, "-m", "benchmarks.new_rows", "--part", part]
-                cost = cost_of([*command, "--folder", temporary, "--json", str(result)], told=True)
-                for name, value in json.loads(result.read_text("utf-8")).items():
-                    found[f"{rows}/{part}/all/{name}"] = value
+                figures, cost = run_part("benchmarks.new_rows", part, Path(temporary))
+                found |= {f"{rows}/{part}/all/{name}": value for name, value in figures.items()}
                 if part == "job":
                     found[f"{rows}/{part}/all/peak GiB"] = cost.memory / 2**30
             alone = sum(v for name, v in found.items() if "/bare/" in name)
@@ -138,17 +133,8 @@ def measured(sizes: list[int]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]:,} and {QUICK[1]:,} rows")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--part", choices=PARTS, help="of one size, into --json: what this runs")
-    parser.add_argument("--folder", type=Path, help="of --part")
-    asked = parser.parse_args()
-    if asked.part is not None:
-        asked.json.write_text(json.dumps(PARTS[asked.part](asked.folder)), "utf-8")
-        return
-    show("New rows", measured(list(QUICK if asked.quick else asked.rows)), asked.json)
+    sizes, file = sizes_asked(__doc__.splitlines()[0], "rows", ROWS, QUICK, PARTS)
+    show("New rows", measured(sizes), file)
 
 
 if __name__ == "__main__":
