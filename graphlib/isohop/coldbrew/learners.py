@@ -11,7 +11,7 @@ Several workers have the same batch; each takes its share of it, and their losse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -80,7 +80,13 @@ class Seen:
     held: Table
 
     def rows(self, name: str, ids: Tensor) -> Tensor:
-        at = ids if self.nodes is None else torch.searchsorted(self.nodes[name], ids)
+        """Raises `KeyError` for a node of which nothing is held."""
+        at = ids
+        if self.nodes is not None:
+            nodes = self.nodes[name]
+            at = torch.searchsorted(nodes, ids).clamp(max=len(nodes) - 1)
+            if not torch.equal(nodes[at], ids):
+                raise KeyError(f"nothing is held of some node of '{name}'")
         return self.held[name].index_select(0, at)
 
     def vectors(self, name: str, ids: Tensor) -> Tensor:
@@ -88,9 +94,12 @@ class Seen:
         return functional.normalize(self.rows(name, ids), dim=1)
 
 
-def asked_of(distiller: Distiller, batch: Batch, *, targets: bool) -> dict[str, Tensor] | None:
+def asked_of(
+    distiller: Distiller, batch: Batch, *, targets: bool, some: Iterable[str] = ()
+) -> dict[str, Tensor] | None:
     """The nodes of which this worker's loss needs vectors, ids ascending by type; None: all.
-    ``targets``: those too that asking nodes are told from."""
+    ``targets``: those too that asking nodes are told from. ``some``: entities of which those too
+    that the batch has whatever their edges."""
     if not distiller.sampled:
         return None
     asking, told = distiller.task.nodes(batch.links)
@@ -98,8 +107,8 @@ def asked_of(distiller: Distiller, batch: Batch, *, targets: bool) -> dict[str, 
     for name, ids in told.items() if targets else ():
         found.setdefault(name, []).append(ids)
     share = distiller.workers.share
-    for name, ids in batch.some.items():
-        found.setdefault(name, []).append(ids[share])
+    for name in some:
+        found.setdefault(name, []).append(batch.some[name][share])
     if distiller.labels is not None:
         found.setdefault(distiller.labels.entity, []).append(batch.labelled[share])
     return {name: torch.cat(parts).unique() for name, parts in found.items()}
@@ -158,7 +167,8 @@ class ByMessages:
                 held = self.module(of.unweighed, of.inputs.features, weights)
                 looks.append((Seen(None, held), self.module.penalty()))
             return looks
-        asked = asked_of(of, batch, targets=True) or {}
+        some = () if of.labels is None else (of.labels.entity,)
+        asked = asked_of(of, batch, targets=True, some=some) or {}
         seeds = {name: ids.numpy() for name, ids in asked.items()}
         gone = {name: at.numpy() for name, at in left_out.items()}
         sample = self._sampler.sample(seeds, gone, batch.draw)
@@ -217,7 +227,7 @@ class ByTeacher:
 
     def loss(self, batch: Batch) -> Tensor:
         of, module = self._of, self.module
-        nodes = asked_of(of, batch, targets=False)
+        nodes = asked_of(of, batch, targets=False, some=batch.some)
         entities = {name: of.inputs.features[name] for name in of.latent}
         seen = Seen(nodes, module(rows_of(entities, nodes), rows_of(of.latent, nodes)))
         taught = of.told["teacher"]
