@@ -58,6 +58,7 @@ from isohop.engines.checkpoints import (
     save_checkpoint,
 )
 from isohop.engines.workers import ALONE, Workers
+from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.holdout import ISOLATION
 
@@ -134,6 +135,10 @@ class Distiller:
             workers=workers,
         )
         self._training: Training | None = None
+        counts = inputs.counts
+        self._nodes = {name: torch.arange(counts[name]) for name in inputs.entities}
+        known = torch.zeros(0, dtype=torch.bool) if labels is None else labels.train
+        self._labelled = torch.nonzero(known)[:, 0]
 
     @classmethod
     def of(
@@ -225,7 +230,9 @@ class Distiller:
             self.gcn = Teacher(self.inputs, nobody, settings, self.outputs)
             return ByMessages(self, self.gcn, settings, None)
         if model == "graph-mlp":
-            return ByContrast(self)
+            if self.labels is None:
+                raise IsohopError("Graph-MLP learns a label. Name one in the pipeline file.")
+            return ByContrast(self, self.labels)
         return ByFeatures(self, self.baseline) if model == "mlp" else ByTeacher(self)
 
     def _training_of(
@@ -253,11 +260,7 @@ class Distiller:
         """The same on all workers, but for what each draws for itself."""
         random = torch.Generator().manual_seed(mixed(self.seed, 2, *number))
         links = self.task.draw(random)
-        counts = self.inputs.counts
-        nodes = {name: torch.arange(counts[name]) for name in self.inputs.entities}
-        labelled = torch.zeros(0, dtype=torch.int64)
-        if self.labels is not None:
-            labelled = torch.nonzero(self.labels.train)[:, 0]
+        nodes, labelled = self._nodes, self._labelled
         if self.sampled:
             size = self.settings.batch
             nodes = {n: ids[some_of(len(ids), size, random)] for n, ids in nodes.items()}

@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.learners import Batch, Seen, Told, label_loss
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.tables import by_blocks, mlp
@@ -40,12 +41,12 @@ class GraphMLP(nn.Module):
 
 
 class ByContrast:
-    """A distiller's Graph-MLP; it must have a label."""
+    """A distiller's Graph-MLP, which learns one label."""
 
-    def __init__(self, distiller: Distiller):
-        labels, settings = distiller.labels, distiller.settings
-        assert labels is not None
-        self._of = distiller
+    def __init__(self, distiller: Distiller, labels: Labels):
+        settings = distiller.settings
+        self._workers = distiller.workers
+        self._labels = labels
         self._entity = labels.entity
         self._features = distiller.inputs.features[labels.entity]
         width = self._features.shape[1]
@@ -60,7 +61,8 @@ class ByContrast:
         seen = Seen({self._entity: nodes}, {self._entity: self.module(self._features[nodes])})
         near = torch.from_numpy(near_of(self._walk, self._start[self._entity] + some))
         apart = contrast(seen.vectors(self._entity, ids), near)
-        return label_loss(self._of, batch, seen, self.module.classify) + WEIGHT * apart
+        label = label_loss(self._labels, self._workers, batch, seen, self.module.classify)
+        return label + WEIGHT * apart
 
     def tell(self) -> Told:
         answers = by_blocks(lambda x: self.module.classify(self.module(x)), self._features)

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.links import Links, LinkScore, Vectors
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import FeatureMLP
 from isohop.coldbrew.tables import Table, by_blocks, unit
 from isohop.coldbrew.teacher import Teacher
+from isohop.engines.workers import Workers
 
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
@@ -114,11 +116,11 @@ def asked_of(
     return {name: torch.cat(parts).unique() for name, parts in found.items()}
 
 
-def label_loss(distiller: Distiller, batch: Batch, seen: Seen, classify: nn.Module) -> Tensor:
+def label_loss(
+    labels: Labels, workers: Workers, batch: Batch, seen: Seen, classify: nn.Module
+) -> Tensor:
     """Mean over the batch, of this worker's share."""
-    labels = distiller.labels
-    assert labels is not None
-    own = batch.labelled[distiller.workers.share]
+    own = batch.labelled[workers.share]
     answers = classify(seen.rows(labels.entity, own))
     return labels.losses(own, answers).sum() / len(batch.labelled)
 
@@ -140,43 +142,37 @@ class ByMessages:
 
     def loss(self, batch: Batch) -> Tensor:
         of, settings, module = self._of, self.settings, self.module
-        looks = self._looks(batch, settings.answers if of.labels is not None else 1)
-        first, penalty = looks[0]
-        loss = of.task.loss(module.score, batch.links, first.vectors, first.vectors)
+        seen, penalty = self._seen(batch, settings.answers if of.labels is not None else 1)
+        loss = of.task.loss(module.score, batch.links, seen[0].vectors, seen[0].vectors)
         loss = loss + settings.structural_penalty * penalty / of.workers.count
         if of.labels is None or module.classify is None:
             return loss
-        told = torch.stack([label_loss(of, batch, seen, module.classify) for seen, _ in looks])
-        loss = settings.link_weight * loss + told.mean()
+        told = [label_loss(of.labels, of.workers, batch, one, module.classify) for one in seen]
+        loss = settings.link_weight * loss + torch.stack(told).mean()
         entity = of.labels.entity
         own = batch.some[entity][of.workers.share]
         if not len(own):
             return loss
-        answers = [module.classify(seen.rows(entity, own)) for seen, _ in looks]
+        answers = [module.classify(one.rows(entity, own)) for one in seen]
         share = len(own) / len(batch.some[entity])
         return loss + settings.agreement * share * of.labels.agree(answers)
 
-    def _looks(self, batch: Batch, times: int) -> list[tuple[Seen, Tensor]]:
-        """At the same part of the graph, each under dropout of its own; and the penalty of its
-        structural embeddings."""
+    def _seen(self, batch: Batch, times: int) -> tuple[list[Seen], Tensor]:
+        """One part of the graph, as often as it is asked for, each time under dropout of its own;
+        and the penalty of its structural embeddings."""
         of, left_out = self._of, batch.links.positions
+        features = of.inputs.features
         if self._sampler is None:
             weights = of.unweighed.weights(left_out)
-            looks = []
-            for _ in range(times):
-                held = self.module(of.unweighed, of.inputs.features, weights)
-                looks.append((Seen(None, held), self.module.penalty()))
-            return looks
+            whole = [self.module(of.unweighed, features, weights) for _ in range(times)]
+            return [Seen(None, held) for held in whole], self.module.penalty()
         some = () if of.labels is None else (of.labels.entity,)
         asked = asked_of(of, batch, targets=True, some=some) or {}
         seeds = {name: ids.numpy() for name, ids in asked.items()}
         gone = {name: at.numpy() for name, at in left_out.items()}
         sample = self._sampler.sample(seeds, gone, batch.draw)
-        looks = []
-        for _ in range(times):
-            held, penalty = self.module.of_sample(sample, of.inputs.features)
-            looks.append((Seen(sample.nodes, held), penalty))
-        return looks
+        looks = [self.module.of_sample(sample, features) for _ in range(times)]
+        return [Seen(sample.nodes, held) for held, _ in looks], looks[0][1]
 
     def tell(self) -> Told:
         return self._of.pass_messages(self.module, self._of.unweighed, {})
@@ -208,9 +204,10 @@ class ByFeatures:
         nodes = asked_of(of, batch, targets=True)
         seen = Seen(nodes, module.mlp(rows_of(of.inputs.features, nodes)))
         loss = of.task.loss(module.score, batch.links, seen.vectors, seen.vectors)
-        if module.classify is None:
+        if of.labels is None or module.classify is None:
             return loss
-        return of.settings.link_weight * loss + label_loss(of, batch, seen, module.classify)
+        label = label_loss(of.labels, of.workers, batch, seen, module.classify)
+        return of.settings.link_weight * loss + label
 
     def tell(self) -> Told:
         features = self._of.inputs.features
@@ -244,7 +241,8 @@ class ByTeacher:
         if len(own):
             answers = module.classify(seen.rows(entity, own))
             alike = of.labels.like(answers, taught.answers[own]) * (len(own) / known.sum())
-        label = label_loss(of, batch, seen, module.classify) + of.settings.imitation * alike
+        label = label_loss(of.labels, of.workers, batch, seen, module.classify)
+        label = label + of.settings.imitation * alike
         return of.settings.link_weight * link + label + matched
 
     def tell(self) -> Told:
