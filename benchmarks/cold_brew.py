@@ -247,7 +247,7 @@ class Comparison:
             if setting != "random" or "whole" not in self.settings:
                 features = self.learn(holdout, seed)
                 rows = features[self.task.entity].numpy()
-                probe = giant.probed(rows, self.task, split)  # type: ignore[arg-type]
+                probe = giant.probed(rows, self.task.values, split)
                 self.note(f"{setting}/probe/accuracy", probe.accuracy[2])
             inputs = replace(self.task.inputs, features=features)
             if setting == "random":

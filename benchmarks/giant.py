@@ -217,9 +217,12 @@ class Probed:
     truth: np.ndarray
 
 
-def probed(features: np.ndarray | sparse.csr_matrix, task: Task, split: np.ndarray) -> Probed:
+def probed(
+    features: np.ndarray | sparse.csr_matrix, values: np.ndarray, split: np.ndarray
+) -> Probed:
+    """``values``: of the label, int64 (nodes,)."""
     parts = [features[split == part] for part in (TRAIN, VALIDATION, TEST)]
-    labels = [task.labels[split == part] for part in (TRAIN, VALIDATION, TEST)]
+    labels = [values[split == part] for part in (TRAIN, VALIDATION, TEST)]
     if sparse.issparse(features):
         probes = [LinearSVC(C=strength) for strength in SPARSE_STRENGTHS]
     else:
@@ -325,7 +328,7 @@ class Comparison:
     def probe(
         self, name: str, features: np.ndarray | sparse.csr_matrix, split: np.ndarray
     ) -> Probed:
-        found = probed(features, self.task, split)
+        found = probed(features, self.task.labels, split)
         self.note(f"{name}/accuracy", found.accuracy[TEST])
         return found
 
@@ -367,7 +370,7 @@ class Comparison:
             trainer.train(round(share * trainer.steps) - trainer.done)
             seconds += time.monotonic() - clock
             if share < 1:
-                accuracy = probed(trainer.encode()[rows], self.task, split).accuracy
+                accuracy = probed(trainer.encode()[rows], self.task.labels, split).accuracy
                 self.curve(name, trainer.done, accuracy)
         self.note(f"{name}/seconds", seconds)
         found = self.probe(name, trainer.encode()[rows], split)

@@ -296,6 +296,13 @@ def embed(
     entity: Annotated[
         str | None, typer.Option(help="Whose rows they are, where there is more than one entity.")
     ] = None,
+    edges: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EDGE_TYPE=PATH",
+            help="Their edges to known nodes, as Parquet: one option for each edge type.",
+        ),
+    ] = None,
     out_folder: Annotated[
         Path | None,
         typer.Option("--out", help="Where new rows' embeddings go: a folder, made anew."),
@@ -304,35 +311,67 @@ def embed(
     """Compute the embeddings of every entity of a run; with --new, of rows that came later.
 
     New rows need no edges and no training: `isohop embed PIPELINE.yaml --new rows.parquet --entity
-    customer --out new-customers`.
+    customer --out new-customers`. Edges that they have are used where --edges names them.
     """
     if new is None:
-        if entity is not None or out_folder is not None:
-            raise IsohopError("--entity and --out are for new rows: say which with --new.")
+        if entity is not None or out_folder is not None or edges:
+            raise IsohopError(
+                "--entity, --edges and --out are for new rows: name these with --new."
+            )
         stage("embed", where, run_id)
         return
     if out_folder is None:
         raise IsohopError("Say where the embeddings of new rows go with --out.")
-    _embed_new(where, run_id, new, entity, out_folder)
+    _embed_new(where, run_id, new, entity, edges or [], out_folder)
 
 
-def _embed_new(where: Path, run_id: str, new: Path, entity: str | None, folder: Path) -> None:
-    from isohop.coldbrew.new_rows import embed_new
+def _embed_new(
+    where: Path, run_id: str, new: Path, entity: str | None, edges: list[str], folder: Path
+) -> None:
+    from isohop.coldbrew.new_rows import NewEdges, embed_new
 
-    student = where
+    student, known = where, None
     if not where.is_dir():
         from isohop.pipeline.pipeline_file import read_pipeline
         from isohop.pipeline.stages import open_run
 
-        student = open_run(read_pipeline(where), run_id).student
-    found = embed_new(student, new, folder, entity, TerminalProgress())
+        run = open_run(read_pipeline(where), run_id)
+        student = run.student
+        if edges:
+            known = NewEdges(run.graph, run.features, run.model, _named_paths(edges))
+    elif edges:
+        raise IsohopError(
+            f"{where} is a student without the graph that edges lead to: with --edges, name the "
+            "pipeline file."
+        )
+    found = embed_new(student, new, folder, entity, TerminalProgress(), known)
     if found.unread:
         print_warnings([f"columns that were not read: {', '.join(found.unread)}"])
     print_warnings(found.notes)
     if found.quarantined:
         told = f"{found.quarantined:,} rows could not be embedded: {folder / 'quarantine'}"
         print_warnings([told])
-    out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}' embedded: {folder}")
+    if found.edges_quarantined:
+        told = f"{found.edges_quarantined:,} edges could not be used: {folder / 'quarantine'}"
+        print_warnings([told])
+    linked = f" with {found.edges:,} edges" if known is not None else ""
+    out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}'{linked} embedded: {folder}")
+
+
+def _named_paths(given: list[str]) -> dict[str, Path]:
+    """Of options NAME=PATH."""
+    found: dict[str, Path] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        if not (name and equals and path):
+            raise IsohopError(
+                f"--edges '{one}' is no EDGE_TYPE=PATH, such as order--placed_by--customer="
+                "orders.parquet."
+            )
+        if name in found:
+            raise IsohopError(f"--edges names '{name}' twice: put its files in one folder.")
+        found[name] = Path(path)
+    return found
 
 
 @app.command(epilog="Example: `isohop evaluate examples/nycflights13.yaml --seeds 5`")

@@ -13,9 +13,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.distill import distill
 from isohop.coldbrew.embed import embed
-from isohop.coldbrew.new_rows import NO_KEY, NewRows, _cast, embed_new
+from isohop.coldbrew.new_columns import NO_KEY, _cast
+from isohop.coldbrew.new_rows import NewRows, embed_new
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines import pieces
 from isohop.engines.ray import ray_session
@@ -44,7 +46,14 @@ class World:
     embeddings: Path
 
 
-def made(folder: Path, *, edges: bool = True) -> World:
+def made(
+    folder: Path,
+    *,
+    edges: bool = True,
+    settings: DistillSettings = DISTILL,
+    choice: Choice | None = None,
+) -> World:
+    """``choice``: of books, in place of what was learned."""
     graph = library(folder / "graph", edges=edges)
     trainer = Trainer(graph, FEATURES, 1, "book.topic", 1)
     trainer.train(60)
@@ -55,7 +64,10 @@ def made(folder: Path, *, edges: bool = True) -> World:
         {n.name: values[trainer.index.rows(n.name)] for n in graph.node_types},
     )
     trainer.encoder.save(features)
-    distill(graph.path, features, folder / "model", DISTILL, 1, label="book.topic")
+    learned = distill(graph.path, features, folder / "model", settings, 1, label="book.topic")
+    if choice is not None:
+        other = learned.model_copy(update={"choices": {**learned.choices, "book": choice}})
+        (folder / "model" / "distill.json").write_text(other.model_dump_json(), "utf-8")
     embed(graph.path, features, folder / "model", folder / "embeddings", student=folder / "student")
     return World(graph, folder / "student", folder / "embeddings")
 

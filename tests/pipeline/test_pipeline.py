@@ -19,6 +19,7 @@ from isohop.cli import app
 from isohop.coldbrew.comparison import Comparison
 from isohop.engines.ray import ray_session
 from isohop.errors import InvalidInput, IsohopError
+from isohop.graph import Graph
 from isohop.pipeline.pipeline_file import read_pipeline
 from isohop.pipeline.runs import Run
 from isohop.pipeline.stages import STAGES, fingerprint, open_run, run_all, run_stage
@@ -56,6 +57,7 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
         assert (run.folder / "report.html").stat().st_size > 1000
         assert [now for _, now in run_all(read, run)] == [False] * len(STAGES)
         new_customers_are_embedded(file, tmp_path)
+        new_customers_come_with_edges(file, run, tmp_path)
         models_are_compared(file, run)
 
         changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
@@ -93,6 +95,28 @@ def new_customers_are_embedded(file: Path, folder: Path) -> None:
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 8)
 
 
+def new_customers_come_with_edges(file: Path, run: Run, folder: Path) -> None:
+    """Of a city that is known, and of one that is not."""
+    graph = Graph.open(run.graph)
+    edge = next(e for e in graph.edge_types if (e.source, e.role) == ("customer", "city"))
+    city = graph.nodes(edge.target)[graph.node_type(edge.target).key[0]][0].as_py()
+    rows = folder / "linked.parquet"
+    new = {"id": [9001, 9002], "name": ["Noor", "Li"], "city": [city, "Atlantis"]}
+    pq.write_table(pa.table(new), rows)
+    asked = ["embed", str(file), "--new", str(rows), "--out", str(folder / "linked")]
+    done = CliRunner().invoke(app, [*asked, "--edges", f"{edge.name}={rows}"])
+    assert done.exit_code == 0, done.output
+    assert "2 new rows of 'customer' with 1 edges embedded" in done.output
+    assert "1 edges could not be used" in done.output
+    table = pq.read_table(next((folder / "linked").glob("*.parquet")))
+    assert table["degree"].to_pylist() == [1, 0]
+    done = CliRunner().invoke(app, [*asked, "--edges", edge.name])
+    assert "is no EDGE_TYPE=PATH" in str(done.exception)
+    asked[1] = str(run.student)
+    done = CliRunner().invoke(app, [*asked, "--edges", f"{edge.name}={rows}"])
+    assert "name the pipeline file" in str(done.exception)
+
+
 def models_are_compared(file: Path, run: Run) -> None:
     """On the graph and the features of a run, which stay as they are."""
     before = {name: run.record(name) for name in STAGES}
@@ -108,7 +132,7 @@ def models_are_compared(file: Path, run: Run) -> None:
 def test_options_of_new_rows_are_refused_without_rows(tmp_path):
     file = pipeline_file(tmp_path)
     done = CliRunner().invoke(app, ["embed", str(file), "--out", str(tmp_path / "o")])
-    assert "say which with --new" in str(done.exception)
+    assert "name these with --new" in str(done.exception)
     done = CliRunner().invoke(app, ["embed", str(file), "--new", "rows.parquet"])
     assert "with --out" in str(done.exception)
     done = CliRunner().invoke(

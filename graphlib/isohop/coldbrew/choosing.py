@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -69,18 +70,13 @@ def share_of(choice: Choice, evidence: Evidence) -> Tensor:
 
 def confidence_of(choice: Choice, evidence: Evidence) -> Tensor:
     """float32 (nodes,) from 0 to 1; NaN where it is not known."""
-    alone = confidence_alone(choice, evidence.nearness)
+    alone = torch.full_like(evidence.nearness, torch.nan)
+    if choice.alone is not None:
+        alone = torch.sigmoid(choice.alone[0] * evidence.nearness + choice.alone[1])
     connected = torch.full_like(alone, torch.nan)
     if choice.connected is not None:
         connected = torch.sigmoid(evidence.columns @ torch.tensor(choice.connected))
     return torch.where(evidence.degree > 0, connected, alone)
-
-
-def confidence_alone(choice: Choice, nearness: Tensor) -> Tensor:
-    """As `confidence_of`, of nodes or rows without edges."""
-    if choice.alone is None:
-        return torch.full_like(nearness, torch.nan)
-    return torch.sigmoid(choice.alone[0] * nearness + choice.alone[1])
 
 
 def blended(taught: Tensor, guessed: Tensor, share: Tensor, unit: bool = True) -> Tensor:
@@ -98,6 +94,44 @@ def sources(share: Tensor) -> np.ndarray:
     """Of each node TEACHER, STUDENT or BLEND, (nodes,)."""
     held = share.numpy()
     return np.where(held >= 1, TEACHER, np.where(held <= 0, STUDENT, BLEND)).astype(object)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What becomes of nodes or rows of one entity: ``vectors``, float32 (nodes, d) at length 1;
+    ``source`` of each, (nodes,); ``confidence``, float32 (nodes,), NaN where it is not known."""
+
+    vectors: Tensor
+    source: np.ndarray
+    confidence: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        choice: Choice,
+        taught: Tensor | None,
+        guessed: Tensor,
+        believed: Tensor,
+        nearness: Tensor,
+    ) -> Served:
+        """``taught``: the teacher's vectors (nodes, d), where there is a teacher; ``guessed``: the
+        student's; ``believed`` and ``nearness``: (nodes,), as in `Evidence`."""
+        own = guessed if taught is None else taught
+        evidence = Evidence.of(believed, own, guessed, nearness)
+        share = share_of(choice, evidence)
+        vectors = blended(own, guessed, share)
+        return cls(vectors, sources(share), confidence_of(choice, evidence))
+
+    def columns(self, degree: np.ndarray) -> dict[str, pa.Array]:
+        """As an embedding dataset has them. ``degree``: int64 (nodes,)."""
+        flat = pa.array(self.vectors.numpy().astype(np.float32).ravel())
+        certain = self.confidence.numpy().astype(np.float32)
+        return {
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1]),
+            "source": pa.array(self.source, pa.string()),
+            "confidence": pa.array(certain, from_pandas=True),
+            "degree": pa.array(degree, pa.int64()),
+        }
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +29,9 @@ from isohop.giant.documents import document_fields
 from isohop.graph import Graph
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from isohop.coldbrew.bundle import Student
+    from isohop.coldbrew.choosing import Served
     from isohop.coldbrew.inputs import Inputs
-    from isohop.coldbrew.message_passing import MessageGraph
     from isohop.coldbrew.tables import Table
 
 ROWS_A_FILE = 1_000_000
@@ -74,74 +71,25 @@ def _embed(
 ) -> None:
     import torch
 
-    from isohop.coldbrew.choosing import Evidence, blended, confidence_of, share_of, sources
-    from isohop.coldbrew.inputs import read_inputs
-    from isohop.coldbrew.message_passing import MessageGraph
+    from isohop.coldbrew.choosing import Served
+    from isohop.coldbrew.known_graph import KnownGraph
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    opened, manifest = Graph.open(graph), read_manifest(Path(model))
-    inputs = read_inputs(opened, Path(features), manifest.label)
-    messages = MessageGraph(inputs.counts, inputs.edge_types, inputs.edges)
+    opened = Graph.open(graph)
     with torch.no_grad():
-        taught, believed = _taught(inputs, messages, Path(model), manifest)
-        degree = messages.degrees()
+        known = KnownGraph.open(opened, Path(features), Path(model))
+        inputs, manifest = known.inputs, known.manifest
+        taught, believed = known.teach()
+        degree = known.messages.degrees()
         students = _students(inputs, taught, degree, Path(model), manifest)
         for name in inputs.entities:
             choice = manifest.choices.get(name, Choice())
             guessed, nearness = students[name].vectors(inputs.features[name], itself=True)
-            own = taught.get(name, guessed)
-            evidence = Evidence.of(believed[name], own, guessed, nearness)
-            share = share_of(choice, evidence)
-            served = {
-                "embedding": blended(own, guessed, share).numpy(),
-                "source": sources(share),
-                "confidence": confidence_of(choice, evidence).numpy(),
-                "degree": degree[name].numpy(),
-            }
-            _write(opened, Path(out) / name, name, served)
+            served = Served.of(choice, taught.get(name), guessed, believed[name], nearness)
+            _write(opened, Path(out) / name, name, served, degree[name].numpy())
     if bundle is not None:
         _bundle(opened, Path(features), Path(bundle), students, manifest)
-
-
-def _taught(
-    inputs: Inputs, messages: MessageGraph, model: Path, manifest: DistillManifest
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The teacher's vectors of all nodes, and their degree by how credible edges are. Where nothing
-    was learned there are no vectors, and no edge is believed."""
-    import torch
-    from safetensors.torch import load_file
-
-    from isohop.coldbrew.links import queries_of
-    from isohop.coldbrew.message_passing import MessageGraph
-    from isohop.coldbrew.reliability import credible_edges
-    from isohop.coldbrew.tables import unit
-    from isohop.coldbrew.teacher import Teacher
-
-    if manifest.skipped is not None:
-        return {}, {name: torch.zeros(count) for name, count in inputs.counts.items()}
-    structural = {
-        name: torch.zeros(count, dtype=torch.int64)
-        for name, (count,) in manifest.structural.items()
-    }
-    teacher = Teacher(inputs, structural, manifest.settings, manifest.outputs)
-    _load(teacher, load_file(model / "teacher.safetensors"), model)
-    teacher.eval()
-
-    def teach(graph: MessageGraph, left_out: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return unit(teacher(graph, inputs.features, graph.weights(left_out)))
-
-    if manifest.weighed:
-        credible = credible_edges(
-            queries_of(inputs.edge_types, frozenset(inputs.entities)),
-            inputs.edges,
-            inputs.counts,
-            partial(teach, messages),
-            teacher.score,
-            manifest.seed,
-        )
-        messages = MessageGraph(inputs.counts, inputs.edge_types, inputs.edges, credible)
-    return teach(messages, {}), messages.degrees_in(messages.weights({}))
 
 
 def _students(
@@ -151,6 +99,7 @@ def _students(
     from safetensors.torch import load_file
 
     from isohop.coldbrew.bundle import Guesser, Projection
+    from isohop.coldbrew.known_graph import load_weights
     from isohop.coldbrew.student import Student as Distilled
     from isohop.coldbrew.student import latent_index
     from isohop.coldbrew.tables import module_key
@@ -166,7 +115,7 @@ def _students(
         if distilled is None:
             widths = {entity: inputs.features[entity].shape[1] for entity in inputs.entities}
             distilled = Distilled(widths, manifest.settings, manifest.outputs).eval()
-            _load(distilled, load_file(model / "student.safetensors"), model)
+            load_weights(distilled, load_file(model / "student.safetensors"), model)
         first, second = (m.mlp[module_key(name)] for m in (distilled.first, distilled.second))
         index = latent_index(taught[name], degree[name] > 0, manifest.settings, manifest.seed)
         found[name] = Guesser(first, second, index)
@@ -198,20 +147,9 @@ def _bundle(
     save_bundle(folder, about, students, rows, features)
 
 
-def _load(module: nn.Module, state: Mapping[str, Tensor], model: Path) -> None:
-    """Raises `IsohopError` where the weights are those of another graph or other features."""
-    try:
-        module.load_state_dict(dict(state))
-    except RuntimeError as error:
-        raise IsohopError(
-            f"{model} was distilled from another graph or other features. Run the stage 'distill' "
-            "again."
-        ) from error
-
-
-def _write(graph: Graph, folder: Path, name: str, served: Mapping[str, np.ndarray]) -> None:
+def _write(graph: Graph, folder: Path, name: str, served: Served, degree: np.ndarray) -> None:
     node = graph.node_type(name)
-    values = served["embedding"].astype(np.float32)
+    values = served.vectors.numpy().astype(np.float32)
     if not np.isfinite(values).all():
         raise IsohopError(
             f"embeddings of '{name}' are not finite. Nothing is written. Run 'distill' again with "
@@ -220,13 +158,7 @@ def _write(graph: Graph, folder: Path, name: str, served: Mapping[str, np.ndarra
     nodes = graph.nodes(name, node.key)
     columns = {key: nodes[key] for key in node.key}
     columns["node_id"] = nodes["node_id"]
-    columns["embedding"] = pa.FixedSizeListArray.from_arrays(
-        pa.array(values.ravel()), values.shape[1]
-    )
-    columns["source"] = pa.array(served["source"], pa.string())
-    columns["confidence"] = pa.array(served["confidence"].astype(np.float32), from_pandas=True)
-    columns["degree"] = pa.array(served["degree"])
-    table = pa.table(columns)
+    table = pa.table(columns | served.columns(degree))
     folder.mkdir(parents=True)
     for part, start in enumerate(range(0, max(table.num_rows, 1), ROWS_A_FILE)):
         pq.write_table(table.slice(start, ROWS_A_FILE), folder / f"part-{part:05d}.parquet")

@@ -53,7 +53,7 @@ def relations_of(edge_types: Mapping[str, tuple[str, str]]) -> tuple[Relation, .
 @dataclass(frozen=True)
 class Weights:
     """Of the edges in a pass. ``means``: by relation float32 (edges, 1), what makes a sum a mean,
-    where edges do not all weigh the same; ``kept``: by edge type float32 (edges,); ``sums``: of
+    where edges do not all weigh the same; ``kept``: by relation float32 (edges,); ``sums``: of
     ``kept`` by edge type and the node type at its end, float32 (nodes,)."""
 
     means: Mapping[str, Tensor]
@@ -101,7 +101,8 @@ class MessageGraph(RelationGraph):
 
     ``edge_types``: name -> (source type, target type). ``edges``: name -> int64 (2, edges) tensor
     of source and target ids, for the edge types in ``edge_types``. ``credible``: name -> float32
-    (edges,) from 0 to 1, of the edge types where it is known.
+    (edges,) from 0 to 1, of the edge types where it is known. ``unheard``: node type -> the id
+    from which on its nodes send no messages.
     """
 
     def __init__(
@@ -110,11 +111,13 @@ class MessageGraph(RelationGraph):
         edge_types: Mapping[str, tuple[str, str]],
         edges: Mapping[str, Tensor],
         credible: Mapping[str, Tensor] | None = None,
+        unheard: Mapping[str, int] | None = None,
     ):
         self.edges = {name: edges[name] for name in edge_types}
         relations = relations_of(edge_types)
         super().__init__(counts, relations, {one.name: self.ends(one) for one in relations})
         self._credible = dict(credible or {})
+        self._unheard = dict(unheard or {})
         self._whole: Weights | None = None
 
     def ends(self, relation: Relation) -> tuple[Tensor, Tensor]:
@@ -149,18 +152,24 @@ class MessageGraph(RelationGraph):
         means: dict[str, Tensor] = {}
         kept: dict[str, Tensor] = {}
         sums: dict[tuple[str, str], Tensor] = {}
+        of_type: dict[str, Tensor] = {}
         for relation in self.relations:
             name = relation.edge_type
-            if name not in kept:
+            if name not in of_type:
                 known = self._credible.get(name)
                 keep = torch.ones(self.edges[name].shape[1]) if known is None else known.clone()
                 if name in left_out:
                     keep[left_out[name]] = 0.0
-                kept[name] = keep
-            target = self.ends(relation)[1]
-            total = torch.bincount(target, kept[name], minlength=self.counts[relation.target])
-            if name in left_out or name in self._credible:
-                means[relation.name] = (kept[name] / total.clamp(min=TINY)[target])[:, None]
+                of_type[name] = keep
+            keep = of_type[name]
+            source, target = self.ends(relation)
+            from_on = self._unheard.get(relation.source)
+            if from_on is not None:
+                keep = keep.masked_fill(source >= from_on, 0.0)
+            total = torch.bincount(target, keep, minlength=self.counts[relation.target])
+            if name in left_out or name in self._credible or from_on is not None:
+                means[relation.name] = (keep / total.clamp(min=TINY)[target])[:, None]
+            kept[relation.name] = keep
             at = (name, relation.target)
             sums[at] = sums[at] + total if at in sums else total
         found = Weights(means, kept, sums)
@@ -199,7 +208,7 @@ class MessageGraph(RelationGraph):
             source, target = self.ends(relation)
             ends = weights.sums[relation.edge_type, relation.source][source]
             ends = (ends + 1) * (weights.sums[relation.edge_type, relation.target][target] + 1)
-            share = weights.kept[relation.edge_type] / ends.sqrt()
+            share = weights.kept[relation.name] / ends.sqrt()
             shares.append((share / types[relation.target][target].clamp(min=1.0))[:, None])
         return kept, shares
 

@@ -1,14 +1,16 @@
-"""New rows: embeddings of entities that were never seen, from the student bundle alone.
+"""New rows: embeddings of entities that were never seen, from the student bundle alone; where they
+come with edges to known nodes (`new_edges.py`), from the run's teacher too.
 
 ::
 
     out/
       new-rows.json               NewRows: how many there were, and what became of them
       part-*.parquet              the others, in their order: the key's columns, embedding
-                                  fixed_size_list<float32>, source 'student', confidence float32,
-                                  degree 0
+                                  fixed_size_list<float32>, source, confidence float32, degree
+                                  (source 'student' and degree 0 without edges)
       quarantine/part-*.parquet   rows without a key, or with a value that is none: reason, line
                                   where it is known, raw (what was read of the row, as JSON)
+      quarantine/edges.parquet    edges to unknown nodes or of no new row, likewise
 
 Columns of new rows have the logical names of the key and the attributes; a value that is not known
 is null. They are read as a build reads Parquet (`relational/landing.py`), so a value means the same
@@ -18,42 +20,42 @@ twice is embedded twice.
 
 from __future__ import annotations
 
-import io
 import shutil
-from collections.abc import Sequence
-from difflib import get_close_matches
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from isohop.engines.pieces import for_each_piece, part_name, pieces_of, rows_of, split
+from isohop.coldbrew.new_columns import cast_columns, check_columns, quarantined
+from isohop.engines.pieces import PIECE, for_each_piece, part_name, pieces_of, rows_of, split
 from isohop.engines.progress import SILENT, Progress
-from isohop.engines.ray import ray_session
+from isohop.engines.ray import all_cores, ray_session
 from isohop.engines.storage import fingerprint, folder_atomically, write_text_atomically
-from isohop.errors import InvalidInput, IsohopError, Problem
+from isohop.errors import InvalidInput, IsohopError
+from isohop.graph import Graph
 from isohop.relational.files import parquet_parts
-from isohop.relational.landing import LandedTable, raw_rows, refused
-from isohop.relational.parquet_files import land_parquet, parquet_columns
+from isohop.relational.landing import LandedTable
+from isohop.relational.parquet_files import land_parquet
 
 if TYPE_CHECKING:
     from isohop.coldbrew.bundle import Bundle
+    from isohop.coldbrew.known_graph import KnownGraph
+    from isohop.coldbrew.new_edges import EdgeFiles
 
-NO_KEY = "no value in the key"
 MANIFEST = "new-rows.json"
 QUARANTINE = "quarantine"
 
 
 class NewRows(BaseModel):
     """``new-rows.json``: ``embedded`` and ``quarantined`` rows are all there were; ``unread``:
-    columns that nobody reads; ``notes``: what reading changed; ``certificate``: of the graph that
-    the student learned from."""
+    columns that nobody reads; ``notes``: what reading changed; ``edges`` that embedded rows have,
+    and those that cannot be used; ``certificate``: of the graph that was learned from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal[1] = 1
@@ -61,8 +63,21 @@ class NewRows(BaseModel):
     certificate: str
     embedded: int
     quarantined: int
+    edges: int = 0
+    edges_quarantined: int = 0
     unread: tuple[str, ...]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NewEdges:
+    """Edges to the nodes of a run: its ``graph``, ``features`` and ``model``, and a file or folder
+    by edge type, as `edge_files` takes them."""
+
+    graph: Path
+    features: Path
+    model: Path
+    files: Mapping[str, Path]
 
 
 def embed_new(
@@ -71,13 +86,14 @@ def embed_new(
     out: Path,
     entity: str | None = None,
     progress: Progress = SILENT,
+    edges: NewEdges | None = None,
 ) -> NewRows:
     """Embed the rows of a Parquet file, or of a folder of them, into the folder ``out``, which is
     replaced where an earlier call made it.
 
     ``student``: a bundle (`bundle.py`). ``entity``: whose rows they are, where it has more than
-    one. Raises `InvalidInput` with all that is wrong with the rows' columns, before any engine
-    starts, and `IsohopError`.
+    one. Raises `InvalidInput` with all that is wrong with the columns of rows, then of edges,
+    before any engine starts, and `IsohopError`.
     """
     from isohop.coldbrew.bundle import Bundle, BundleManifest
 
@@ -85,89 +101,78 @@ def embed_new(
     known = manifest.entity(entity)
     bundle = Bundle.open(student, known.name)
     files = [file.resolve() for file in parquet_parts(rows)]
-    for given in (student.resolve(), rows.resolve(), *files):
+    more = () if edges is None else edges.files.values()
+    for given in (student.resolve(), rows.resolve(), *files, *(one.resolve() for one in more)):
         if given.is_relative_to(out.resolve()):
             raise IsohopError(
                 f"{given} lies in {out}, which is replaced as a whole. Choose another folder."
             )
-    unread = _check(files, bundle.rows, known.name)
+    problems, unread = check_columns(files, bundle.rows, known.key, known.name)
+    if problems:
+        raise InvalidInput(f"New rows of '{known.name}' in {files[0]}", problems)
+    linked = [] if edges is None else _linked(edges, bundle, manifest.certificate)
+    unread = tuple(n for n in unread if all(n not in one.columns.names for one in linked))
     with folder_atomically(out, MANIFEST) as folder, ray_session():
         landed = _land(files, folder / "landed", bundle.rows, progress)
-        arguments = {
+        arguments: dict[str, Any] = {
             "student": str(student.resolve()),
             "entity": known.name,
             "version": "".join(fingerprint(file) for file in sorted(student.glob("*.*"))),
             "out": str(folder.resolve()),
         }
-        pieces = list(pieces_of(landed.paths))
-        embedded, quarantined = 0, landed.rows_read - landed.rows
+        pieces, cores = list(pieces_of(landed.paths)), 1
+        useless: pa.Table | None = None
+        if edges is not None and linked:
+            from isohop.coldbrew.new_edges import match_edges
+
+            # Each worker has the whole graph, so there is one, and it passes once for each piece.
+            pieces, cores = [{**piece, "batch": PIECE} for piece in pieces], all_cores()
+            of_run = (Graph.open(edges.graph), pieces, bundle.rows, folder / "landed" / "edges")
+            with progress.task("reading their edges") as bar:
+                matched, useless = match_edges(linked, *of_run)
+                bar.advance()
+            paths = (edges.graph, edges.features, edges.model, matched)
+            arguments |= {"run": [str(path.resolve()) for path in paths], "threads": cores}
+        counts = {"embedded": 0, "quarantined": landed.rows_read - landed.rows, "edges": 0}
         what = f"new rows of '{known.name}'"
-        for told in for_each_piece(pieces, embed_pieces, arguments, what, progress):
+        for told in for_each_piece(pieces, embed_pieces, arguments, what, progress, cores):
             if told["error"]:
                 raise IsohopError(told["error"])
-            embedded += told["embedded"]
-            quarantined += told["quarantined"]
+            counts = {name: count + told[name] for name, count in counts.items()}
         if landed.quarantine is not None:
             (folder / QUARANTINE).mkdir(exist_ok=True)
             shutil.copyfile(landed.quarantine, folder / QUARANTINE / "part-not-read.parquet")
+        if useless is not None:
+            (folder / QUARANTINE).mkdir(exist_ok=True)
+            pq.write_table(useless, folder / QUARANTINE / "edges.parquet")
         shutil.rmtree(folder / "landed", ignore_errors=True)
         found = NewRows(
             entity=known.name,
             certificate=manifest.certificate,
-            embedded=embedded,
-            quarantined=quarantined,
+            edges_quarantined=0 if useless is None else useless.num_rows,
             unread=unread,
             notes=landed.notes,
+            **counts,
         )
         write_text_atomically(folder / MANIFEST, found.model_dump_json(indent=1) + "\n")
     return found
 
 
-def _check(files: Sequence[Path], wanted: pa.Schema, entity: str) -> tuple[str, ...]:
-    """The names of columns that are not read. Raises `InvalidInput`."""
-    given = {column.name: column for column in parquet_columns(files)}
-    stored = pq.read_schema(files[0])
-    spare = [name for name in given if name not in wanted.names]
-    problems = []
-    for field in wanted:
-        where = f"column '{field.name}'"
-        if field.name not in given:
-            what = f"is missing; '{entity}' has it as {field.type}."
-            near = get_close_matches(field.name, spare, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else "Let it be null where it is not known."
-            problems.append(Problem(where, what, hint))
-        elif not given[field.name].all_null:
-            held = stored.field(field.name).type
-            if not _fits(held, given[field.name].type, field.type):
-                what = f"is {held}, where '{entity}' has {field.type}."
-                problems.append(Problem(where, what))
-    if problems:
-        raise InvalidInput(f"New rows of '{entity}' in {files[0]}", problems)
-    return tuple(spare)
+def _linked(edges: NewEdges, bundle: Bundle, certificate: str) -> list[EdgeFiles]:
+    from isohop.coldbrew.distill import read_manifest
+    from isohop.coldbrew.new_edges import edge_files
 
-
-def _fits(held: pa.DataType, landed: pa.DataType | None, wanted: pa.DataType) -> bool:
-    """Whether values of a type may be values of the other. ``landed``: as which ``held`` is read;
-    None where the rows tell how wide their numbers are."""
-    if _is_list(wanted):
-        return _is_list(held)
-    if _is_text(wanted):
-        return landed is not None and _is_text(landed) and not pa.types.is_nested(held)
-    if _is_number(wanted):
-        return landed is None or _is_number(landed)
-    return bool(landed == wanted)
-
-
-def _is_text(held: pa.DataType) -> bool:
-    return pa.types.is_string(held) or pa.types.is_large_string(held)
-
-
-def _is_number(held: pa.DataType) -> bool:
-    return pa.types.is_integer(held) or pa.types.is_floating(held) or pa.types.is_decimal(held)
-
-
-def _is_list(held: pa.DataType) -> bool:
-    return pa.types.is_list(held) or pa.types.is_large_list(held)
+    graph, about = Graph.open(edges.graph), read_manifest(edges.model)
+    if {graph.manifest.certificate, about.certificate} != {certificate}:
+        raise IsohopError(
+            f"{edges.graph}, {edges.model} and the student are not of one run. Run the stages "
+            "'distill' and 'embed' again."
+        )
+    if about.skipped is not None:
+        raise IsohopError(
+            f"{edges.model} has not learned what edges say: {about.skipped} Leave --edges out."
+        )
+    return edge_files(graph, about.label, bundle.entity, bundle.rows, edges.files)
 
 
 def _land(
@@ -182,138 +187,136 @@ def _land(
 @cache
 def _opened(student: str, entity: str, version: str) -> Bundle:
     """The bundle, opened once by each worker process; one that was made anew is another."""
-    import torch
-
     from isohop.coldbrew.bundle import Bundle
 
-    torch.set_num_threads(1)
     return Bundle.open(Path(student), entity)
 
 
+@cache
+def _known(graph: str, features: str, model: str, version: str) -> KnownGraph:
+    """Likewise."""
+    from isohop.coldbrew.known_graph import KnownGraph
+
+    return KnownGraph.open(Graph.open(graph), Path(features), Path(model))
+
+
 def embed_pieces(
-    batch: dict[str, Any], student: str, entity: str, version: str, out: str
+    batch: dict[str, Any],
+    student: str,
+    entity: str,
+    version: str,
+    out: str,
+    run: Sequence[str] | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
-    """What a worker does with each piece of ``batch``: read, render, encode, embed and write."""
-    counts: dict[str, list[Any]] = {"embedded": [], "quarantined": [], "error": []}
+    """What a worker does with each piece of ``batch``: read, render, encode, embed and write.
+    ``run``: graph, features and model, where rows have edges, and the folder of these."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    counts: dict[str, list[Any]] = {"embedded": [], "quarantined": [], "edges": [], "error": []}
     for piece in split(batch):
-        embedded = quarantined = 0
-        error = ""
+        told: dict[str, Any] = dict.fromkeys(counts, 0)
+        told["error"] = ""
         try:
-            bundle = _opened(student, entity, version)
-            embedded, quarantined = _embed(bundle, piece, Path(out))
+            embedder = _Embedder(_opened(student, entity, version))
+            if run is not None:
+                *paths, matched = run
+                with torch.no_grad():
+                    embedder = _Embedder(embedder.bundle, _known(*paths, version), Path(matched))
+            told |= embedder.embed(piece, Path(out))
         except IsohopError as raised:
-            error = str(raised)  # the driver's to tell, without a traceback
+            told["error"] = str(raised)  # the driver's to tell, without a traceback
         except (OSError, pa.ArrowException) as raised:
-            error = f"{piece['file']} cannot be read: {raised}. Write the file again."
-        for name, value in zip(counts, (embedded, quarantined, error), strict=True):
+            told["error"] = f"{piece['file']} cannot be read: {raised}. Write the file again."
+        for name, value in told.items():
             counts[name].append(value)
     return counts
 
 
-def _embed(bundle: Bundle, piece: dict[str, Any], out: Path) -> tuple[int, int]:
-    """(rows embedded, rows quarantined)."""
-    key = list(bundle.entity.key)
-    schema = pa.schema(
-        [
-            *(bundle.rows.field(name) for name in key),
-            ("embedding", pa.list_(pa.float32(), bundle.dimensions)),
-            ("source", pa.string()),
-            ("confidence", pa.float32()),
-            ("degree", pa.int64()),
-        ]
-    )
-    target = out / part_name(piece)
-    embedded = 0
-    bad: list[pa.Table] = []
-    with pq.ParquetWriter(target, schema, use_dictionary=key) as writer:
-        for table in rows_of(piece, bundle.rows.names):
-            rows, reasons = _read(table.combine_chunks(), bundle)
-            good = pc.equal(reasons, "")
-            if not pc.all(good).as_py():
-                bad.append(_quarantined(table, reasons))
-            rows = rows.filter(good)
-            writer.write_table(_embedded(bundle, rows, schema))
-            embedded += rows.num_rows
-    if bad:
-        (out / QUARANTINE).mkdir(exist_ok=True)
-        pq.write_table(pa.concat_tables(bad), out / QUARANTINE / target.name)
-    return embedded, sum(table.num_rows for table in bad)
+@dataclass(frozen=True)
+class _Embedder:
+    """``matched``: the folder of new rows' edges to what is ``known``, a file for each piece."""
+
+    bundle: Bundle
+    known: KnownGraph | None = None
+    matched: Path | None = None
+
+    def embed(self, piece: dict[str, Any], out: Path) -> dict[str, int]:
+        """Rows embedded and quarantined, and edges of these that are embedded."""
+        bundle = self.bundle
+        key = bundle.entity.key
+        schema = pa.schema(
+            [
+                *(bundle.rows.field(name) for name in key),
+                ("embedding", pa.list_(pa.float32(), bundle.dimensions)),
+                ("source", pa.string()),
+                ("confidence", pa.float32()),
+                ("degree", pa.int64()),
+            ]
+        )
+        target = out / part_name(piece)
+        edges = None if self.matched is None else pq.read_table(self.matched / target.name)
+        embedded = used = seen = 0
+        bad: list[pa.Table] = []
+        with pq.ParquetWriter(target, schema, use_dictionary=list(key)) as writer:
+            for table in rows_of(piece, bundle.rows.names):
+                rows, reasons = cast_columns(table.combine_chunks(), bundle.rows, key)
+                good = reasons == ""
+                if not good.all():
+                    bad.append(quarantined(table, reasons))
+                mine = {} if edges is None else _edges_of(edges, seen, good)
+                served = self._embedded(rows.filter(pa.array(good)), mine, schema)
+                writer.write_table(served)
+                embedded, seen = embedded + served.num_rows, seen + table.num_rows
+                used += sum(len(rows) for _, rows in mine.values())
+        if bad:
+            (out / QUARANTINE).mkdir(exist_ok=True)
+            pq.write_table(pa.concat_tables(bad), out / QUARANTINE / target.name)
+        gone = sum(table.num_rows for table in bad)
+        return {"embedded": embedded, "quarantined": gone, "edges": used}
+
+    def _embedded(
+        self, rows: pa.Table, edges: Mapping[str, tuple[np.ndarray, np.ndarray]], schema: pa.Schema
+    ) -> pa.Table:
+        import torch
+
+        from isohop.coldbrew.choosing import Served
+        from isohop.giant.inference import encode_rows
+
+        about, taught = self.bundle.entity, None
+        encoded = encode_rows(self.bundle.encoder, about.name, rows, about.fields)
+        features, believed = torch.from_numpy(encoded), torch.zeros(len(encoded))
+        degree = np.zeros(len(encoded), np.int64)
+        with torch.no_grad():
+            guessed, nearness = self.bundle.student.vectors(features)
+            if self.known is not None:
+                heard = {
+                    relation: torch.from_numpy(np.stack(edges[relation.name]))
+                    for relation in self.known.messages.relations
+                    if relation.name in edges
+                }
+                taught, believed = self.known.teach_new(about.name, features, heard)
+                for _, row in heard.values():
+                    degree += np.bincount(row.numpy(), minlength=len(degree))
+            served = Served.of(about.choice, taught, guessed, believed, nearness)
+        own = {name: rows[name] for name in about.key}
+        return pa.table(own | served.columns(degree), schema=schema)
 
 
-def _read(table: pa.Table, bundle: Bundle) -> tuple[pa.Table, pa.Array]:
-    """The rows with the types of the entity, and why each cannot be embedded ('' where it can)."""
-    reasons = np.full(table.num_rows, "", object)
-    columns = []
-    for field in bundle.rows:
-        column = _one(table[field.name])
-        try:
-            values = _cast(column, field.type)
-        except pa.ArrowInvalid:
-            misfits = refused(column, partial(_cast, wanted=field.type))
-            reasons[misfits] = f"column '{field.name}': a value that is no {field.type}"
-            fits = np.ones(len(column), bool)
-            fits[misfits] = False
-            values = _cast(pc.if_else(pa.array(fits), column, None), field.type)
-        if field.name in bundle.entity.key:
-            lacks = values.is_null().to_numpy(zero_copy_only=False) & (reasons == "")
-            reasons[lacks] = NO_KEY
-        columns.append(values)
-    return pa.table(columns, names=bundle.rows.names), pa.array(reasons, pa.string())
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-
-
-def _cast(values: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Raises `pa.ArrowInvalid` for a value that is none of the type."""
-    if _is_list(wanted):
-        return _parsed(values.cast(pa.string()), wanted)
-    if pa.types.is_decimal(wanted) and pa.types.is_integer(values.type):
-        values = values.cast(pa.decimal128(38, max(0, min(19, wanted.scale))))
-    return values.cast(wanted)
-
-
-def _parsed(texts: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Lists, which land as JSON texts."""
-    if not len(texts):
-        return pa.array([], wanted)
-    told = pc.binary_join_element_wise('{"v":', pc.fill_null(texts, "null"), "}", "")
-    lines = "\n".join(told.to_pylist()).encode()
-    schema = pa.schema([("v", wanted)])
-    options = pyarrow.json.ParseOptions(explicit_schema=schema)
-    read = pyarrow.json.ReadOptions(block_size=len(lines) + 1)
-    return _one(pyarrow.json.read_json(io.BytesIO(lines), read, options)["v"])
-
-
-def _quarantined(table: pa.Table, reasons: pa.Array) -> pa.Table:
-    bad = pc.not_equal(reasons, "")
-    rows = table.filter(bad)
-    raw = [text for batch in rows.to_batches() for text in raw_rows(batch)]
-    parts = {
-        "reason": reasons.filter(bad),
-        "line": pa.nulls(rows.num_rows, pa.int64()),
-        "raw": pa.array(raw, pa.string()),
-    }
-    return pa.table(parts)
-
-
-def _embedded(bundle: Bundle, rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    import torch
-
-    from isohop.coldbrew.choosing import confidence_alone
-    from isohop.giant.inference import encode_rows
-
-    fields = bundle.entity.fields
-    features = encode_rows(bundle.encoder, bundle.entity.name, rows, fields)
-    with torch.no_grad():
-        vectors, nearness = bundle.student.vectors(torch.from_numpy(features))
-        confidence = confidence_alone(bundle.entity.choice, nearness).numpy()
-    values = pa.FixedSizeListArray.from_arrays(
-        pa.array(vectors.numpy().astype(np.float32).ravel()), vectors.shape[1]
-    )
-    source = pa.repeat(pa.scalar("student"), rows.num_rows)
-    degree = pa.repeat(pa.scalar(0, pa.int64()), rows.num_rows)
-    own = [rows[name] for name in bundle.entity.key]
-    certain = pa.array(confidence.astype(np.float32), from_pandas=True)
-    return pa.table([*own, values, source, certain, degree], schema=schema)
+def _edges_of(
+    edges: pa.Table, start: int, good: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By relation, the known nodes and the rows of the edges of the ``good`` ones among the rows
+    from ``start`` on of a piece; rows are counted among these."""
+    place = np.cumsum(good) - 1
+    row = edges["row"].to_numpy() - start
+    within = (row >= 0) & (row < len(good))
+    within[within] = good[row[within]]
+    names = edges["relation"].to_numpy(zero_copy_only=False)
+    found = {}
+    for name in np.unique(names[within]):
+        mine = within & (names == name)
+        found[str(name)] = edges["node"].to_numpy()[mine], place[row[mine]]
+    return found

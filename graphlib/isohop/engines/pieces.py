@@ -72,9 +72,10 @@ def for_each_piece(
     arguments: dict[str, Any],
     what: str,
     progress: Progress,
+    cores: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Have workers of Ray Data ``act`` on pieces: what it gave for each, as they end. Who stops
-    asking stops the work. Ray must be running.
+    asking stops the work. Each piece takes ``cores``. Ray must be running.
 
     ``act`` takes a batch of pieces (see `split`) and ``arguments``, and gives a batch.
     """
@@ -85,7 +86,7 @@ def for_each_piece(
     done = ray.data.from_items(list(pieces), override_num_blocks=max(1, len(pieces))).map_batches(
         act,
         batch_size=1,
-        num_cpus=1,
+        num_cpus=cores,
         fn_kwargs=arguments,
     )
     with progress.task(what, len(pieces)) as bar:

@@ -1,0 +1,118 @@
+"""The graph that a run learned from, as its teacher sees it: vectors of its nodes, and of new rows
+that come with edges to them.
+
+New rows listen and are not heard: a message goes from a known node to a new row and never back, so
+that a row's vector does not depend on which other rows came with it, and no known node changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from isohop.coldbrew.distill import DistillManifest, read_manifest
+from isohop.coldbrew.inputs import Inputs, read_inputs
+from isohop.coldbrew.links import queries_of
+from isohop.coldbrew.message_passing import MessageGraph, Relation
+from isohop.coldbrew.reliability import credible_edges
+from isohop.coldbrew.tables import Table, unit
+from isohop.coldbrew.teacher import Teacher
+from isohop.errors import IsohopError
+from isohop.graph import Graph
+
+
+@dataclass(frozen=True)
+class KnownGraph:
+    """``teacher``: none where nothing was learned. ``credible``: by edge type float32 (edges,),
+    where messages weigh as much as their edges are credible. ``messages``: over all edges, those
+    too that training did not see."""
+
+    inputs: Inputs
+    manifest: DistillManifest
+    teacher: Teacher | None
+    credible: Table
+    messages: MessageGraph
+
+    @classmethod
+    def open(cls, graph: Graph, features: Path, model: Path) -> KnownGraph:
+        """Raises `IsohopError` where they do not belong together."""
+        manifest = read_manifest(model)
+        inputs = read_inputs(graph, features, manifest.label)
+        about = (inputs.counts, inputs.edge_types, inputs.edges)
+        if manifest.skipped is not None:
+            return cls(inputs, manifest, None, {}, MessageGraph(*about))
+        structural = {
+            name: torch.zeros(count, dtype=torch.int64)
+            for name, (count,) in manifest.structural.items()
+        }
+        teacher = Teacher(inputs, structural, manifest.settings, manifest.outputs)
+        load_weights(teacher, load_file(model / "teacher.safetensors"), model)
+        teacher.eval()
+        credible: Table = {}
+        if manifest.weighed:
+            credible = credible_edges(
+                queries_of(inputs.edge_types, frozenset(inputs.entities)),
+                inputs.edges,
+                inputs.counts,
+                partial(_teach, teacher, MessageGraph(*about), inputs.features),
+                teacher.score,
+                manifest.seed,
+            )
+        return cls(inputs, manifest, teacher, credible, MessageGraph(*about, credible))
+
+    def teach(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The teacher's vectors of all nodes, float32 (nodes, d) by type, and their degree by how
+        credible edges are, float32 (nodes,). Where nothing was learned there are no vectors, and no
+        edge is believed."""
+        if self.teacher is None:
+            return {}, {name: torch.zeros(count) for name, count in self.inputs.counts.items()}
+        taught = _teach(self.teacher, self.messages, self.inputs.features, {})
+        return taught, self.messages.degrees_in(self.messages.weights({}))
+
+    def teach_new(
+        self, entity: str, features: Tensor, edges: Mapping[Relation, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """As `teach`, of new rows of an entity: (rows, d) and (rows,). ``features``: float32
+        (rows, d_in). ``edges``: by the relation that brings messages to the entity, int64
+        (2, edges) of known nodes and rows. A new edge is wholly credible. Where nothing was learned
+        nothing is known of a row but zeros."""
+        if self.teacher is None:
+            nothing = torch.zeros(len(features), self.manifest.settings.dimensions)
+            return nothing, nothing.sum(1)
+        inputs, known = self.inputs, self.inputs.counts[entity]
+        together, credible = dict(inputs.edges), dict(self.credible)
+        for relation, (node, row) in edges.items():
+            name, ends = relation.edge_type, [node, row + known]
+            new = torch.stack(ends[::-1] if relation.reverse else ends)
+            together[name] = torch.cat([together[name], new], 1)
+            if name in credible:
+                credible[name] = torch.cat([credible[name], torch.ones(len(node))])
+        counts = {**inputs.counts, entity: known + len(features)}
+        unheard = {entity: known}
+        graph = MessageGraph(counts, inputs.edge_types, together, credible, unheard)
+        everything = {**inputs.features, entity: torch.cat([inputs.features[entity], features])}
+        taught = _teach(self.teacher, graph, everything, {})[entity][known:]
+        return taught, graph.degrees_in(graph.weights({}))[entity][known:]
+
+
+def _teach(
+    teacher: Teacher, graph: MessageGraph, features: Table, left_out: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    return unit(teacher(graph, features, graph.weights(left_out)))
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], model: Path) -> None:
+    """Raises `IsohopError` where the weights are those of another graph or other features."""
+    try:
+        module.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise IsohopError(
+            f"{model} was distilled from another graph or other features. Run the stage 'distill' "
+            "again."
+        ) from error

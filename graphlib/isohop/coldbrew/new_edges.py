@@ -1,0 +1,191 @@
+"""Edges of new rows to nodes that the graph knows.
+
+The file of an edge type has the columns of the row's key and of the known node. Those of a value
+of a shared attribute are one column, named as the attribute; of any other node its key, with
+``known_`` before a name that the row's key has too. Null there means that there is no edge. Other
+columns are not read, so the file may be that of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from isohop.coldbrew.bundle import BundledEntity
+from isohop.coldbrew.message_passing import Relation
+from isohop.coldbrew.new_columns import (
+    cast_columns,
+    check_columns,
+    one_array,
+    quarantined,
+)
+from isohop.engines.pieces import part_name, rows_of
+from isohop.errors import InvalidInput, Problem, did_you_mean
+from isohop.giant.targets import label_edge
+from isohop.graph import Graph
+from isohop.relational.files import parquet_parts
+from isohop.relational.parquet_files import land_parquet
+
+REVERSE = "^-1"
+NO_ROW = "no new row has this key"
+_MATCHED = pa.schema([("relation", pa.string()), ("node", pa.int64()), ("row", pa.int64())])
+
+
+@dataclass(frozen=True)
+class EdgeFiles:
+    """The files of one edge type. ``relation``: by which messages reach the new rows. ``columns``:
+    those that are read, the row's key first. ``node_key``: of the known node, as the graph has
+    it."""
+
+    relation: Relation
+    files: tuple[Path, ...]
+    columns: pa.Schema
+    row_key: tuple[str, ...]
+    node_key: tuple[str, ...]
+
+
+def edge_files(
+    graph: Graph,
+    label: str | None,
+    entity: BundledEntity,
+    rows: pa.Schema,
+    given: Mapping[str, Path],
+) -> list[EdgeFiles]:
+    """``given``: a file or folder by the name of an edge type, ``^-1`` after it where it joins the
+    entity to itself and new rows are its targets. Raises `InvalidInput` with all that is wrong."""
+    problems: list[Problem] = []
+    found = []
+    touching = {_name(relation): relation for relation in _relations(graph, entity.name, label)}
+    for name, path in given.items():
+        if name not in touching:
+            what = f"is no edge type of '{entity.name}' in {graph.path}."
+            problems.append(Problem(f"--edges {name}", what, did_you_mean(name, touching)))
+            continue
+        relation = touching[name]
+        columns, node_key = _columns(graph, relation, entity, rows)
+        files = tuple(file.resolve() for file in parquet_parts(path))
+        wrong, _ = check_columns(files, columns, columns.names, name)
+        problems += [Problem(f"{path}, {one.where}", one.what, one.hint) for one in wrong]
+        found.append(EdgeFiles(relation, files, columns, entity.key, node_key))
+    if problems:
+        raise InvalidInput(f"Edges of new rows of '{entity.name}'", problems)
+    return found
+
+
+def _relations(graph: Graph, entity: str, label: str | None) -> Iterator[Relation]:
+    """Those by which messages reach the entity, but for the label's."""
+    hidden = label_edge(graph, label)
+    for edge in graph.edge_types:
+        if edge.name == hidden:
+            continue
+        if edge.source == entity:
+            yield Relation(edge.name, edge.target, edge.source, reverse=True)
+        if edge.target == entity:
+            yield Relation(edge.name, edge.source, edge.target, reverse=False)
+
+
+def _name(relation: Relation) -> str:
+    """What a user calls it: the edge type, and from which end where both may be new rows."""
+    target = relation.source == relation.target and not relation.reverse
+    return relation.edge_type + REVERSE if target else relation.edge_type
+
+
+def _columns(
+    graph: Graph, relation: Relation, entity: BundledEntity, rows: pa.Schema
+) -> tuple[pa.Schema, tuple[str, ...]]:
+    node = graph.node_type(relation.source)
+    held = ds.dataset(graph.path / "nodes" / node.name, format="parquet").schema
+    role = graph.edge_type(relation.edge_type).role
+    names = (role,) if node.shared and len(node.key) == 1 else node.key
+    names = tuple(f"known_{name}" if name in entity.key else name for name in names)
+    known = [pa.field(n, held.field(k).type) for n, k in zip(names, node.key, strict=True)]
+    return pa.schema([*(rows.field(name) for name in entity.key), *known]), node.key
+
+
+@dataclass
+class _Read:
+    """Edges of one type: ``table`` as it was read, ``values`` of it with the types that they should
+    have, ``reasons`` why an edge is of no use ('' where it is), and ``nodes``, int64 (edges,), the
+    known node; what is no edge is not among them."""
+
+    of: EdgeFiles
+    table: pa.Table
+    values: pa.Table
+    reasons: np.ndarray
+    nodes: np.ndarray
+
+
+def match_edges(
+    given: Sequence[EdgeFiles],
+    graph: Graph,
+    pieces: Sequence[Mapping[str, Any]],
+    rows: pa.Schema,
+    folder: Path,
+) -> tuple[Path, pa.Table | None]:
+    """For each piece of new rows the file ``<part_name>`` of its edges in a folder, and what cannot
+    be used, as a quarantine has it. ``folder``: for what is read on the way. An edge that comes
+    twice is one."""
+    read = [_read(one, graph, folder / str(number)) for number, one in enumerate(given)]
+    out = folder / "matched"
+    out.mkdir(parents=True)
+    used = [np.zeros(len(one.nodes), bool) for one in read]
+    for piece in pieces:
+        key = _key_of(piece, rows, read[0].of.row_key)
+        found = [_matched(one, key, mark) for one, mark in zip(read, used, strict=True)]
+        together = pa.concat_tables(found).group_by(_MATCHED.names).aggregate([])
+        order = [(name, "ascending") for name in ("relation", "row", "node")]
+        pq.write_table(together.sort_by(order).cast(_MATCHED), out / part_name(dict(piece)))
+    bad = []
+    for one, mark in zip(read, used, strict=True):
+        one.reasons[~mark & (one.reasons == "")] = NO_ROW
+        if (one.reasons != "").any():
+            bad.append(quarantined(one.table, one.reasons))
+    return out, pa.concat_tables(bad) if bad else None
+
+
+def _read(of: EdgeFiles, graph: Graph, folder: Path) -> _Read:
+    landed = land_parquet(of.files, folder, of.relation.edge_type, of.columns.names, "")
+    table = pa.concat_tables(pq.read_table(file, columns=of.columns.names) for file in landed.paths)
+    table = pa.table([one_array(column) for column in table.columns], names=table.column_names)
+    row_key, known = of.row_key, of.columns.names[len(of.row_key) :]
+    there = np.ones(table.num_rows, bool)
+    for name in known:
+        there &= table[name].is_valid().to_numpy()
+    table = table.filter(pa.array(there))
+    values, reasons = cast_columns(table, of.columns, row_key)
+    nodes = graph.nodes(of.relation.source, of.node_key)
+    numbered = values.select(known).append_column("edge", pa.array(np.arange(table.num_rows)))
+    joined = numbered.join(nodes, keys=known, right_keys=list(of.node_key), join_type="inner")
+    found = np.full(table.num_rows, -1, np.int64)
+    found[joined["edge"].to_numpy()] = joined["node_id"].to_numpy()
+    reasons[(found < 0) & (reasons == "")] = f"the graph knows no such '{of.relation.source}'"
+    return _Read(of, table, values, reasons, found)
+
+
+def _key_of(piece: Mapping[str, Any], rows: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """The key of a piece's rows, and ``row``, its number there."""
+    wanted = pa.schema([rows.field(name) for name in names])
+    read = [wanted.empty_table()]
+    for table in rows_of(dict(piece), names):
+        read.append(cast_columns(table.combine_chunks(), wanted, names)[0])
+    key = pa.concat_tables(read)
+    return key.append_column("row", pa.array(np.arange(key.num_rows)))
+
+
+def _matched(one: _Read, key: pa.Table, used: np.ndarray) -> pa.Table:
+    """The edges of a piece's rows, which are marked in ``used``."""
+    names = list(one.of.row_key)
+    good = one.reasons == ""
+    columns = one.values.select(names).append_column("edge", pa.array(np.arange(len(good))))
+    joined = columns.filter(pa.array(good)).join(key, keys=names, join_type="inner")
+    edges = joined["edge"].to_numpy()
+    used[edges] = True
+    relation = pa.repeat(pa.scalar(one.of.relation.name), len(edges))
+    return pa.table([relation, pa.array(one.nodes[edges]), joined["row"]], schema=_MATCHED)

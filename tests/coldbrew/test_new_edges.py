@@ -1,0 +1,211 @@
+"""Rows that no graph has seen, with edges to nodes of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from isohop.coldbrew.choice import Choice
+from isohop.coldbrew.distill import DistillManifest
+from isohop.coldbrew.known_graph import KnownGraph
+from isohop.coldbrew.message_passing import relations_of
+from isohop.coldbrew.new_edges import NO_ROW
+from isohop.coldbrew.new_rows import NewEdges, NewRows, embed_new
+from isohop.coldbrew.teacher import BODIES
+from isohop.engines import pieces
+from isohop.engines.ray import ray_session
+from isohop.errors import InvalidInput, IsohopError
+from tests.coldbrew.test_distill import read, vectors
+from tests.coldbrew.test_new_rows import DISTILL, World, books, made
+from tests.coldbrew.test_teacher import COUNTS, GRAPH, TYPES, inputs, teacher
+
+NOWHERE = DISTILL.model_copy(update={"structural_degree": 1000})
+"""No node has a place in the graph beyond its features and edges, as no new row has."""
+ALL = Choice(blend=(0.0, 0.0, 0.0, 9.0))
+"""The teacher alone: a student finds a node among its own latent neighbours when it comes anew."""
+READS, SHELF = "book--reads--reader", "book--shelf--book.shelf"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    with ray_session():
+        yield made(tmp_path_factory.mktemp("world"), settings=NOWHERE, choice=ALL)
+
+
+def known_graph(kind: str) -> KnownGraph:
+    of = teacher(kind)
+    manifest = DistillManifest(seed=1, label=None, settings={"dimensions": 5})
+    return KnownGraph(inputs(), manifest, of, {}, GRAPH)
+
+
+def edges_of(entity: str, rows: torch.Tensor) -> dict:
+    """The edges of known nodes, as if the nodes came anew as rows in that order."""
+    place = torch.full((COUNTS[entity],), -1)
+    place[rows] = torch.arange(len(rows))
+    found = {}
+    for relation in relations_of(TYPES):
+        if relation.target == entity:
+            source, target = GRAPH.ends(relation)
+            mine = place[target] >= 0
+            found[relation] = torch.stack([source[mine], place[target[mine]]])
+    return found
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("entity", COUNTS)
+def test_a_row_with_the_edges_of_a_node_gets_the_vector_of_that_node(kind, entity):
+    known = known_graph(kind)
+    rows = torch.randperm(COUNTS[entity], generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        taught, degree = known.teach()
+        of_rows = known.teach_new(
+            entity, known.inputs.features[entity][rows], edges_of(entity, rows)
+        )
+    assert torch.allclose(of_rows[0], taught[entity][rows], atol=1e-5)
+    assert torch.equal(of_rows[1], degree[entity][rows])
+    assert (of_rows[1] > 0).any()
+    assert (of_rows[1] == 0).any()
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_row_does_not_depend_on_those_that_come_with_it(kind):
+    known = known_graph(kind)
+    rows = torch.arange(20)
+    with torch.no_grad():
+        together, _ = known.teach_new(
+            "paper", known.inputs.features["paper"][rows], edges_of("paper", rows)
+        )
+        alone, _ = known.teach_new(
+            "paper", known.inputs.features["paper"][4:5], edges_of("paper", rows[4:5])
+        )
+    assert torch.allclose(alone[0], together[4], atol=1e-5)
+
+
+def new(world: World, folder: Path, rows: pa.Table, **edges: pa.Table) -> tuple[NewRows, pa.Table]:
+    """``edges``: of 'reads' and 'shelf'."""
+    folder.mkdir(exist_ok=True)
+    pq.write_table(rows, folder / "rows.parquet")
+    files = {}
+    for name, table in edges.items():
+        files[{"reads": READS, "shelf": SHELF}[name]] = folder / f"{name}.parquet"
+        pq.write_table(table, folder / f"{name}.parquet")
+    told = of_run(world, folder, files)
+    parts = sorted((folder / "out").glob("*.parquet"))
+    return told, pa.concat_tables([pq.read_table(part) for part in parts])
+
+
+def of_run(world: World, folder: Path, files: dict[str, Path]) -> NewRows:
+    run = world.graph.path.parent
+    edges = NewEdges(world.graph.path, run / "features", run / "model", files)
+    return embed_new(world.student, folder / "rows.parquet", folder / "out", "book", edges=edges)
+
+
+def known_edges(world: World) -> dict[str, pa.Table]:
+    """All edges of books, as the tables of a warehouse have them."""
+    book, reader = (
+        world.graph.nodes(name, ["id"])["id"].to_numpy(False) for name in ("book", "reader")
+    )
+    shelf = world.graph.nodes("book.shelf", ["value"])["value"].to_numpy(False)
+    reads, shelved = (world.graph.edge_index(name) for name in (READS, SHELF))
+    return {
+        "reads": pa.table({"id": book[reads[0]], "known_id": reader[reads[1]]}),
+        "shelf": pa.table({"id": book[shelved[0]], "shelf": shelf[shelved[1]]}),
+    }
+
+
+def test_rows_with_edges_are_served_as_such_nodes_are(world, tmp_path, monkeypatch):
+    """Every book comes anew, with all edges that it has."""
+    monkeypatch.setattr(pieces, "PIECE", 100)
+    known = read(world.embeddings, "book")
+    told, found = new(world, tmp_path / "all", books(world), **known_edges(world))
+    degree = known["degree"].to_numpy()
+    assert (told.embedded, told.edges, told.edges_quarantined) == (len(degree), degree.sum(), 0)
+    for column in ("id", "degree", "source"):
+        assert found[column].to_pylist() == known[column].to_pylist()
+    assert set(found["source"].to_pylist()) == {"student", "teacher"}
+    confidence = [one["confidence"].to_numpy() for one in (found, known)]
+    assert np.allclose(*confidence, atol=1e-4, equal_nan=True)
+    assert np.allclose(vectors(found), vectors(known), atol=1e-4)
+    # Edges tell: without them the same rows are elsewhere.
+    _, without = new(world, tmp_path / "none", books(world))
+    linked = degree > 0
+    assert ((vectors(without) * vectors(known)).sum(1)[linked] < 0.999).mean() > 0.9
+
+
+def test_one_file_may_hold_rows_and_edges(world, tmp_path):
+    rows = pa.table(
+        {
+            "id": [9001, 9002, 9003],
+            "title": ["river1 river2", "river1 river2", None],
+            "shelf": ["shelf 0", None, "shelf 0"],
+        }
+    )
+    told, found = new(world, tmp_path, rows, shelf=rows)
+    assert (told.edges, told.edges_quarantined, told.unread) == (2, 0, ())
+    assert found["degree"].to_pylist() == [1, 0, 1]
+    assert np.isfinite(vectors(found)).all()
+
+
+def test_edges_that_cannot_be_used_are_kept_apart_and_counted(world, tmp_path):
+    rows = pa.table(
+        {"id": [9001, 9002, 9002, None], "title": ["river1", "engine1", "engine1", "x"]}
+    )
+    reads = pa.table(
+        {
+            "id": pa.array([9001, 9001, 9001, 9002, 7, None, 9002], pa.int32()),
+            "known_id": ["r00", "r00", "r999", "r01", "r01", "r01", None],
+        }
+    )
+    told, found = new(world, tmp_path, rows, reads=reads)
+    assert (told.embedded, told.quarantined) == (3, 1)
+    # The edge that comes twice is one; the row that comes twice has its edge twice.
+    assert found["degree"].to_pylist() == [1, 1, 1]
+    assert (told.edges, told.edges_quarantined) == (3, 3)
+    kept = pq.read_table(tmp_path / "out" / "quarantine" / "edges.parquet").to_pylist()
+    assert [row["reason"] for row in kept] == [
+        "the graph knows no such 'reader'",
+        NO_ROW,
+        "no value in the key",
+    ]
+    assert '"r999"' in kept[0]["raw"]
+    assert len(ds.dataset(tmp_path / "out" / "quarantine").to_table()) == 4
+
+
+def test_no_rows_and_no_edges(world, tmp_path):
+    nothing = {name: table.slice(0, 0) for name, table in known_edges(world).items()}
+    told, found = new(world, tmp_path / "rows", books(world), **nothing)
+    assert (told.embedded, told.edges) == (found.num_rows, 0)
+    told, found = new(world, tmp_path / "none", books(world).slice(0, 0), **known_edges(world))
+    assert (told.embedded, told.edges, found.num_rows) == (0, 0, 0)
+    assert told.edges_quarantined == sum(map(len, known_edges(world).values()))
+
+
+def test_all_that_is_wrong_with_edges_is_told_at_once(world, tmp_path):
+    pq.write_table(books(world), tmp_path / "rows.parquet")
+    wrong = tmp_path / "wrong.parquet"
+    pq.write_table(pa.table({"id": ["one"], "knwon_id": ["r00"]}), wrong)
+    with pytest.raises(InvalidInput) as raised:
+        of_run(world, tmp_path, {READS: wrong, "book--shelf--shelf": wrong})
+    message = str(raised.value)
+    assert "column 'id': is string, where" in message
+    assert "column 'known_id': is missing" in message
+    assert "Did you mean 'knwon_id'?" in message
+    assert "is no edge type of 'book'" in message
+    assert f"Did you mean '{SHELF}'?" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_edges_of_another_run_are_refused(world, tmp_path):
+    pq.write_table(books(world), tmp_path / "rows.parquet")
+    other = made(tmp_path / "other")
+    about = other.graph.path / "graph.json"
+    about.write_text(about.read_text("utf-8").replace("0" * 32, "1" * 32), "utf-8")
+    edges = NewEdges(other.graph.path, tmp_path, world.graph.path.parent / "model", {})
+    with pytest.raises(IsohopError, match="are not of one run"):
+        embed_new(world.student, tmp_path / "rows.parquet", tmp_path / "out", "book", edges=edges)
