@@ -8,8 +8,9 @@ messages, so that no edge helps to predict itself.
 - *message-passing*: X^{l+1} = σ(layer(X^l + E^l)), with weights for each relation (R-GCN,
   GraphSAGE), initial residual and normalisation.
 - *convolution*: steps of a walk that learns nothing, and between them weights for each node type
-  (GCN, Kipf and Welling, ICLR 2017); with an initial residual these begin near the identity, the
-  nearer the deeper they lie (GCNII, Chen et al., ICML 2020), so that many layers can be stacked.
+  (GCN, Kipf and Welling, ICLR 2017, whose last step gives the vectors); with an initial residual
+  these begin near the identity, the nearer the deeper they lie (GCNII, Chen et al., ICML 2020), so
+  that many layers can be stacked.
 - *hop-wise*: a walk that learns nothing carries features and E to nodes some steps away; each node
   weighs what arrives by hop (SAGN, Sun et al., 2021), and an MLP reads it. In training a random
   part of the nodes sends nothing (GRAND, Feng et al., NeurIPS 2020): a node must be told by
@@ -82,7 +83,8 @@ class Teacher(nn.Module):
             )
             for _ in range(self.body.places)
         )
-        self.out = nn.ModuleDict({module_key(name): nn.Linear(d, d) for name in names})
+        out = nn.Identity if self.body.final else partial(nn.Linear, d, d)
+        self.out = nn.ModuleDict({module_key(name): out() for name in names})
         self.score = LinkScore(tuple(inputs.edge_types), d, "distmult", settings.scale)
         self.classify = nn.Linear(d, outputs) if outputs else None
 
@@ -187,6 +189,9 @@ def _activated(heard: Table, dropout: float, training: bool) -> dict[str, Tensor
 class MessagePassing(nn.Module):
     """Layers of messages; each has structural embeddings of its own."""
 
+    final = False
+    """Whether what nodes hold at last are vectors already."""
+
     def __init__(self, inputs: Inputs, settings: DistillSettings):
         super().__init__()
         d = settings.dimensions
@@ -225,6 +230,7 @@ class Convolution(nn.Module):
         self.places = settings.layers
         self.dropout = settings.dropout
         self.initial_residual = settings.initial_residual
+        self.final = not self.initial_residual
         names = inputs.features
         self.project = Projection(names, lambda width: nn.Linear(width, d), settings.dropout)
         self.layers = nn.ModuleDict(
@@ -247,14 +253,19 @@ class Convolution(nn.Module):
                 for name, values in heard.items():
                     weigh = self.layers[module_key(name)].get_submodule(str(place - 1))
                     heard[name] = (1 - β) * values + β * weigh(values)
-            held.append(_activated(heard, self.dropout, self.training))
+            last = place + 1 == self.places
+            held.append(heard if last and self.final else self._activated(heard))
         return held
+
+    def _activated(self, heard: Table) -> dict[str, Tensor]:
+        return _activated(heard, self.dropout, self.training)
 
 
 class HopWise(nn.Module):
     """Hops of a walk that learns nothing, weighed at each node."""
 
     places = 1
+    final = False
 
     def __init__(self, inputs: Inputs, settings: DistillSettings):
         super().__init__()
