@@ -95,8 +95,8 @@ FEW = DistillSettings(
 SETTINGS = {
     "cora": FEW,
     "actor": FEW.model_copy(update={"teacher": "message-passing", "steps": 100}),
-    "gutenberg": DistillSettings(steps=300, dropout=0.3, link_weight=0.05),
-    "wordnet": DistillSettings(steps=300, dropout=0.3, link_weight=0.05),
+    "gutenberg": DistillSettings(steps=100, dropout=0.3, link_weight=0.05),
+    "wordnet": DistillSettings(steps=100, dropout=0.3, link_weight=0.05),
 }
 
 
