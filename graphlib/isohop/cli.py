@@ -26,7 +26,9 @@ from isohop.terminal import (
     out,
     print_audit,
     print_comparison,
+    print_differences,
     print_ledger,
+    print_runs,
     print_summary,
     print_warnings,
 )
@@ -372,6 +374,59 @@ def _named_paths(given: list[str]) -> dict[str, Path]:
             raise IsohopError(f"--edges names '{name}' twice: put its files in one folder.")
         found[name] = Path(path)
     return found
+
+
+runs = typer.Typer(no_args_is_help=True, help="The runs of a pipeline: list, show, diff, prune.")
+app.add_typer(runs, name="runs")
+
+
+@runs.command("list", epilog="Example: `isohop runs list examples/nycflights13.yaml`")
+def list_runs(pipeline: PipelinePath) -> None:
+    """All runs, the newest first."""
+    from isohop.pipeline.history import past_runs
+    from isohop.pipeline.pipeline_file import read_pipeline
+
+    print_runs(past_runs(read_pipeline(pipeline)))
+
+
+@runs.command("show", epilog="Example: `isohop runs show examples/nycflights13.yaml current`")
+def show_run(
+    pipeline: PipelinePath, run_id: Annotated[str, typer.Argument(metavar="RUN")] = "current"
+) -> None:
+    """What the stages of a run made, and when."""
+    from isohop.pipeline.history import past_run
+    from isohop.pipeline.pipeline_file import read_pipeline
+
+    past = past_run(read_pipeline(pipeline), run_id)
+    print_summary([(record, True) for record in past.records], past.run.folder)
+
+
+@runs.command("diff", epilog="Example: `isohop runs diff shop.yaml 20261123 20261124`")
+def diff_runs(
+    pipeline: PipelinePath,
+    one: Annotated[str, typer.Argument(metavar="RUN")],
+    other: Annotated[str, typer.Argument(metavar="OTHER")],
+) -> None:
+    """Which settings, inputs and versions differ between two runs."""
+    from isohop.pipeline.history import differences, past_run
+    from isohop.pipeline.pipeline_file import read_pipeline
+
+    read = read_pipeline(pipeline)
+    past = [past_run(read, name) for name in (one, other)]
+    print_differences(differences(*past), past)
+
+
+@runs.command("prune", epilog="Example: `isohop runs prune shop.yaml --keep 7`")
+def prune_runs(
+    pipeline: PipelinePath,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest runs stay.")] = 5,
+) -> None:
+    """Remove old runs, and what killed processes left in the others. What is published stays."""
+    from isohop.pipeline.history import prune
+    from isohop.pipeline.pipeline_file import read_pipeline
+
+    for made in prune(read_pipeline(pipeline), keep):
+        out.print(f"{escape(made.what)}: {escape(made.where)}", soft_wrap=True)
 
 
 @app.command(epilog="Example: `isohop evaluate examples/nycflights13.yaml --seeds 5`")

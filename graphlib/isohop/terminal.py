@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from isohop.engines.progress import Task
     from isohop.graph.audit import Audit
     from isohop.hops.plan import Plan
+    from isohop.pipeline.history import Difference, PastRun
     from isohop.pipeline.runs import StageRecord
     from isohop.relational.ledger import Ledger
 
@@ -162,6 +163,30 @@ def print_summary(results: Sequence[tuple[StageRecord, bool]], folder: Path) -> 
                 took if first else "",
                 _bytes(record.size) if first else "",
             )
+    out.print(table)
+
+
+def print_runs(found: Sequence[PastRun]) -> None:
+    table = Table(title="Runs, the newest first", title_justify="left")
+    for column in ("run", "last stage began", "done", "took", "size"):
+        table.add_column(column, justify="right" if column in ("took", "size") else "left")
+    for past in found:
+        done = ", ".join(record.stage for record in past.records) or "nothing"
+        took = sum(record.seconds for record in past.records)
+        table.add_row(escape(past.run.id), past.last, done, f"{took:.1f} s", _bytes(past.size))
+    out.print(table)
+
+
+def print_differences(found: Sequence[Difference], between: Sequence[PastRun]) -> None:
+    if not found:
+        out.print("The two runs depend on the same.")
+        return
+    one, other = (past.run.id for past in between)
+    table = Table(title=f"Run {escape(one)} and run {escape(other)}", title_justify="left")
+    for column in ("stage", "what", escape(one), escape(other)):
+        table.add_column(column, overflow="fold")
+    for row in found:
+        table.add_row(row.stage, escape(row.what), escape(row.one or ""), escape(row.other or ""))
     out.print(table)
 
 

@@ -36,13 +36,16 @@ from isohop.embeddings.contract import (
 from isohop.embeddings.inspection import inspect_embeddings
 from isohop.embeddings.settings import is_publication_name
 from isohop.engines.progress import SILENT, Progress, Task
-from isohop.engines.storage import fingerprint, temporary_beside, write_text_atomically
+from isohop.engines.storage import (
+    TEMPORARY,
+    fingerprint,
+    temporary_beside,
+    write_text_atomically,
+)
 from isohop.errors import IsohopError
 
 _LOCK = ".lock"
 _STAGED = "version"
-_TEMPORARY = ".tmp-"
-"""How the names of `isohop.engines.storage.temporary_beside` begin."""
 _ATTEMPTS = 1000
 _BLOCK = 1 << 20
 
@@ -152,7 +155,7 @@ def _turn(home: Path, task: Task) -> Iterator[None]:
 
 def _remove_leftovers(home: Path) -> None:
     """What killed publishers left: nobody else is publishing while the lock is held."""
-    for leftover in home.glob(f"{_TEMPORARY}*"):
+    for leftover in home.glob(f"{TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from isohop.errors import IsohopError
 
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"
+"""How the names of what is not whole begin: no reader looks at them."""
 
 
 def fingerprint(path: Path) -> str:
@@ -28,7 +29,7 @@ def fingerprint(path: Path) -> str:
 
 def temporary_beside(path: Path) -> Path:
     """A name in the same folder (hence the same file system) that no reader looks at."""
-    return path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}")
+    return path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}")
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -69,7 +70,7 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
             f"{path} is there already and not what this command makes (no {made} in it), so it "
             "is not replaced. Choose a folder that does not exist yet."
         )
-    ours = re.compile(re.escape(f"{_TEMPORARY}{path.name}-") + "[0-9a-f]{12}")
+    ours = re.compile(re.escape(f"{TEMPORARY}{path.name}-") + "[0-9a-f]{12}")
     for leftover in path.parent.iterdir():
         if ours.fullmatch(leftover.name):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -6,17 +6,23 @@
       graph/ features/ model/ embeddings/ student/ report.html   what the stages made
       evaluation.json                                            what `isohop evaluate` found
       stages/<stage>.json                                        StageRecord, written last
+      .lock                                                      held by whoever writes
 
 A stage writes into a temporary place and moves it when whole, then writes its record. So a run that
 was killed anywhere goes on where it stopped, and a stage whose inputs, settings and code are the
-same is not run again.
+same is not run again. One process writes a run at a time; the operating system lets go of the lock
+when that process ends, however it ends.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +31,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
+
+LOCK = ".lock"
+LONG = 100
 
 
 class Made(BaseModel):
@@ -46,12 +55,28 @@ class StageRecord(BaseModel):
     size: int
     """Bytes of what was made."""
     made: tuple[Made, ...]
+    depends: Mapping[str, str] = {}
+    """What the fingerprint is of, by name, as texts: for `isohop runs diff`."""
 
 
 def fingerprint_of(parts: Mapping[str, Any]) -> str:
     """SHA-256 of what a stage depends on, as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def told_apart(parts: Mapping[str, Any], of: str = "") -> dict[str, str]:
+    """The same, for people: a text for each single value, by its place (``settings.seed``); of a
+    long one its SHA-256."""
+    found: dict[str, str] = {}
+    for name, value in parts.items():
+        place = f"{of}{name}"
+        if isinstance(value, Mapping):
+            found |= told_apart(value, f"{place}.")
+            continue
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        found[place] = text if len(text) <= LONG else hashlib.sha256(text.encode()).hexdigest()
+    return found
 
 
 @dataclass(frozen=True)
@@ -91,6 +116,24 @@ class Run:
     @property
     def report(self) -> Path:
         return self.folder / "report.html"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the one who writes this run. Raises `IsohopError` where another process is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOCK).open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise IsohopError(
+                    f"Run '{self.id}' is being written by {lock.read() or 'another process'}. Wait "
+                    "for it to end, or name another run with --run."
+                ) from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
+            yield
 
     def record(self, stage: str) -> StageRecord | None:
         """The record of a stage that was done, or None. Raises `IsohopError` on a damaged one."""

@@ -19,7 +19,14 @@ from isohop.engines.progress import SILENT, Progress
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.model_folder import contents_of
 from isohop.pipeline.pipeline_file import Pipeline
-from isohop.pipeline.runs import Made, Run, StageRecord, fingerprint_of, size_of
+from isohop.pipeline.runs import (
+    Made,
+    Run,
+    StageRecord,
+    fingerprint_of,
+    size_of,
+    told_apart,
+)
 
 if TYPE_CHECKING:
     from isohop.coldbrew.comparison import Comparison
@@ -200,7 +207,13 @@ def open_run(pipeline: Pipeline, run_id: str) -> Run:
 
 
 def fingerprint(pipeline: Pipeline, run: Run, stage: Stage) -> str:
+    """Of what the result depends on. Raises `IsohopError` when a stage before it is not done."""
+    return fingerprint_of(dependencies(pipeline, run, stage))
+
+
+def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
     """What the result depends on. Raises `IsohopError` when a stage before it is not done."""
+    before = _done_before(pipeline, run, stage)
     parts: dict[str, Any] = {"stage": stage.name, "version": isohop.__version__}
     chosen = pipeline.settings.model_dump(mode="json", include=set(stage.settings))
     parts["settings"] = chosen
@@ -211,6 +224,12 @@ def fingerprint(pipeline: Pipeline, run: Run, stage: Stage) -> str:
     if stage.name == "features":
         folder = pipeline.features.text_model
         parts["text model"] = {} if folder is None else contents_of(folder)
+    return parts | before
+
+
+def _done_before(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, str]:
+    """Fingerprints of the stages that it needs. Raises `IsohopError` where one is not done."""
+    found = {}
     for name in stage.needs:
         record = run.record(name)
         if record is None:
@@ -219,18 +238,28 @@ def fingerprint(pipeline: Pipeline, run: Run, stage: Stage) -> str:
                 f"not done. Run 'isohop {name} {pipeline.file.path}' first, or 'isohop run' for "
                 "all of them."
             )
-        parts[name] = record.fingerprint
-    return fingerprint_of(parts)
+        found[name] = record.fingerprint
+    return found
 
 
 def run_stage(
     pipeline: Pipeline, run: Run, name: str, progress: Progress = SILENT
 ) -> tuple[StageRecord, bool]:
-    """Run one stage if it is not done; (its record, whether it was run now)."""
+    """Run one stage if it is not done; (its record, whether it was run now). Raises `IsohopError`,
+    among others where another process writes the run."""
     if name not in STAGES:
         raise IsohopError(f"There is no stage '{name}'. {did_you_mean(name, STAGES)}")
-    stage = STAGES[name]
-    wanted = fingerprint(pipeline, run, stage)
+    _done_before(pipeline, run, STAGES[name])
+    with run.writing():
+        return _run_stage(pipeline, run, STAGES[name], progress)
+
+
+def _run_stage(
+    pipeline: Pipeline, run: Run, stage: Stage, progress: Progress
+) -> tuple[StageRecord, bool]:
+    name = stage.name
+    depends = dependencies(pipeline, run, stage)
+    wanted = fingerprint_of(depends)
     record = run.record(name)
     there = all((run.folder / output).exists() for output in stage.outputs)
     if record is not None and record.fingerprint == wanted and there:
@@ -247,6 +276,7 @@ def run_stage(
         seconds=round(time.monotonic() - clock, 3),
         size=size,
         made=tuple(made),
+        depends=told_apart(depends),
     )
     run.remember(record)
     return record, True
@@ -255,9 +285,10 @@ def run_stage(
 def run_all(
     pipeline: Pipeline, run: Run, progress: Progress = SILENT
 ) -> list[tuple[StageRecord, bool]]:
-    """Run every stage that is not done. The Ray stages share one session."""
+    """Run every stage that is not done. The Ray stages share one session. Raises `IsohopError`."""
     results = []
     with ExitStack() as stack:
+        stack.enter_context(run.writing())
         ray_is_up = False
         for name in STAGES:
             if name in _RAY and not ray_is_up and _is_due(pipeline, run, name):
@@ -265,7 +296,7 @@ def run_all(
 
                 stack.enter_context(ray_session())
                 ray_is_up = True
-            results.append(run_stage(pipeline, run, name, progress))
+            results.append(_run_stage(pipeline, run, STAGES[name], progress))
     return results
 
 
@@ -276,9 +307,9 @@ def evaluate(pipeline: Pipeline, run: Run, seeds: int, progress: Progress = SILE
     from isohop.engines.ray import ray_session
 
     settings = pipeline.settings
-    with ray_session():
+    with run.writing(), ray_session():
         for name in ("build", "features"):
-            run_stage(pipeline, run, name, progress)
+            _run_stage(pipeline, run, STAGES[name], progress)
         return compare(
             run.graph,
             run.features,

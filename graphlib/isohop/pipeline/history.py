@@ -1,0 +1,146 @@
+"""The runs of a pipeline: which there are, how two of them differ, and which can go.
+
+Nothing here knows what a stage does; it reads the records that stages leave (`runs.py`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from isohop.engines.storage import TEMPORARY, temporary_beside
+from isohop.errors import IsohopError, did_you_mean
+from isohop.pipeline.pipeline_file import Pipeline
+from isohop.pipeline.runs import LOCK, Made, Run, StageRecord, size_of
+from isohop.pipeline.stages import STAGES
+
+TRAINING = ".training"
+"""How the folders end that checkpoints lie in."""
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """``records``: of the stages that are done, in their order."""
+
+    run: Run
+    records: tuple[StageRecord, ...]
+
+    @classmethod
+    def of(cls, run: Run) -> PastRun:
+        """Raises `IsohopError` for a damaged record."""
+        found = (run.record(name) for name in STAGES)
+        return cls(run, tuple(record for record in found if record is not None))
+
+    @property
+    def last(self) -> str:
+        """When the newest of its stages began: ISO 8601, UTC; '' where none is done."""
+        return max((record.started for record in self.records), default="")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that lies in its folder."""
+        return size_of(self.run.folder)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a stage depends on in one run and in another; None where it does not."""
+
+    stage: str
+    what: str
+    one: str | None
+    other: str | None
+
+
+def home_of(pipeline: Pipeline) -> Path:
+    """The folder of a pipeline's runs."""
+    return pipeline.path(pipeline.settings.runs) / pipeline.settings.name
+
+
+def past_runs(pipeline: Pipeline) -> list[PastRun]:
+    """All runs, the newest first."""
+    found = [PastRun.of(Run(folder)) for folder in _folders(home_of(pipeline))]
+    return sorted(found, key=lambda one: (one.last, one.run.id), reverse=True)
+
+
+def past_run(pipeline: Pipeline, run_id: str) -> PastRun:
+    """Raises `IsohopError` where there is none of that name."""
+    known = {folder.name: folder for folder in _folders(home_of(pipeline))}
+    if run_id not in known:
+        hint = did_you_mean(run_id, known)
+        raise IsohopError(f"{home_of(pipeline)} has no run '{run_id}'. {hint}")
+    return PastRun.of(Run(known[run_id]))
+
+
+def differences(one: PastRun, other: PastRun) -> list[Difference]:
+    """Stage by stage, of what their results depend on. That a stage before it is another is not
+    told again: it is told there."""
+    found = []
+    for stage in STAGES:
+        mine, theirs = (_depends(run, stage) for run in (one, other))
+        if mine is None or theirs is None:
+            if mine is not theirs:
+                told = ("not done" if of is None else "done" for of in (mine, theirs))
+                found.append(Difference(stage, "stage", *told))
+            continue
+        for what in dict.fromkeys([*mine, *theirs]):
+            values = mine.get(what), theirs.get(what)
+            if values[0] != values[1] and what not in STAGES:
+                found.append(Difference(stage, what, *values))
+    return found
+
+
+def _depends(past: PastRun, stage: str) -> Mapping[str, str] | None:
+    return next((record.depends for record in past.records if record.stage == stage), None)
+
+
+def prune(pipeline: Pipeline, keep: int) -> list[Made]:
+    """Remove all but the newest ``keep`` runs, and in those that stay what killed processes left
+    behind. What is being written stays as it is, and is told. Published versions are untouched."""
+    if keep < 1:
+        raise IsohopError(f"Keep 1 run or more. Got {keep} instead.")
+    told = []
+    for number, past in enumerate(past_runs(pipeline)):
+        folder = past.run.folder
+        try:
+            with past.run.writing():
+                if number < keep:
+                    told += [_remove(path, "leftover") for path in _leftovers(past.run)]
+                else:
+                    told.append(_remove(folder, f"run '{past.run.id}'"))
+        except IsohopError as error:
+            told.append(Made(what=f"left alone: {error}", where=str(folder)))
+    # Runs whose removal was cut short.
+    leftovers = sorted(home_of(pipeline).glob(f"{TEMPORARY}*"))
+    return told + [_remove(path, "leftover") for path in leftovers]
+
+
+def _folders(home: Path) -> Iterator[Path]:
+    """The folders of runs, and of nothing else that somebody may have put there."""
+    for folder in sorted(home.glob("*")):
+        hidden = folder.name.startswith(".")
+        if not hidden and ((folder / "stages").is_dir() or (folder / LOCK).is_file()):
+            yield folder
+
+
+def _leftovers(run: Run) -> list[Path]:
+    """Temporary files and folders, and checkpoints of stages that are done."""
+    found = list(run.folder.rglob(f"{TEMPORARY}*"))
+    for stage in STAGES.values():
+        if run.record(stage.name) is not None:
+            found += [run.folder / f"{output}{TRAINING}" for output in stage.outputs]
+    inside = {path for path in found if set(path.parents) & set(found)}
+    return [path for path in found if path.exists() and path not in inside]
+
+
+def _remove(path: Path, what: str) -> Made:
+    if path.is_dir():
+        # Renamed first, so that nobody takes a half for a whole.
+        gone = temporary_beside(path)
+        path.rename(gone)
+        shutil.rmtree(gone)
+    else:
+        path.unlink(missing_ok=True)
+    return Made(what=f"removed {what}", where=str(path))

@@ -1,0 +1,171 @@
+"""The runs of a pipeline: told, compared and pruned; and one writer a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from isohop.cli import app
+from isohop.errors import IsohopError
+from isohop.pipeline.history import differences, past_run, past_runs, prune
+from isohop.pipeline.pipeline_file import Pipeline, read_pipeline
+from isohop.pipeline.runs import Made, Run, StageRecord, fingerprint_of, told_apart
+from isohop.pipeline.stages import STAGES, dependencies, open_run, run_stage
+from tests.pipeline.test_pipeline import SMALL, command, pipeline_file
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from isohop.pipeline.runs import Run
+with Run(Path(sys.argv[1])).writing():
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+def done(pipeline: Pipeline, run_id: str, day: int, *stages: str) -> Run:
+    """A run whose stages left records, as if they had been done."""
+    run = open_run(pipeline, run_id)
+    for name in stages:
+        depends = dependencies(pipeline, run, STAGES[name])
+        for output in STAGES[name].outputs:
+            (run.folder / output).mkdir(parents=True)
+        run.remember(
+            StageRecord(
+                stage=name,
+                fingerprint=fingerprint_of(depends),
+                started=f"2026-11-{day:02d}T00:00:00+00:00",
+                seconds=1.5,
+                size=10,
+                made=(Made(what="something", where=name),),
+                depends=told_apart(depends),
+            )
+        )
+    return run
+
+
+@pytest.fixture
+def pipeline(tmp_path) -> Pipeline:
+    return read_pipeline(pipeline_file(tmp_path))
+
+
+@pytest.fixture
+def held(pipeline):
+    """A run that another process writes."""
+    run = done(pipeline, "held", 1, "build")
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(run.folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    yield run, process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_writer_is_refused_and_told_who_the_first_is(pipeline, held):
+    run, process = held
+    for stage in ("build", "features"):
+        with pytest.raises(IsohopError, match=f"is being written by process {process.pid} on"):
+            run_stage(pipeline, run, stage)
+    told = subprocess.run(
+        command("run", pipeline.file.path, "--run", "held"), capture_output=True, text=True
+    )
+    assert told.returncode == 1
+    assert "--run" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_dead_writers_lock_is_taken_over(held):
+    run, process = held
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with run.writing():
+        assert (run.folder / ".lock").read_text("utf-8").startswith(f"process {os.getpid()} on ")
+
+
+def test_runs_are_listed_the_newest_first_and_shown(pipeline):
+    done(pipeline, "b", 3, "build", "features")
+    done(pipeline, "a", 5, "build")
+    done(pipeline, "c", 4)
+    (open_run(pipeline, "a").folder.parent / "notes").mkdir()  # not a run
+    assert [past.run.id for past in past_runs(pipeline)] == ["a", "b"]
+    told = CliRunner().invoke(app, ["runs", "list", str(pipeline.file.path)])
+    assert told.exit_code == 0
+    assert "build, features" in told.output
+    told = CliRunner().invoke(app, ["runs", "show", str(pipeline.file.path), "b"])
+    assert "1.5 s" in told.output
+    with pytest.raises(IsohopError, match=r"no run 'bb'.*Did you mean 'b'"):
+        past_run(pipeline, "bb")
+
+
+def test_no_run_yet_is_an_empty_list(pipeline):
+    assert past_runs(pipeline) == []
+    assert prune(pipeline, 1) == []
+
+
+def test_two_runs_differ_in_what_was_changed_and_in_nothing_else(tmp_path, pipeline):
+    done(pipeline, "old", 1, "build", "features", "distill", "embed")
+    changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
+    done(changed, "new", 2, "build", "features", "distill")
+    old, new = (past_run(pipeline, name) for name in ("old", "new"))
+    told = [(one.stage, one.what, one.one, one.other) for one in differences(old, new)]
+    assert told == [
+        ("distill", "settings.distill.steps", "6", "7"),
+        ("embed", "stage", "done", "not done"),
+    ]
+    assert differences(old, old) == []
+    shown = CliRunner().invoke(app, ["runs", "diff", str(pipeline.file.path), "old", "new"])
+    assert "settings.distill.steps" in shown.output
+
+
+def test_a_record_names_each_input_and_is_short(pipeline):
+    done(pipeline, "old", 1, "build")
+    before = past_run(pipeline, "old").records[0].depends
+    assert {"inputs.customer", "inputs.city", "schema", "version"} <= set(before)
+    assert all(len(value) <= 100 for value in before.values())
+
+
+def test_pruning_keeps_the_newest_and_removes_what_was_left_behind(pipeline):
+    runs = [done(pipeline, f"r{day}", day, "build", "features") for day in range(1, 5)]
+    newest = runs[-1].folder
+    (newest / ".tmp-model-0123456789ab" / "inside" / ".tmp-x").mkdir(parents=True)
+    (newest / "features.training").mkdir()
+    (newest / "model.training").mkdir()  # of a stage that is not done: it can go on from there
+    (newest.parent / ".tmp-r0-0123456789ab").mkdir()
+    told = prune(pipeline, 2)
+    assert len(told) == 5
+    assert sorted(path.name for path in newest.parent.iterdir()) == ["r3", "r4"]
+    left = {path.name for path in newest.iterdir()}
+    assert left == {"graph", "features", "model.training", "stages", ".lock"}
+    assert prune(pipeline, 2) == []
+
+
+def test_a_run_that_is_being_written_is_not_pruned(pipeline, held):
+    run, _ = held
+    done(pipeline, "newer", 9, "build")
+    told = prune(pipeline, 1)
+    assert run.folder.is_dir()
+    assert "left alone" in told[0].what
+
+
+@pytest.mark.parametrize("run_id", ["../x", "", ".hidden", "a/b", "a\\b"])
+def test_a_run_lies_in_the_folder_of_runs(pipeline, run_id):
+    with pytest.raises(IsohopError, match="cannot be the name of a run"):
+        open_run(pipeline, run_id)
+
+
+def test_published_versions_outlive_their_runs(pipeline, tmp_path):
+    done(pipeline, "old", 1, "build")
+    done(pipeline, "new", 2, "build")
+    version = Path(tmp_path / "published" / "shop" / "v=000001")
+    version.mkdir(parents=True)
+    prune(pipeline, 1)
+    assert version.is_dir()
