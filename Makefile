@@ -1,11 +1,12 @@
 # make demo   tables in, embeddings out, on flights from New York
-# make test   every test
+# make test   every test, but for those of
+# make test-airflow   DAGs, in an environment of Airflow's own
 # Each sets up what it needs: Python 3.11, make and a C compiler are enough.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-airflow lint clean
 
 install: .venv/installed
 
@@ -26,6 +27,15 @@ demo: install
 test: install
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+test-airflow: install .venv-airflow/installed
+	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini tests/airflow
+
+.venv-airflow/installed: tests/airflow/requirements.txt
+	@echo "Installing Airflow into .venv-airflow (once; some minutes)"
+	@test -x .venv-airflow/bin/python || $(PYTHON) -m venv .venv-airflow
+	@.venv-airflow/bin/python -m pip install --quiet --quiet --disable-pip-version-check --requirement tests/airflow/requirements.txt
+	@touch .venv-airflow/installed
+
 lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -33,4 +43,4 @@ lint: install
 	@$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv examples/output build *.egg-info graphlib/*.egg-info
+	rm -rf .venv .venv-airflow examples/output build *.egg-info graphlib/*.egg-info

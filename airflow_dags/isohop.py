@@ -1,22 +1,32 @@
-"""One DAG a pipeline file, one task a stage.
+"""One DAG a pipeline file, one task a stage; an asset that stands for what is published.
 
 ``ISOHOP_PIPELINES``: the folder of pipeline files. ``ISOHOP_EXECUTABLE``: the ``isohop`` command of
-an environment of its own, because Airflow's Spark provider replaces pyspark. Reading this file
-imports neither torch nor Spark nor Ray, and nothing of Isohop: Airflow reads it again and again.
+an environment of its own, because Airflow's Spark provider replaces pyspark. ``ISOHOP_SPARK_CONN``
+and ``ISOHOP_RAY_CONN``: connections of clusters that stages are submitted to; without them they run
+on the worker. Reading this file imports neither torch nor Spark nor Ray, and nothing of Isohop:
+Airflow reads it again and again.
+
+When, and how often again: ``schedule:`` of the pipeline file. A run of the DAG is a run of the
+pipeline, named after its logical date, so a task that is tried again goes on where it stopped. What
+a stage made is its task's return value; the asset's event says which version was published.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import yaml
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Asset, BaseOperator, Param
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 try:
-    from airflow.providers.standard.operators.bash import BashOperator
+    from airflow.providers.standard.hooks.subprocess import SubprocessHook
 except ImportError as error:
     raise ImportError(
         "Isohop's DAGs need Airflow 3 with its standard provider: "
@@ -34,30 +44,129 @@ NEEDS = {
     "publish": ("embed",),
     "report": ("embed",),
 }
+ON_SPARK = ("build",)
+ON_RAY = ("features", "distill", "embed")
+
+SCHEDULE = {
+    "cron": "@daily",
+    "start": "2026-01-01",
+    "catchup": False,
+    "retries": 2,
+    "retry_minutes": 5.0,
+    "timeout_hours": 12.0,
+    "pool": "default_pool",
+}
+"""As in isohop.pipeline.schedule; a test keeps the two equal."""
+
+PARAMS = {"engine": "engine", "runs": "runs", "publish.path": "published"}
+"""What a run of a DAG may have in place of what the pipeline file says, by its place there."""
+PLAIN = r"^[A-Za-z0-9_./:@ -]+$"
+"""What a parameter may hold: it becomes a word of a command, maybe on another machine's shell."""
+BAD_FILE = 2
+"""Exit code of `isohop` for a file that is wrong, which no second try will mend."""
 
 
-def command(stage: str, pipeline: Path) -> str:
-    """The shell command of a task. The run is named after the logical date."""
+class Stage(BaseOperator):
+    """A stage by the `isohop` command on this worker. Returns its record."""
+
+    template_fields = ("words",)
+
+    def __init__(self, *, words: list[str], **more: Any):
+        super().__init__(**more)
+        self.words = words
+        self._hook = SubprocessHook()
+
+    def execute(self, context: Mapping[str, Any]) -> Any:
+        done = self._hook.run_command(command=self.words)
+        if done.exit_code == BAD_FILE:
+            raise AirflowFailException("A file is wrong: the lines above say where.")
+        if done.exit_code:
+            raise AirflowException(f"The stage failed with exit code {done.exit_code}.")
+        record = json.loads(done.output)
+        for asset in self.outlets:
+            made = record["made"][0]
+            context["outlet_events"][asset].extra = {"what": made["what"], "where": made["where"]}
+        return record
+
+    def on_kill(self) -> None:
+        self._hook.send_sigterm()
+
+
+def run_name(dag_run: Any) -> str:
+    """Of the pipeline's run: the logical date; of a run that has none, when it was due."""
+    return f"{dag_run.logical_date or dag_run.run_after:%Y%m%dT%H%M%S}"
+
+
+def words_of(stage: str, pipeline: Path) -> list[str]:
+    """The command of a stage. Templates have no quotes, since a shell may have to quote them."""
     executable = os.environ.get("ISOHOP_EXECUTABLE", "isohop")
-    words = [executable, "stage", stage, str(pipeline)]
-    return shlex.join(words) + " --run {{ ts_nodash }}"
+    words = [
+        executable,
+        "stage",
+        stage,
+        str(pipeline),
+        "--json",
+        "--run",
+        "{{ run_name(dag_run) }}",
+    ]
+    for key, param in PARAMS.items():
+        words += ["--set", f"{key}={{{{ params.{param} }}}}"]
+    return words
+
+
+def task_of(stage: str, pipeline: Path, **more: Any) -> BaseOperator:
+    """The task of a stage: on the cluster where one is named, else on this worker."""
+    words = words_of(stage, pipeline)
+    spark, ray = os.environ.get("ISOHOP_SPARK_CONN"), os.environ.get("ISOHOP_RAY_CONN")
+    if spark and stage in ON_SPARK:
+        from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+
+        job = Path(__file__).resolve().parents[1] / "jobs" / "run_stage.py"
+        return SparkSubmitOperator(
+            task_id=stage, conn_id=spark, application=str(job), application_args=words[2:], **more
+        )
+    if ray and stage in ON_RAY:
+        from ray_provider.operators import SubmitRayJob
+
+        return SubmitRayJob(
+            task_id=stage, conn_id=ray, entrypoint=shlex.join(words), runtime_env={}, **more
+        )
+    return Stage(task_id=stage, words=words, **more)
 
 
 def make_dag(pipeline: Path) -> DAG:
     """The DAG of one pipeline file: a task for each stage, in the order of their needs."""
-    name = yaml.safe_load(pipeline.read_text("utf-8"))["name"]
+    settings = yaml.safe_load(pipeline.read_text("utf-8"))
+    name, publish = settings["name"], settings["publish"]
+    schedule = SCHEDULE | (settings.get("schedule") or {})
+    path = publish.get("path", "published")
+    published = (pipeline.parent / path).resolve() / (publish.get("name") or name)
+    start = datetime.combine(date.fromisoformat(str(schedule["start"])), datetime.min.time())
+    engine = "spark" if os.environ.get("ISOHOP_SPARK_CONN") else settings.get("engine", "sail")
     with DAG(
         dag_id=f"isohop_{name}",
-        schedule="@daily",
-        start_date=datetime(2026, 1, 1),
-        catchup=False,
+        schedule=schedule["cron"],
+        start_date=start,
+        catchup=schedule["catchup"],
         max_active_runs=1,
-        default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+        params={
+            "engine": Param(engine, enum=["sail", "spark"]),
+            "runs": Param(settings.get("runs", "runs"), type="string", pattern=PLAIN),
+            "published": Param(path, type="string", pattern=PLAIN),
+        },
+        default_args={
+            "retries": schedule["retries"],
+            "retry_delay": timedelta(minutes=schedule["retry_minutes"]),
+            "execution_timeout": timedelta(hours=schedule["timeout_hours"]),
+            "pool": schedule["pool"],
+        },
+        user_defined_macros={"run_name": run_name},
         tags=["isohop"],
     ) as dag:
+        embeddings = Asset(name=f"isohop/{name}", uri=published.as_uri())
+        outlets = {"publish": [embeddings]}
         tasks = {
-            stage: BashOperator(task_id=stage, bash_command=command(stage, pipeline))
-            for stage in STAGES
+            stage: task_of(stage, pipeline, outlets=outlets.get(stage, [])) for stage in STAGES
         }
         for stage, needs in NEEDS.items():
             for need in needs:
@@ -66,5 +175,5 @@ def make_dag(pipeline: Path) -> DAG:
 
 
 _FOLDER = os.environ.get("ISOHOP_PIPELINES")
-for _file in sorted(Path(_FOLDER).glob("*.y*ml")) if _FOLDER else ():
+for _file in sorted(Path(_FOLDER).resolve().glob("*.y*ml")) if _FOLDER else ():
     globals()[f"isohop_{_file.stem}"] = make_dag(_file)

@@ -39,8 +39,9 @@ def test_importing_a_package_loads_no_engine(package):
 
 
 def test_a_dag_has_a_task_for_each_stage():
-    """The DAG file repeats the stages, because reading it must not import Isohop."""
-    from isohop.pipeline.stages import STAGES
+    """The DAG file repeats what is here, because reading it must not import Isohop."""
+    from isohop.pipeline.schedule import ScheduleSettings
+    from isohop.pipeline.stages import RAY, STAGES
 
     tree = ast.parse((ROOT / "airflow_dags" / "isohop.py").read_text("utf-8"))
     constants = {
@@ -48,10 +49,12 @@ def test_a_dag_has_a_task_for_each_stage():
         for node in tree.body
         if isinstance(node, ast.Assign)
         for target in node.targets
-        if isinstance(target, ast.Name) and target.id in ("STAGES", "NEEDS")
+        if isinstance(target, ast.Name) and target.id in ("STAGES", "NEEDS", "SCHEDULE", "ON_RAY")
     }
     assert constants["STAGES"] == tuple(STAGES)
     assert constants["NEEDS"] == {name: stage.needs for name, stage in STAGES.items()}
+    assert constants["ON_RAY"] == RAY
+    assert constants["SCHEDULE"] == ScheduleSettings().model_dump(mode="json")
 
 
 def test_the_readme_names_its_two_commands():

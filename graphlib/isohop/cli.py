@@ -49,6 +49,16 @@ RunId = Annotated[
 ]
 
 
+Instead = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="In place of what the pipeline file says: engine=spark, publish.path=/tmp/try.",
+    ),
+]
+
+
 class Engine(StrEnum):
     """As in isohop.engines.spark, for Typer."""
 
@@ -238,7 +248,7 @@ def certificate(
 
 
 @app.command(epilog="Example: `isohop run examples/nycflights13.yaml`")
-def run(pipeline: PipelinePath, run_id: RunId = "current") -> None:
+def run(pipeline: PipelinePath, run_id: RunId = "current", instead: Instead = None) -> None:
     """Run a whole pipeline: tables in, published embeddings and a report out.
 
     What is done already, and has not changed since, is not done again.
@@ -246,7 +256,7 @@ def run(pipeline: PipelinePath, run_id: RunId = "current") -> None:
     from isohop.pipeline.pipeline_file import read_pipeline
     from isohop.pipeline.stages import open_run, run_all
 
-    read = read_pipeline(pipeline)
+    read = read_pipeline(pipeline, _pairs("--set", instead))
     folder = open_run(read, run_id)
     print_warnings(read.planned.plan.warnings)
     print_summary(run_all(read, folder, TerminalProgress()), folder.folder)
@@ -257,14 +267,22 @@ def stage(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="build, features, distill, …")],
     pipeline: PipelinePath,
     run_id: RunId = "current",
+    instead: Instead = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print its record as a line of JSON.")
+    ] = False,
 ) -> None:
     """Run one stage of a pipeline, if it is not done."""
     from isohop.pipeline.pipeline_file import read_pipeline
     from isohop.pipeline.stages import open_run, run_stage
 
-    read = read_pipeline(pipeline)
+    read = read_pipeline(pipeline, _pairs("--set", instead))
     folder = open_run(read, run_id)
-    print_summary([run_stage(read, folder, name, TerminalProgress())], folder.folder)
+    record, now = run_stage(read, folder, name, TerminalProgress())
+    if as_json:
+        print(record.model_dump_json(exclude={"depends"}))
+        return
+    print_summary([(record, now)], folder.folder)
 
 
 def _stage_command(name: str, summary: str) -> None:
@@ -327,6 +345,19 @@ def embed(
     _embed_new(where, run_id, new, entity, edges or [], out_folder)
 
 
+def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
+    """Of an option that is given as NAME=VALUE, maybe several times."""
+    found: dict[str, str] = {}
+    for one in given or ():
+        name, equals, value = one.partition("=")
+        if not (name and equals and value):
+            raise IsohopError(f"{option} '{one}' is no name and value with '=' between them.")
+        if name in found:
+            raise IsohopError(f"{option} says what '{name}' is twice: keep one of the two.")
+        found[name] = value
+    return found
+
+
 def _embed_new(
     where: Path, run_id: str, new: Path, entity: str | None, edges: list[str], folder: Path
 ) -> None:
@@ -340,7 +371,8 @@ def _embed_new(
         run = open_run(read_pipeline(where), run_id)
         student = run.student
         if edges:
-            known = NewEdges(run.graph, run.features, run.model, _named_paths(edges))
+            files = {name: Path(path) for name, path in _pairs("--edges", edges).items()}
+            known = NewEdges(run.graph, run.features, run.model, files)
     elif edges:
         raise IsohopError(
             f"{where} is a student without the graph that edges lead to: with --edges, name the "
@@ -358,22 +390,6 @@ def _embed_new(
         print_warnings([told])
     linked = f" with {found.edges:,} edges" if known is not None else ""
     out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}'{linked} embedded: {folder}")
-
-
-def _named_paths(given: list[str]) -> dict[str, Path]:
-    """Of options NAME=PATH."""
-    found: dict[str, Path] = {}
-    for one in given:
-        name, equals, path = one.partition("=")
-        if not (name and equals and path):
-            raise IsohopError(
-                f"--edges '{one}' is no EDGE_TYPE=PATH, such as order--placed_by--customer="
-                "orders.parquet."
-            )
-        if name in found:
-            raise IsohopError(f"--edges names '{name}' twice: put its files in one folder.")
-        found[name] = Path(path)
-    return found
 
 
 runs = typer.Typer(no_args_is_help=True, help="The runs of a pipeline: list, show, diff, prune.")

@@ -87,8 +87,12 @@ def key_path(keys: tuple[str | int, ...]) -> str:
     return text
 
 
-def read_yaml(path: str | Path, model: type[M], title: str) -> YamlFile[M]:
+def read_yaml(
+    path: str | Path, model: type[M], title: str, instead: Mapping[str, str] | None = None
+) -> YamlFile[M]:
     """Read ``path`` as ``model``. Raises `InvalidInput` when it is missing or is no YAML at all.
+
+    ``instead``: texts in place of what the file says, by the place of a key (``publish.path``).
 
     Mistakes of structure are gathered, then mended as far as is obvious (an unknown key that is
     near a known one is taken for it, other wrong entries are left out), so that later checks can
@@ -123,8 +127,19 @@ def read_yaml(path: str | Path, model: type[M], title: str) -> YamlFile[M]:
         raise InvalidInput(
             heading, [Problem(path.name, "must be a mapping of keys to values, and is not.")]
         )
+    for place, value in (instead or {}).items():
+        _put(raw, place.split("."), value)
     file.model = _validate(raw, model, file)
     return file
+
+
+def _put(raw: dict[str, Any], keys: list[str], value: str) -> None:
+    for key in keys[:-1]:
+        inside = raw.get(key)
+        if not isinstance(inside, dict):
+            inside = raw[key] = {}
+        raw = inside
+    raw[keys[-1]] = value
 
 
 def _construct(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -111,7 +112,7 @@ def new_customers_come_with_edges(file: Path, run: Run, folder: Path) -> None:
     table = pq.read_table(next((folder / "linked").glob("*.parquet")))
     assert table["degree"].to_pylist() == [1, 0]
     done = CliRunner().invoke(app, [*asked, "--edges", edge.name])
-    assert "is no EDGE_TYPE=PATH" in str(done.exception)
+    assert "is no name and value" in str(done.exception)
     asked[1] = str(run.student)
     done = CliRunner().invoke(app, [*asked, "--edges", f"{edge.name}={rows}"])
     assert "name the pipeline file" in str(done.exception)
@@ -235,3 +236,51 @@ def test_a_stage_says_what_it_needs(tmp_path):
         run_stage(read, open_run(read, "r"), "distil")
     with pytest.raises(IsohopError, match="cannot be the name of a run"):
         open_run(read, "../elsewhere")
+
+
+def test_a_command_may_say_otherwise_than_the_file(tmp_path):
+    file = pipeline_file(tmp_path)
+    changed = read_pipeline(file, {"distill.steps": "7", "publish.path": "p"})
+    assert changed.settings.distill.steps == 7
+
+
+def test_what_a_command_says_is_checked_as_the_file_is(tmp_path):
+    file = pipeline_file(tmp_path)
+    said = ["distill.step=7", "features.epochs=many", "engine=spork", "report=no"]
+    asked = [word for one in said for word in ("--set", one)]
+    done = CliRunner().invoke(app, ["run", str(file), *asked])
+    assert isinstance(done.exception, InvalidInput)
+    text = str(done.exception)
+    assert "Did you mean 'steps'?" in text
+    for place in ("features.epochs", "engine", "report"):
+        assert place in text
+    for wrong in (["engine"], ["engine=sail", "engine=spark"]):
+        asked = [word for one in wrong for word in ("--set", one)]
+        done = CliRunner().invoke(app, ["stage", "build", str(file), *asked])
+        assert type(done.exception) is IsohopError
+
+
+def test_a_stage_tells_its_record_as_a_line(tmp_path):
+    file = pipeline_file(tmp_path)
+    asked = ["stage", "build", str(file), "--set", "runs=elsewhere", "--json"]
+    for _ in range(2):  # made, then found
+        done = subprocess.run(
+            command(*asked), capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        record = json.loads(done.stdout)
+        assert record["stage"] == "build"
+        assert record["made"][0]["where"] == str(tmp_path / "elsewhere/shop/current/graph")
+
+
+@pytest.mark.parametrize("cron", ["@nightly", "30 2 * *", "0 0 * * * *", "", "$(id) * * * *"])
+def test_a_schedule_that_is_none_is_told(tmp_path, cron):
+    file = pipeline_file(tmp_path, SMALL + f'schedule: {{cron: "{cron}", pol: x}}\n')
+    with pytest.raises(InvalidInput, match=r"schedule\.cron") as caught:
+        read_pipeline(file)
+    assert "Did you mean 'pool'?" in str(caught.value)
+
+
+@pytest.mark.parametrize("cron", ['"30 2 * * MON-FRI"', '"@hourly"', "null", '"*/5 0 1,15 * *"'])
+def test_a_schedule_is_a_preset_or_cron_or_nothing(tmp_path, cron):
+    file = pipeline_file(tmp_path, SMALL + f"schedule: {{cron: {cron}, start: 2026-02-03}}\n")
+    assert read_pipeline(file).settings.schedule.retries == 2

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -31,6 +32,7 @@ from isohop.giant.model_folder import model_problem
 from isohop.giant.settings import FeatureSettings
 from isohop.graph.build import Planned, plan_schema
 from isohop.hops.plan import attribute_owners
+from isohop.pipeline.schedule import ScheduleSettings
 from isohop.report.settings import ReportSettings
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
 
@@ -51,6 +53,7 @@ class PipelineFile(StrictModel):
     distill: DistillSettings = DistillSettings()
     publish: PublishSettings
     report: ReportSettings = ReportSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,12 @@ class Pipeline:
         return self.settings.publish.name or self.settings.name
 
 
-def read_pipeline(path: str | Path) -> Pipeline:
-    """Read a pipeline file and the schema file it names.
+def read_pipeline(path: str | Path, instead: Mapping[str, str] | None = None) -> Pipeline:
+    """Read a pipeline file and the schema file it names. ``instead``: as in `read_yaml`.
 
     Raises `InvalidInput` with every mistake in both, before any engine starts.
     """
-    file = read_yaml(path, PipelineFile, "pipeline file")
+    file = read_yaml(path, PipelineFile, "pipeline file", instead)
     settings = file.model
     planned = None
     if settings is not None:

@@ -194,7 +194,8 @@ STAGES: Mapping[str, Stage] = {
 }
 """The stages of `isohop run`, in order. A DAG has one task for each."""
 
-_RAY = ("features", "distill", "embed")
+RAY = ("features", "distill", "embed")
+"""Those that need Ray."""
 
 
 def open_run(pipeline: Pipeline, run_id: str) -> Run:
@@ -291,7 +292,7 @@ def run_all(
         stack.enter_context(run.writing())
         ray_is_up = False
         for name in STAGES:
-            if name in _RAY and not ray_is_up and _is_due(pipeline, run, name):
+            if name in RAY and not ray_is_up and _is_due(pipeline, run, name):
                 from isohop.engines.ray import ray_session
 
                 stack.enter_context(ray_session())

@@ -1,0 +1,88 @@
+"""A home for Airflow, and the smallest of the example databases as a pipeline.
+
+These tests run in an environment of Airflow's own (`make test-airflow`), where Isohop is not
+installed; its command is the one that ``ISOHOP_EXECUTABLE`` names.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = f"""
+name: shop
+schema: {ROOT / "schemas" / "shop" / "chain.yaml"}
+seed: 1
+features: {{dimensions: 8, levels: [4], epochs: 1, steps: 5, vocabulary: 256}}
+distill: {{dimensions: 8, steps: 6, batch: 64, negatives: 8}}
+publish: {{path: published}}
+report: {{sample: 50}}
+"""
+CONSUMER = """
+import json
+from pathlib import Path
+from airflow.sdk import DAG, Asset, task
+
+HOME = Path({home!r})
+
+with DAG("consumer", schedule=[Asset(name="isohop/shop", uri=(HOME / "published/shop").as_uri())]):
+
+    @task
+    def read(triggering_asset_events=None):
+        for events in triggering_asset_events.values():
+            for event in events:
+                version = Path(event.extra["where"])
+                manifest = json.loads((version / "manifest.json").read_text("utf-8"))
+                rows = [entity["count"] for entity in manifest["entities"]]
+                (HOME / f"read-{{manifest['version']}}").write_text(str(rows), "utf-8")
+
+    read()
+"""
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder with ``pipelines/``, ``dags/`` and Airflow's own; and the environment to see it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def airflow(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "airflow", *words],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    for name in ("pipelines", "dags"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pipelines" / "shop.yaml").write_text(PIPELINE, "utf-8")
+    (tmp_path / "dags" / "isohop.py").symlink_to(ROOT / "airflow_dags" / "isohop.py")
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "AIRFLOW_HOME": str(tmp_path / "airflow"),
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+        "ISOHOP_PIPELINES": str(tmp_path / "pipelines"),
+    }
+    found = Home(tmp_path, environment)
+    done = found.airflow("db", "migrate")
+    assert done.returncode == 0, done.stderr
+    return found

@@ -1,0 +1,111 @@
+"""The DAG of a pipeline file, as Airflow sees it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from tests.airflow.conftest import PIPELINE, ROOT
+
+FILE = ROOT / "airflow_dags" / "isohop.py"
+
+
+def dag_of(folder, monkeypatch, text=PIPELINE, **environment):
+    (folder / "shop.yaml").write_text(text, "utf-8")
+    monkeypatch.setenv("ISOHOP_PIPELINES", str(folder))
+    for name in ("ISOHOP_SPARK_CONN", "ISOHOP_RAY_CONN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    spec = importlib.util.spec_from_file_location("isohop_dags", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.isohop_shop
+
+
+def test_reading_the_file_loads_no_engine(tmp_path):
+    (tmp_path / "shop.yaml").write_text(PIPELINE, "utf-8")
+    code = f"import runpy, sys; runpy.run_path({str(FILE)!r}); print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"ISOHOP_PIPELINES": str(tmp_path), "AIRFLOW_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not {"torch", "ray", "pyspark", "isohop"} & {n.partition(".")[0] for n in loaded}
+
+
+def test_a_stage_waits_for_those_that_it_needs(tmp_path, monkeypatch):
+    dag = dag_of(tmp_path, monkeypatch)
+    needs = {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks}
+    assert needs == {
+        "build": [],
+        "features": ["build"],
+        "distill": ["features"],
+        "embed": ["distill"],
+        "publish": ["embed"],
+        "report": ["embed"],
+    }
+    assert dag.max_active_runs == 1
+
+
+def test_the_pipeline_file_says_when_and_how_often(tmp_path, monkeypatch):
+    schedule = (
+        "schedule: {cron: '30 2 * * *', start: 2026-05-04, catchup: true, retries: 7,"
+        " retry_minutes: 0.5, timeout_hours: 3, pool: nightly}\n"
+    )
+    dag = dag_of(tmp_path, monkeypatch, PIPELINE + schedule)
+    assert dag.catchup
+    assert dag.start_date.replace(tzinfo=None) == datetime(2026, 5, 4)
+    assert "30 2 * * *" in str(dag.schedule)
+    for task in dag.tasks:
+        assert task.retries == 7
+        assert task.retry_delay == timedelta(seconds=30)
+        assert task.execution_timeout == timedelta(hours=3)
+        assert task.pool == "nightly"
+
+
+def test_a_run_is_named_after_its_logical_date(tmp_path, monkeypatch):
+    name = dag_of(tmp_path, monkeypatch).user_defined_macros["run_name"]
+    day, due = datetime(2026, 11, 24), datetime(2026, 11, 25, 3, 4, 5)
+    assert name(SimpleNamespace(logical_date=day, run_after=due)) == "20261124T000000"
+    assert name(SimpleNamespace(logical_date=None, run_after=due)) == "20261125T030405"
+
+
+@pytest.mark.parametrize("value", ["runs'; rm -rf x", "$(id)", "a\nb", "", "{{ x }}"])
+def test_a_parameter_is_a_plain_word(tmp_path, monkeypatch, value):
+    params = dag_of(tmp_path, monkeypatch).params
+    for name in ("runs", "published"):
+        with pytest.raises(ValueError, match="Invalid input"):
+            params[name] = value
+    with pytest.raises(ValueError, match="Invalid input"):
+        params["engine"] = value
+
+
+def test_stages_go_to_clusters_where_connections_are_named(tmp_path, monkeypatch):
+    clusters = {"ISOHOP_SPARK_CONN": "my_spark", "ISOHOP_RAY_CONN": "my_ray"}
+    dag = dag_of(tmp_path, monkeypatch, **clusters)
+    kinds = {task.task_id: type(task).__name__ for task in dag.tasks}
+    assert kinds == {
+        "build": "SparkSubmitOperator",
+        "features": "SubmitRayJob",
+        "distill": "SubmitRayJob",
+        "embed": "SubmitRayJob",
+        "publish": "Stage",
+        "report": "Stage",
+    }
+    assert dag.params["engine"] == "spark"
+    submitted = dag.get_task("build")
+    assert submitted.application == str(ROOT / "jobs" / "run_stage.py")
+    words = submitted.application_args
+    # What is quoted for a shell is still a template.
+    entry = dag.get_task("features").entrypoint
+    assert "'engine={{ params.engine }}'" in entry
+    assert words[0] == "build"
+    assert '"' not in entry
