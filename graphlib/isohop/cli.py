@@ -27,6 +27,7 @@ from isohop.terminal import (
     print_audit,
     print_comparison,
     print_differences,
+    print_drift,
     print_ledger,
     print_runs,
     print_summary,
@@ -390,6 +391,18 @@ def _embed_new(
         print_warnings([told])
     linked = f" with {found.edges:,} edges" if known is not None else ""
     out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}'{linked} embedded: {folder}")
+
+
+@app.command(epilog="Example: `isohop diff examples/output/published/nycflights13 1 2`")
+def diff(
+    published: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of versions.")],
+    one: Annotated[str, typer.Argument(metavar="VERSION")],
+    other: Annotated[str, typer.Argument(metavar="OTHER")] = "latest",
+) -> None:
+    """How one published version differs from another: rows, sources, neighbours, evaluation."""
+    from isohop.embeddings.drift import drift, snapshot
+
+    print_drift(drift(snapshot(published, one), snapshot(published, other)))
 
 
 runs = typer.Typer(no_args_is_help=True, help="The runs of a pipeline: list, show, diff, prune.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from isohop.coldbrew.comparison import Comparison
+    from isohop.embeddings.drift import Drift, EntityDrift
     from isohop.engines.progress import Task
     from isohop.graph.audit import Audit
     from isohop.hops.plan import Plan
@@ -188,6 +189,34 @@ def print_differences(found: Sequence[Difference], between: Sequence[PastRun]) -
     for row in found:
         table.add_row(row.stage, escape(row.what), escape(row.one or ""), escape(row.other or ""))
     out.print(table)
+
+
+def print_drift(found: Drift) -> None:
+    table = Table(title="From one version to the other", title_justify="left")
+    columns = ("entity", "rows", "keys gone", "keys new", "student", "norm", "same neighbours")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "entity" else "right")
+    for one in found.entities:
+        student = [of.get("student", 0) / max(rows, 1) for of, rows in _paired(one)]
+        table.add_row(
+            escape(one.name),
+            f"{one.rows[0]:,} → {one.rows[1]:,}",
+            f"{one.gone:,}",
+            f"{one.new:,}",
+            f"{student[0]:.0%} → {student[1]:.0%}",
+            f"{one.norm[0]:.3f} → {one.norm[1]:.3f}",
+            "" if one.neighbours is None else f"{one.neighbours:.0%}",
+        )
+    out.print(table)
+    for what, names in (("gone", found.gone), ("new", found.new)):
+        if names:
+            out.print(f"Entities that are {what}: {escape(', '.join(names))}.")
+    for name, (before, now) in found.evaluation.items():
+        out.print(f"{escape(name)}: {before:.3f} → {now:.3f}", highlight=False)
+
+
+def _paired(one: EntityDrift) -> Iterator[tuple[Mapping[str, int], int]]:
+    return zip(one.sources, one.rows, strict=True)
 
 
 def _short(where: str, folder: Path) -> str:

@@ -85,6 +85,8 @@ class EmbeddingsManifest(_Model):
     """The graph's certificate."""
     fingerprints: Mapping[str, str]
     """Of the schema and of the model, by those names."""
+    evaluation: Mapping[str, float] = {}
+    """Figures of what is served, such as ``overall/mrr``, from 0 to 1."""
     entities: tuple[EntityEmbeddings, ...]
     files: Mapping[str, PublishedFile]
     """By path inside the version's folder, with '/' between its parts."""

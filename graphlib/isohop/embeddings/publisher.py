@@ -33,8 +33,9 @@ from isohop.embeddings.contract import (
     version_folder,
     versions,
 )
+from isohop.embeddings.drift import Snapshot, drift, problems_of
 from isohop.embeddings.inspection import inspect_embeddings
-from isohop.embeddings.settings import is_publication_name
+from isohop.embeddings.settings import OPEN, Gates, is_publication_name
 from isohop.engines.progress import SILENT, Progress, Task
 from isohop.engines.storage import (
     TEMPORARY,
@@ -42,7 +43,7 @@ from isohop.engines.storage import (
     temporary_beside,
     write_text_atomically,
 )
-from isohop.errors import IsohopError
+from isohop.errors import InvalidInput, IsohopError
 
 _LOCK = ".lock"
 _STAGED = "version"
@@ -72,13 +73,16 @@ def publish(
     certificate: str,
     fingerprints: Mapping[str, str],
     keep: int = 5,
+    gates: Gates = OPEN,
+    evaluation: Mapping[str, float] | None = None,
     progress: Progress = SILENT,
 ) -> PublishedVersion:
     """Publish a run's embeddings as the next version under ``published/name``.
 
     ``embeddings`` is the run's folder of entities; ``run`` its identifier; ``certificate`` that of
-    its graph; ``fingerprints`` those of the schema and the model. Afterwards the newest ``keep``
-    versions are left, and the one that LATEST names.
+    its graph; ``fingerprints`` those of the schema and the model; ``evaluation`` what the manifest
+    tells of its quality. Afterwards the newest ``keep`` versions are left, and the one that LATEST
+    names. What differs from the latest version by more than ``gates`` let pass is not published.
 
     Publishing the same files of the same run again returns the version they already are, so that
     a retry does no harm; it finishes a publication that was cut short before LATEST moved, and
@@ -104,6 +108,7 @@ def publish(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             certificate=certificate,
             fingerprints=dict(fingerprints),
+            evaluation=dict(evaluation or {}),
             entities=tuple(entities),
             files={
                 path: PublishedFile(sha256=fingerprint(file), size=file.stat().st_size)
@@ -115,6 +120,7 @@ def publish(
             _remove_leftovers(home)
             existing = _published_before(home, manifest)
             if existing is None:
+                _pass(gates, home, embeddings, manifest)
                 staged = temporary_beside(home / _STAGED)
                 try:
                     _copy(sources, manifest.files, staged, task)
@@ -130,6 +136,21 @@ def publish(
             "again."
         ) from error
     return existing
+
+
+def _pass(gates: Gates, home: Path, embeddings: Path, manifest: EmbeddingsManifest) -> None:
+    """Raises `InvalidInput` with every gate that does not let the embeddings pass."""
+    number = latest_version(home)
+    if gates == OPEN or number is None:
+        return
+    before = versions(home)[number]
+    found = drift(
+        Snapshot.of(before, EmbeddingsManifest.read(before)), Snapshot.of(embeddings, manifest)
+    )
+    problems = problems_of(found, gates)
+    if problems:
+        title = f"The embeddings in {embeddings} are not published; version {number} stays the last"
+        raise InvalidInput(title, problems)
 
 
 def _sources(embeddings: Path) -> dict[str, Path]:

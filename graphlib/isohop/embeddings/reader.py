@@ -31,7 +31,7 @@ _ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """A folder of entities, and its manifest where it was published."""
 
     folder: Path
@@ -94,7 +94,7 @@ def read_embeddings(
     path = Path(path)
     previous: FileNotFoundError | None = None
     for _ in range(_ATTEMPTS):
-        source = _locate(path, version)
+        source = locate(path, version)
         try:
             table = _read(source, entity, columns, verify)
         except FileNotFoundError as error:
@@ -110,7 +110,7 @@ def read_embeddings(
 def read_manifest(path: str | Path, *, version: str | int = "latest") -> EmbeddingsManifest:
     """The manifest of a published version; ``path`` and ``version`` as in `read_embeddings`."""
     for _ in range(_ATTEMPTS):
-        source = _locate(Path(path), version)
+        source = locate(Path(path), version)
         if source.manifest is not None:
             return source.manifest
         if source.folder.exists():
@@ -125,7 +125,7 @@ def _vanished(folder: Path) -> IsohopError:
     )
 
 
-def _locate(path: Path, version: str | int) -> _Source:
+def locate(path: Path, version: str | int) -> Source:
     """Find the folder of entities that ``path`` and ``version`` mean."""
     if not path.is_dir():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -145,23 +145,23 @@ def _locate(path: Path, version: str | int) -> _Source:
         shown = ", ".join(f"'{path / name}'" for name in names)
         raise IsohopError(f"{path} holds more than one name. Give one of {shown}.")
     if "embeddings" in folders:
-        return _locate(folders["embeddings"], version)
+        return locate(folders["embeddings"], version)
     raise IsohopError(
         f"{path} holds no embeddings: there is neither a LATEST nor a folder of Parquet files in "
         "it. Give the folder that 'isohop publish' printed."
     )
 
 
-def _only_latest(path: Path, version: str | int, manifest: EmbeddingsManifest | None) -> _Source:
+def _only_latest(path: Path, version: str | int, manifest: EmbeddingsManifest | None) -> Source:
     if version != "latest" and (manifest is None or _number(version) != manifest.version):
         raise IsohopError(
             f"{path} is a single set of embeddings, so version {version!r} cannot be asked of it. "
             "Give the folder above that holds the versions."
         )
-    return _Source(path, manifest)
+    return Source(path, manifest)
 
 
-def _version(home: Path, version: str | int) -> _Source:
+def _version(home: Path, version: str | int) -> Source:
     for attempt in range(1, _ATTEMPTS + 1):
         number = latest_version(home) if version == "latest" else _number(version)
         if number is None:
@@ -170,7 +170,7 @@ def _version(home: Path, version: str | int) -> _Source:
             )
         folder = home / version_folder(number)
         try:
-            return _Source(folder, EmbeddingsManifest.read(folder))
+            return Source(folder, EmbeddingsManifest.read(folder))
         except FileNotFoundError as error:
             # The latest may have been replaced, and removed, between the two reads.
             if version != "latest" or attempt == _ATTEMPTS:
@@ -196,7 +196,7 @@ def _number(version: str | int) -> int:
 
 
 def _read(
-    source: _Source, entity: str | None, columns: Sequence[str] | None, verify: bool
+    source: Source, entity: str | None, columns: Sequence[str] | None, verify: bool
 ) -> pa.Table:
     folders = entity_folders(source.folder)
     if entity is None:
@@ -227,7 +227,7 @@ def _read(
     return dataset.to_table(columns=None if columns is None else list(columns))
 
 
-def _verify(source: _Source, entity: str) -> None:
+def _verify(source: Source, entity: str) -> None:
     if source.manifest is None:
         raise IsohopError(
             f"{source.folder} was not published, so there are no checksums to verify it by."

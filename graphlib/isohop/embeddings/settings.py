@@ -14,6 +14,23 @@ def is_publication_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and not name.startswith("v=") and name != "LATEST"
 
 
+class Gates(BaseModel):
+    """``publish.gates``: what a new version must hold against the one before, or it is not
+    published. None: whatever it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: float | None = Field(default=0.5, ge=0)
+    """Least share of the rows that an entity had."""
+    neighbours: float | None = Field(default=None, ge=0, le=1)
+    """Least share of nearest neighbours that are the same."""
+    evaluation: float | None = Field(default=None, ge=0)
+    """Most that a figure of what is served may fall: MRR, Hits@10 or accuracy, from 0 to 1."""
+
+
+OPEN = Gates(rows=None)
+
+
 class PublishSettings(BaseModel):
     """The ``publish`` part of a pipeline file."""
 
@@ -25,6 +42,9 @@ class PublishSettings(BaseModel):
     """Folder under ``path`` that holds the versions; the pipeline's name unless given."""
     keep: int = Field(default=5, ge=1)
     """Versions that stay; older ones are removed, though never the one that LATEST names."""
+
+    gates: Gates = Gates()
+    """What a new version must hold against the one before."""
 
     @field_validator("name")
     @classmethod

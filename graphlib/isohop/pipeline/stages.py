@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from isohop.coldbrew.comparison import Comparison
 
 
+GROUPS = ("overall", "isolated")
+"""Of nodes, those whose figures are told and published."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage is given."""
@@ -100,7 +104,7 @@ def _distill(context: Context) -> list[Made]:
         if doubtful:
             what = f"{doubtful:,} of {judged:,} edges {name} are doubtful"
             made.append(Made(what=what, where=f"model/credible/{name}.parquet"))
-    for group in ("overall", "isolated"):
+    for group in GROUPS:
         figures = {
             (row.metric, row.model): row.value
             for row in manifest.evaluation
@@ -133,6 +137,7 @@ def _embed(context: Context) -> list[Made]:
 
 
 def _publish(context: Context) -> list[Made]:
+    from isohop.coldbrew.distill import read_manifest
     from isohop.embeddings.publisher import publish
     from isohop.graph import Graph
 
@@ -146,6 +151,12 @@ def _publish(context: Context) -> list[Made]:
         certificate=Graph.open(run.graph).manifest.certificate,
         fingerprints={stage: record.fingerprint for stage, record in done.items() if record},
         keep=pipeline.settings.publish.keep,
+        gates=pipeline.settings.publish.gates,
+        evaluation={
+            f"{row.group}/{row.metric}": row.value
+            for row in read_manifest(run.model).evaluation
+            if row.entity == "all" and row.model == "served" and row.group in GROUPS
+        },
         progress=context.progress,
     )
     return [Made(what=f"version {version.version}", where=str(version.path))]

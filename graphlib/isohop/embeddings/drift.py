@@ -1,0 +1,191 @@
+"""Drift: how one version of embeddings differs from another, and whether that is too much.
+
+Vectors of two runs live in two spaces, so they are not compared with each other: what is compared
+is who is near whom. Of some nodes that both versions have, the share of their nearest neighbours
+(among nodes that both have) that is the same; 1 where nothing changed, near 0 where nothing stayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from isohop.embeddings.contract import (
+    EmbeddingsManifest,
+    EntityEmbeddings,
+    entity_folders,
+    parquet_files,
+)
+from isohop.embeddings.reader import locate
+from isohop.embeddings.search import cosine_nearest
+from isohop.embeddings.settings import Gates
+from isohop.errors import IsohopError, Problem
+
+NEIGHBOURS = 10
+ASKED = 1000
+"""Nodes whose neighbours are compared, at most."""
+AMONG = 20_000
+"""Nodes that both versions have, among which neighbours are found, at most."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version, or a run's embeddings that are to become one."""
+
+    folder: Path
+    entities: Mapping[str, EntityEmbeddings]
+    evaluation: Mapping[str, float]
+
+    @classmethod
+    def of(cls, folder: Path, manifest: EmbeddingsManifest) -> Snapshot:
+        return cls(folder, {one.name: one for one in manifest.entities}, manifest.evaluation)
+
+
+def snapshot(path: str | Path, version: str | int = "latest") -> Snapshot:
+    """Of a published version; ``path`` and ``version`` as in `read_embeddings`. Raises
+    `IsohopError`."""
+    source = locate(Path(path), version)
+    if source.manifest is None:
+        raise IsohopError(f"{path} was not published. Give a folder of published versions.")
+    return Snapshot.of(source.folder, source.manifest)
+
+
+@dataclass(frozen=True)
+class EntityDrift:
+    """Of one entity that both versions have. ``rows`` of one and the other; keys that are ``gone``
+    and ``new`` in the other; mean ``norm`` of either's vectors; ``neighbours``: mean share of the
+    nearest ones that are the same, None where fewer than two nodes are in both."""
+
+    name: str
+    rows: tuple[int, int]
+    gone: int
+    new: int
+    sources: tuple[Mapping[str, int], Mapping[str, int]]
+    norm: tuple[float, float]
+    neighbours: float | None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """``gone`` and ``new``: entities that only one of the two has. ``evaluation``: figures that
+    both have, of one and the other."""
+
+    entities: tuple[EntityDrift, ...]
+    gone: tuple[str, ...]
+    new: tuple[str, ...]
+    evaluation: Mapping[str, tuple[float, float]]
+
+
+def drift(one: Snapshot, other: Snapshot) -> Drift:
+    """From one version to another. Reads keys as a whole, and of vectors a sample."""
+    both = [name for name in one.entities if name in other.entities]
+    return Drift(
+        tuple(_entity_drift(name, one, other) for name in both),
+        tuple(name for name in one.entities if name not in other.entities),
+        tuple(name for name in other.entities if name not in one.entities),
+        {
+            name: (value, other.evaluation[name])
+            for name, value in one.evaluation.items()
+            if name in other.evaluation
+        },
+    )
+
+
+def problems_of(found: Drift, gates: Gates) -> list[Problem]:
+    """Which gates do not let it pass."""
+    problems = []
+
+    def fails(gate: str, where: str, what: str) -> None:
+        hint = f"If that is meant, publish with another publish.gates.{gate}."
+        problems.append(Problem(where, what, hint))
+
+    if gates.rows is not None:
+        for name in found.gone if gates.rows else ():
+            fails("rows", f"entity '{name}'", "was published before and is gone.")
+    for one in found.entities:
+        rows = one.rows
+        if gates.rows is not None and rows[1] < gates.rows * rows[0]:
+            what = f"has {rows[1]:,} rows, of {rows[0]:,} before."
+            fails("rows", f"entity '{one.name}'", what)
+        same = one.neighbours
+        if gates.neighbours is not None and same is not None and same < gates.neighbours:
+            what = (
+                f"{same:.0%} of nearest neighbours are as before; {gates.neighbours:.0%} must be."
+            )
+            fails("neighbours", f"entity '{one.name}'", what)
+    for name, (before, now) in found.evaluation.items():
+        if gates.evaluation is not None and before - now > gates.evaluation:
+            what = f"fell from {before:.3f} to {now:.3f}, by more than {gates.evaluation:g}."
+            fails("evaluation", f"evaluation {name}", what)
+    return problems
+
+
+def _entity_drift(name: str, one: Snapshot, other: Snapshot) -> EntityDrift:
+    sides = (one, other)
+    data = [_dataset(side.folder, name) for side in sides]
+    about = [side.entities[name] for side in sides]
+    keys = [[(column.name, column.type) for column in entity.key] for entity in about]
+    rows = (about[0].count, about[1].count)
+    common = [np.zeros(0, np.int64)] * 2
+    if keys[0] == keys[1]:
+        common = _common(data, [column for column, _ in keys[0]])
+    count = len(common[0])
+    chosen = _spread(count, AMONG)
+    vectors = [_vectors(of, at[chosen]) for of, at in zip(data, common, strict=True)]
+    norms = [float(np.linalg.norm(of, axis=1).mean()) if len(of) else 0.0 for of in vectors]
+    return EntityDrift(
+        name,
+        rows,
+        gone=rows[0] - count,
+        new=rows[1] - count,
+        sources=(about[0].sources, about[1].sources),
+        norm=(norms[0], norms[1]),
+        neighbours=same_neighbours(*vectors),
+    )
+
+
+def same_neighbours(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Mean share of the `NEIGHBOURS` nearest of a node that are the same in two spaces, float32
+    (nodes, d) and (nodes, d'); of `ASKED` nodes, spread over all. None of fewer than two nodes."""
+    if len(one) < 2:
+        return None
+    asked = _spread(len(one), ASKED)
+    near = [cosine_nearest(of[asked], of, NEIGHBOURS, asked)[0] for of in (one, other)]
+    same = (near[0][:, :, None] == near[1][:, None, :]).any(2)
+    return float(same.mean())
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """int64, ascending: all numbers below ``count``, or ``most`` of them at even distances."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
+def _dataset(folder: Path, name: str) -> ds.Dataset:
+    files = parquet_files(entity_folders(folder)[name])
+    return ds.dataset([str(file) for file in files], format="parquet")
+
+
+def _common(data: Sequence[ds.Dataset], key: list[str]) -> list[np.ndarray]:
+    """Rows, int64, of the keys that both have, in the order of the first."""
+    numbered = []
+    for number, of in enumerate(data):
+        table = of.to_table(columns=key)
+        numbered.append(table.append_column(f"row {number}", pa.array(np.arange(table.num_rows))))
+    joined = numbered[0].join(numbered[1], keys=key, join_type="inner").sort_by("row 0")
+    return [joined[f"row {number}"].to_numpy() for number in range(2)]
+
+
+def _vectors(of: ds.Dataset, rows: np.ndarray) -> np.ndarray:
+    """float32 (rows, d)."""
+    order = np.argsort(rows, kind="stable")
+    column = of.take(pa.array(rows[order]), columns=["embedding"])["embedding"].combine_chunks()
+    size = column.type.list_size
+    values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), size)
+    found = np.empty_like(values)
+    found[order] = values
+    return found

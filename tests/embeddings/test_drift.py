@@ -1,0 +1,164 @@
+"""How versions differ, and what is not published because of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as numbers
+from typer.testing import CliRunner
+
+from isohop.cli import app
+from isohop.embeddings import publish, read_manifest
+from isohop.embeddings.drift import drift, same_neighbours, snapshot
+from isohop.embeddings.settings import Gates
+from isohop.errors import InvalidInput, IsohopError
+from tests.embeddings.conftest import make_entity, write_run
+
+SOME = {"certificate": "c", "fingerprints": {}}
+
+
+def published(folder: Path, run: str, entities, figures=None, **gates) -> int:
+    embeddings = write_run(folder / run, entities, files=2)
+    version = publish(
+        embeddings,
+        folder / "published",
+        "shop",
+        run=run,
+        evaluation=figures,
+        gates=Gates(**gates),
+        **SOME,
+    )
+    return version.version
+
+
+def home(folder: Path) -> Path:
+    return folder / "published" / "shop"
+
+
+def turned(table: pa.Table, order: np.ndarray | None = None, seed: int = 0) -> pa.Table:
+    """The same vectors in a space that is turned, the nodes in another order."""
+    rows = np.arange(table.num_rows) if order is None else order
+    size = table.schema.field("embedding").type.list_size
+    values = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, size)
+    axes = np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0]
+    moved = (values @ axes).astype(np.float32)[rows]
+    found = table.take(pa.array(rows))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(moved.ravel()), size)
+    found = found.set_column(found.schema.get_field_index("embedding"), "embedding", vectors)
+    ids = pa.array(np.arange(len(rows)))
+    return found.set_column(found.schema.get_field_index("node_id"), "node_id", ids)
+
+
+def test_another_space_and_another_order_are_no_drift(tmp_path):
+    table = make_entity(300, 8)
+    order = np.random.default_rng(1).permutation(300)
+    published(tmp_path, "a", {"airport": table})
+    published(tmp_path, "b", {"airport": turned(table, order)}, neighbours=0.99)
+    (one,) = drift(snapshot(home(tmp_path), 1), snapshot(home(tmp_path), 2)).entities
+    assert (one.rows, one.gone, one.new) == ((300, 300), 0, 0)
+    assert one.neighbours > 0.99
+    assert one.norm[0] == pytest.approx(one.norm[1], rel=1e-4)
+
+
+def test_what_is_gone_and_new_is_counted(tmp_path):
+    ten = {"code": [f"node {row}" for row in range(5, 15)]}
+    published(tmp_path, "a", {"airport": make_entity(10), "plane": make_entity(3)})
+    published(
+        tmp_path, "b", {"airport": make_entity(10, key=ten), "airline": make_entity(3)}, rows=0
+    )
+    found = drift(snapshot(home(tmp_path), 1), snapshot(home(tmp_path)))
+    assert (found.gone, found.new) == (("plane",), ("airline",))
+    assert (found.entities[0].gone, found.entities[0].new) == (5, 5)
+    assert drift(snapshot(home(tmp_path), 2), snapshot(home(tmp_path), 2)).entities[0].gone == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    numbers.arrays(
+        np.float32,
+        st.tuples(st.integers(0, 40), st.integers(1, 6)),
+        elements=st.floats(-3, 3, width=32),
+    )
+)
+def test_a_space_has_the_neighbours_of_itself(values):
+    found = same_neighbours(values, values)
+    assert found is None if len(values) < 2 else found == 1.0
+
+
+def test_spaces_that_have_nothing_to_do_with_each_other_share_few_neighbours():
+    one, other = (
+        np.random.default_rng(s).normal(size=(1000, 8)).astype(np.float32) for s in (1, 2)
+    )
+    assert same_neighbours(one, other) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("after", "gates", "told"),
+    [
+        ({"airport": make_entity(9)}, {"rows": 0.5}, "has 9 rows, of 20 before"),
+        ({"plane": make_entity(20)}, {"rows": 0.5}, "'airport': was published before and is gone"),
+        (
+            {"airport": make_entity(20, seed=5)},
+            {"neighbours": 0.9},
+            "nearest neighbours are as before",
+        ),
+        ({"airport": make_entity(20)}, {"evaluation": 0.05}, "fell from 0.500 to 0.400"),
+    ],
+)
+def test_what_a_gate_does_not_let_pass_is_not_published(tmp_path, after, gates, told):
+    published(tmp_path, "a", {"airport": make_entity(20)}, {"overall/mrr": 0.5, "old/mrr": 1.0})
+    before = sorted(path.name for path in home(tmp_path).iterdir())
+    with pytest.raises(InvalidInput, match=told) as caught:
+        published(tmp_path, "b", after, {"overall/mrr": 0.4}, **gates)
+    assert "version 1 stays the last" in str(caught.value)
+    assert f"publish.gates.{next(iter(gates))}" in str(caught.value)
+    assert sorted(path.name for path in home(tmp_path).iterdir()) == before
+    assert (home(tmp_path) / "LATEST").read_text() == "v=000001\n"
+    # Where it is meant, another gate lets it pass.
+    wide = {"rows": 0.0, "neighbours": 0.0, "evaluation": 1.0}
+    embeddings = tmp_path / "b"
+    told = publish(embeddings, tmp_path / "published", "shop", run="b", gates=Gates(**wide), **SOME)
+    assert told.version == 2
+
+
+def test_what_is_no_worse_passes_every_gate(tmp_path):
+    strict = {"rows": 1.0, "neighbours": 1.0, "evaluation": 0.0}
+    table = make_entity(30)
+    published(tmp_path, "a", {"airport": table}, {"overall/mrr": 0.5}, **strict)
+    assert published(tmp_path, "b", {"airport": table}, {"overall/mrr": 0.6}, **strict) == 2
+    assert read_manifest(home(tmp_path)).evaluation == {"overall/mrr": 0.6}
+
+
+def test_publishing_again_what_is_published_passes_no_gate(tmp_path):
+    """A retry of a publication that is done does no harm, whatever came after."""
+    published(tmp_path, "a", {"airport": make_entity(30)})
+    published(tmp_path, "b", {"airport": make_entity(3)}, rows=0)
+    again = publish(
+        tmp_path / "a", tmp_path / "published", "shop", run="a", gates=Gates(rows=1), **SOME
+    )
+    assert (again.version, again.new) == (1, False)
+
+
+def test_one_node_and_another_key(tmp_path):
+    published(tmp_path, "a", {"airport": make_entity(1)})
+    published(tmp_path, "b", {"airport": make_entity(1, key={"other": ["x"]})})
+    (one,) = drift(snapshot(home(tmp_path), 1), snapshot(home(tmp_path), 2)).entities
+    assert (one.gone, one.new, one.neighbours) == (1, 1, None)
+
+
+def test_versions_are_compared_on_the_command_line(tmp_path):
+    published(tmp_path, "a", {"airport": make_entity(20)}, {"overall/mrr": 0.5})
+    published(tmp_path, "b", {"airport": make_entity(18)}, {"overall/mrr": 0.4})
+    done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"])
+    assert done.exit_code == 0, done.output
+    assert "20 → 18" in done.output
+    assert "overall/mrr: 0.500 → 0.400" in done.output
+    done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "7"])
+    assert "there is no version 7" in str(done.exception)
+    with pytest.raises(IsohopError, match="was not published"):
+        snapshot(tmp_path / "a")
