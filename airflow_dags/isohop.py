@@ -7,7 +7,8 @@ on the worker. Reading this file imports neither torch nor Spark nor Ray, and no
 Airflow reads it again and again.
 
 When, and how often again: ``schedule:`` of the pipeline file. A run of the DAG is a run of the
-pipeline, named after its logical date, so a task that is tried again goes on where it stopped. What
+pipeline, named after its logical date, so a task that is tried again goes on where it stopped; it
+sees the rows that were known by then, where the schema file says when rows became known. What
 a stage made is its task's return value; the asset's event says which version was published.
 """
 
@@ -94,7 +95,12 @@ class Stage(BaseOperator):
 
 def run_name(dag_run: Any) -> str:
     """Of the pipeline's run: the logical date; of a run that has none, when it was due."""
-    return f"{dag_run.logical_date or dag_run.run_after:%Y%m%dT%H%M%S}"
+    return f"{as_of(dag_run):%Y%m%dT%H%M%S}"
+
+
+def as_of(dag_run: Any) -> datetime:
+    """The moment before which rows were known: the logical date, where there is one."""
+    return dag_run.logical_date or dag_run.run_after
 
 
 def words_of(stage: str, pipeline: Path) -> list[str]:
@@ -160,7 +166,7 @@ def make_dag(pipeline: Path) -> DAG:
             "execution_timeout": timedelta(hours=schedule["timeout_hours"]),
             "pool": schedule["pool"],
         },
-        user_defined_macros={"run_name": run_name},
+        user_defined_macros={"run_name": run_name, "as_of": as_of},
         tags=["isohop"],
     ) as dag:
         embeddings = Asset(name=f"isohop/{name}", uri=published.as_uri())

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +61,14 @@ Instead = Annotated[
 ]
 
 
+AsOf = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="From rows alone that were known before then, by each table's 'time'."
+    ),
+]
+
+
 class Engine(StrEnum):
     """As in isohop.engines.spark, for Typer."""
 
@@ -76,12 +85,13 @@ EngineName = Annotated[
 def check(
     schema: SchemaPath,
     engine: EngineName = Engine.sail,
+    as_of: AsOf = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
     """Check a schema file against its data and print the integrity ledger."""
     from isohop.graph.build import check as check_schema
 
-    plan, ledger = check_schema(schema, engine.value, TerminalProgress())
+    plan, ledger = check_schema(schema, engine.value, TerminalProgress(), _moment(as_of))
     if as_json:
         print(ledger.model_dump_json(indent=1))
         return
@@ -93,12 +103,13 @@ def build(
     schema: SchemaPath,
     to: Annotated[Path, typer.Option("--out", help="Folder of the graph dataset.")],
     engine: EngineName = Engine.sail,
+    as_of: AsOf = None,
 ) -> None:
     """Build the graph dataset, in hop normal form."""
     from isohop.graph.build import build as build_graph
 
     clock = time.monotonic()
-    graph = build_graph(schema, to, engine.value, TerminalProgress())
+    graph = build_graph(schema, to, engine.value, TerminalProgress(), _moment(as_of))
     table = Table(title=f"{graph.manifest.name} → {to}", title_justify="left")
     for column in ("type", "what", "count"):
         table.add_column(column, justify="right" if column == "count" else "left")
@@ -249,7 +260,12 @@ def certificate(
 
 
 @app.command(epilog="Example: `isohop run examples/nycflights13.yaml`")
-def run(pipeline: PipelinePath, run_id: RunId = "current", instead: Instead = None) -> None:
+def run(
+    pipeline: PipelinePath,
+    run_id: RunId = "current",
+    as_of: AsOf = None,
+    instead: Instead = None,
+) -> None:
     """Run a whole pipeline: tables in, published embeddings and a report out.
 
     What is done already, and has not changed since, is not done again.
@@ -257,7 +273,7 @@ def run(pipeline: PipelinePath, run_id: RunId = "current", instead: Instead = No
     from isohop.pipeline.pipeline_file import read_pipeline
     from isohop.pipeline.stages import open_run, run_all
 
-    read = read_pipeline(pipeline, _pairs("--set", instead))
+    read = read_pipeline(pipeline, _said(as_of, instead))
     folder = open_run(read, run_id)
     print_warnings(read.planned.plan.warnings)
     print_summary(run_all(read, folder, TerminalProgress()), folder.folder)
@@ -268,6 +284,7 @@ def stage(
     name: Annotated[str, typer.Argument(metavar="STAGE", help="build, features, distill, …")],
     pipeline: PipelinePath,
     run_id: RunId = "current",
+    as_of: AsOf = None,
     instead: Instead = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print its record as a line of JSON.")
@@ -277,7 +294,7 @@ def stage(
     from isohop.pipeline.pipeline_file import read_pipeline
     from isohop.pipeline.stages import open_run, run_stage
 
-    read = read_pipeline(pipeline, _pairs("--set", instead))
+    read = read_pipeline(pipeline, _said(as_of, instead))
     folder = open_run(read, run_id)
     record, now = run_stage(read, folder, name, TerminalProgress())
     if as_json:
@@ -344,6 +361,24 @@ def embed(
     if out_folder is None:
         raise IsohopError("Say where the embeddings of new rows go with --out.")
     _embed_new(where, run_id, new, entity, edges or [], out_folder)
+
+
+def _moment(text: str | None) -> datetime | None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from isohop.relational.as_of import Moment
+
+    try:
+        return None if text is None else TypeAdapter(Moment).validate_python(text)
+    except ValidationError as error:
+        raise IsohopError(
+            f"--as-of '{text}' is no time: say 2026-11-20 or 2026-11-20T04:00."
+        ) from error
+
+
+def _said(as_of: str | None, instead: Sequence[str] | None) -> dict[str, str]:
+    """What is said in place of the pipeline file."""
+    return _pairs("--set", [*(instead or ()), *([f"as_of={as_of}"] if as_of else [])])
 
 
 def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -42,11 +43,9 @@ def test_a_file_that_is_wrong_is_told_and_not_tried_again(home):
     assert not (home.folder / "pipelines" / "published").exists()
 
 
-@pytest.fixture
+@contextmanager
 def scheduler(home):
     """All of Airflow, on loopback; ended with everything that it started."""
-    text = CONSUMER.format(home=str(home.folder / "pipelines"))
-    (home.folder / "dags" / "consumer.py").write_text(text, "utf-8")
     with (home.folder / "standalone.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "airflow", "standalone"],
@@ -56,7 +55,9 @@ def scheduler(home):
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        yield home
+    try:
+        yield
+    finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(60)
@@ -75,23 +76,26 @@ def eventually(home, what, holds):
         time.sleep(2)
 
 
-def test_a_backfill_of_three_days_publishes_each_and_a_consumer_reads_them(scheduler):
-    home = scheduler
-    known = lambda: "consumer" in home.airflow("dags", "list", "-o", "plain").stdout  # noqa: E731
-    eventually(home, "the DAGs", known)
-    for dag in ("consumer", "isohop_shop"):
-        done = home.airflow("dags", "unpause", dag, "--yes")
-        assert done.returncode == 0, done.stderr
-    done = home.airflow(
-        "backfill", "create", "--dag-id", "isohop_shop",
-        "--from-date", "2026-11-20", "--to-date", "2026-11-22",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    days = {f"202611{day}T000000" for day in (20, 21, 22)}
-    eventually(
-        home, "three versions", lambda: days <= {one["run"] for one in published(home).values()}
-    )
-    newest = max(published(home))
-    reading = home.folder / "pipelines" / f"read-{newest}"
-    eventually(home, "the consumer", reading.exists)
-    assert reading.read_text("utf-8") == "[120]"
+def test_a_backfill_of_three_days_publishes_each_and_a_consumer_reads_them(home):
+    text = CONSUMER.format(home=str(home.folder / "pipelines"))
+    (home.folder / "dags" / "consumer.py").write_text(text, "utf-8")
+    days = ("--from-date", "2026-11-20", "--to-date", "2026-11-22")
+    for asked in (
+        ("dags", "reserialize"),
+        ("dags", "unpause", "consumer", "--yes"),
+        ("dags", "unpause", "isohop_shop", "--yes"),
+        ("backfill", "create", "--dag-id", "isohop_shop", "--max-active-runs", "1", *days),
+    ):
+        done = home.airflow(*asked)
+        assert done.returncode == 0, done.stdout + done.stderr
+    runs = {f"202611{day}T000000" for day in (20, 21, 22)}
+    with scheduler(home):
+        eventually(
+            home,
+            "a version of each day",
+            lambda: runs <= {m["run"] for m in published(home).values()},
+        )
+        newest = max(number for number, m in published(home).items() if m["run"] in runs)
+        reading = home.folder / "pipelines" / f"read-{newest}"
+        eventually(home, "the consumer", reading.exists)
+        assert reading.read_text("utf-8") == "[120]"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Planned:
-    """A schema file that was read, checked against its source, and planned: no engine yet."""
+    """A schema file that was read, checked against its source, and planned: no engine yet.
+    ``as_of``: where only rows that were known before then are to be seen."""
 
     file: YamlFile[SchemaFile]
     schema: SchemaFile
     source: Source
     plan: Plan
+    as_of: datetime | None = None
 
 
 def plan_schema(path: str | Path) -> Planned:
@@ -71,9 +74,11 @@ def build(
     out: str | Path,
     engine: Engine = "sail",
     progress: Progress = SILENT,
+    as_of: datetime | None = None,
 ) -> Graph:
-    """Build the graph dataset ``out`` from ``schema_file``; see `isohop.graph.dataset`."""
-    planned = plan_schema(schema_file)
+    """Build the graph dataset ``out`` from ``schema_file``; see `isohop.graph.dataset`. ``as_of``:
+    from rows that were known before then (`isohop.relational.as_of`), in UTC."""
+    planned = replace(plan_schema(schema_file), as_of=as_of)
     with spark_session(engine) as session:
         return construct_graph(planned, out, session, progress)
 
@@ -89,10 +94,13 @@ def construct_graph(
 
 
 def check(
-    schema_file: str | Path, engine: Engine = "sail", progress: Progress = SILENT
+    schema_file: str | Path,
+    engine: Engine = "sail",
+    progress: Progress = SILENT,
+    as_of: datetime | None = None,
 ) -> tuple[Plan, Ledger]:
     """The plan and the integrity ledger of a database, with nothing left behind."""
-    planned = plan_schema(schema_file)
+    planned = replace(plan_schema(schema_file), as_of=as_of)
     with (
         spark_session(engine) as session,
         tempfile.TemporaryDirectory(prefix="isohop-check-") as folder,
@@ -121,9 +129,16 @@ def clean_tables(
         name: {c: t for c, t in columns.items() if c not in landed[name].all_null}
         for name, columns in types.items()
     }
-    check_types(planned.file, schema, known)
+    check_types(planned.file, schema, known, timed=planned.as_of is not None)
     integrity = Integrity(
-        session, schema.tables, schema.policies, landed, stage / "clean", quarantine, ledger
+        session,
+        schema.tables,
+        schema.policies,
+        landed,
+        stage / "clean",
+        quarantine,
+        ledger,
+        planned.as_of,
     )
     with progress.task("integrity", 2 * len(schema.tables)) as bar:
         for check_table in (integrity.check, integrity.check_references):

@@ -28,6 +28,7 @@ from pydantic import Field, field_validator, model_validator
 
 from isohop.errors import did_you_mean
 from isohop.hops.kinds import Kind
+from isohop.relational.as_of import is_time
 from isohop.relational.database import Policies, Reference, Table, type_family
 from isohop.relational.source import SourceSpec, SourceTable
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
@@ -245,10 +246,20 @@ def _known_types(table: SourceTable) -> dict[str, pa.DataType]:
 
 
 def check_types(
-    file: YamlFile[SchemaFile], schema: SchemaFile, types: Mapping[str, Mapping[str, pa.DataType]]
+    file: YamlFile[SchemaFile],
+    schema: SchemaFile,
+    types: Mapping[str, Mapping[str, pa.DataType]],
+    timed: bool = False,
 ) -> None:
-    """Types must match across each reference; raises at once. For sources read only at landing."""
+    """Types must match across each reference, and where rows are told apart by time (``timed``)
+    each ``time`` must be one; raises at once. For sources read only at landing."""
     _check_types(file, schema, types)
+    for name, table in schema.tables.items() if timed else ():
+        found = types.get(name, {}).get(table.time or "")
+        if found is not None and not is_time(found):
+            what = f"{name}.{table.time} is {found}, which does not say when a row became known."
+            hint = "For CSV and JSON, say its type under 'types:', date or timestamp."
+            file.add(("tables", name, "time"), what, hint)
     file.raise_problems()
 
 

@@ -33,6 +33,7 @@ from isohop.giant.settings import FeatureSettings
 from isohop.graph.build import Planned, plan_schema
 from isohop.hops.plan import attribute_owners
 from isohop.pipeline.schedule import ScheduleSettings
+from isohop.relational.as_of import Moment
 from isohop.report.settings import ReportSettings
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
 
@@ -49,6 +50,7 @@ class PipelineFile(StrictModel):
     runs: str = "runs"
     label: str | None = None
     until: date | None = None
+    as_of: Moment | None = None
     features: FeatureSettings = FeatureSettings()
     distill: DistillSettings = DistillSettings()
     publish: PublishSettings

@@ -49,7 +49,10 @@ def _build(context: Context) -> list[Made]:
     from isohop.graph.build import build
 
     pipeline, run = context.pipeline, context.run
-    graph = build(pipeline.schema_path, run.graph, pipeline.settings.engine, context.progress)
+    settings = pipeline.settings
+    graph = build(
+        pipeline.schema_path, run.graph, settings.engine, context.progress, settings.as_of
+    )
     nodes = sum(node.count for node in graph.node_types)
     edges = sum(edge.count for edge in graph.edge_types)
     return [
@@ -195,7 +198,7 @@ _LEARNING = ("seed", "label", "until")
 STAGES: Mapping[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("build", _build, (), ("engine",), ("graph",)),
+        Stage("build", _build, (), ("engine", "as_of"), ("graph",)),
         Stage("features", _features, ("build",), ("features", *_LEARNING), ("features",)),
         Stage("distill", _distill, ("features",), ("distill", *_LEARNING), ("model",)),
         Stage("embed", _embed, ("distill",), (), ("embeddings", "student")),

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from isohop.engines.frames import all_given, equal, staged, united, write_parquet
+from isohop.relational.as_of import forget_later
 from isohop.relational.database import Policies, Table
 from isohop.relational.ledger import Finding, Ledger, TableLedger
 from isohop.relational.source import LandedTable
@@ -72,7 +74,10 @@ def _widened(name: str, type_: pa.DataType) -> Column:
 
 
 class Integrity:
-    """Checks every table by its keys and references, and takes out what the policies say."""
+    """Checks every table by its keys and references, and takes out what the policies say.
+
+    ``as_of``: only rows that were known before then are there.
+    """
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class Integrity:
         stage: Path,
         quarantine: Path,
         ledger: Ledger,
+        as_of: datetime | None = None,
     ):
         self.session = session
         self.tables = tables
@@ -97,6 +103,8 @@ class Integrity:
             counted.quarantine("unreadable", table.rows_read - table.rows)
             for note in table.notes:
                 ledger.notes.append(f"{name}: {note}")
+        if as_of is not None:
+            forget_later(tables, self.clean, as_of, ledger)
 
     def check(self, name: str) -> None:
         """Keys first: null ones, then duplicates. `check_references` follows for all tables."""

@@ -1,0 +1,61 @@
+"""As of: the rows of a table that were known before a moment.
+
+A table's ``time`` is the column that says when a row became known. A row of that moment or later is
+left out, and so is one that does not say; of a column of dates, rows of that day. A table without
+``time`` was always known. Moments are in UTC, as landed times are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import pyarrow as pa
+from pydantic import AfterValidator
+
+from isohop.relational.database import Table
+from isohop.relational.ledger import Ledger
+
+if TYPE_CHECKING:
+    from isohop.relational.integrity import CleanTable
+
+NOTHING_SAYS = "no table says by 'time' when its rows became known, so all were known as of then"
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
+"""A day or a time, as YAML or the command line has it; in UTC where it names no zone."""
+
+
+def is_time(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_date(type_) or pa.types.is_timestamp(type_))
+
+
+def forget_later(
+    tables: Mapping[str, Table], clean: Mapping[str, CleanTable], moment: datetime, ledger: Ledger
+) -> None:
+    """Leave out of ``clean`` what was not known before ``moment``, and count it as unused."""
+    from pyspark.sql import functions as F
+
+    timed = {name: table.time for name, table in tables.items() if table.time is not None}
+    if not timed:
+        ledger.notes.append(NOTHING_SAYS)
+    for name, column in timed.items():
+        table = clean[name]
+        at, limit = F.col(table.names[column]), F.lit(f"{moment:%Y-%m-%d %H:%M:%S.%f}")
+        if not is_time(table.types[column]):
+            before = F.lit(False)  # a column without a value: nothing says
+        elif pa.types.is_date(table.types[column]):
+            before = at < limit.cast("timestamp_ntz").cast("date")
+        else:
+            before = at.cast("timestamp_ntz") < limit.cast("timestamp_ntz")
+        counts = table.frame.agg(F.count(F.when(before, 1)), F.count(at)).collect()[0]
+        known, said = int(counts[0]), int(counts[1])
+        counted = ledger.table(name)
+        counted.leave_unused(f"not known before {moment.isoformat(' ')}", said - known)
+        counted.leave_unused(f"'{column}' does not say when it became known", table.rows - said)
+        table.frame, table.rows = table.frame.where(before), known
