@@ -28,7 +28,7 @@ test: install
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-airflow: install .venv-airflow/installed
-	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini tests/airflow
+	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini -k "$(ONLY)" tests/airflow
 
 .venv-airflow/installed: tests/airflow/requirements.txt
 	@echo "Installing Airflow into .venv-airflow (once; some minutes)"
