@@ -177,6 +177,15 @@ def test_edges_that_cannot_be_used_are_kept_apart_and_counted(world, tmp_path):
     assert len(ds.dataset(tmp_path / "out" / "quarantine").to_table()) == 4
 
 
+def test_edges_that_cannot_be_read_are_kept_apart_too(world, tmp_path):
+    broken = pa.array([b"r00", b"\xff\xfe", b"r01"]).view(pa.string())
+    reads = pa.table({"id": [9001.0, 9001.0, float("nan")], "known_id": broken})
+    rows = pa.table({"id": [9001], "title": ["river1"]})
+    told, _ = new(world, tmp_path, rows, reads=reads)
+    assert (told.edges, told.edges_quarantined) == (1, 2)
+    assert f"{READS}: column 'id': 1 NaN or infinite, read as NULL" in told.notes
+
+
 def test_no_rows_and_no_edges(world, tmp_path):
     nothing = {name: table.slice(0, 0) for name, table in known_edges(world).items()}
     told, found = new(world, tmp_path / "rows", books(world), **nothing)

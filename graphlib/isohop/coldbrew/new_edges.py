@@ -31,6 +31,7 @@ from isohop.errors import InvalidInput, Problem, did_you_mean
 from isohop.giant.targets import label_edge
 from isohop.graph import Graph
 from isohop.relational.files import parquet_parts
+from isohop.relational.landing import LandedTable
 from isohop.relational.parquet_files import land_parquet
 
 REVERSE = "^-1"
@@ -113,9 +114,10 @@ def _columns(
 class _Read:
     """Edges of one type: ``table`` as it was read, ``values`` of it with the types that they should
     have, ``reasons`` why an edge is of no use ('' where it is), and ``nodes``, int64 (edges,), the
-    known node; what is no edge is not among them."""
+    known node; what is no edge is not among them. ``landed``: how they were read."""
 
     of: EdgeFiles
+    landed: LandedTable
     table: pa.Table
     values: pa.Table
     reasons: np.ndarray
@@ -128,10 +130,10 @@ def match_edges(
     pieces: Sequence[Mapping[str, Any]],
     rows: pa.Schema,
     folder: Path,
-) -> tuple[Path, pa.Table | None]:
-    """For each piece of new rows the file ``<part_name>`` of its edges in a folder, and what cannot
-    be used, as a quarantine has it. ``folder``: for what is read on the way. An edge that comes
-    twice is one."""
+) -> tuple[Path, pa.Table, list[str]]:
+    """For each piece of new rows the file ``<part_name>`` of its edges in a folder; what cannot be
+    used, as a quarantine has it; and what reading changed. ``folder``: for what is read on the way.
+    An edge that comes twice is one."""
     read = [_read(one, graph, folder / str(number)) for number, one in enumerate(given)]
     out = folder / "matched"
     out.mkdir(parents=True)
@@ -142,12 +144,14 @@ def match_edges(
         together = pa.concat_tables(found).group_by(_MATCHED.names).aggregate([])
         order = [(name, "ascending") for name in ("relation", "row", "node")]
         pq.write_table(together.sort_by(order).cast(_MATCHED), out / part_name(dict(piece)))
-    bad = []
+    bad, notes = [], []
     for one, mark in zip(read, used, strict=True):
         one.reasons[~mark & (one.reasons == "")] = NO_ROW
-        if (one.reasons != "").any():
-            bad.append(quarantined(one.table, one.reasons))
-    return out, pa.concat_tables(bad) if bad else None
+        bad.append(quarantined(one.table, one.reasons))
+        if one.landed.quarantine is not None:
+            bad.append(pq.read_table(one.landed.quarantine).cast(bad[0].schema))
+        notes += [f"{one.of.relation.edge_type}: {note}" for note in one.landed.notes]
+    return out, pa.concat_tables(bad), notes
 
 
 def _read(of: EdgeFiles, graph: Graph, folder: Path) -> _Read:
@@ -166,7 +170,7 @@ def _read(of: EdgeFiles, graph: Graph, folder: Path) -> _Read:
     found = np.full(table.num_rows, -1, np.int64)
     found[joined["edge"].to_numpy()] = joined["node_id"].to_numpy()
     reasons[(found < 0) & (reasons == "")] = f"the graph knows no such '{of.relation.source}'"
-    return _Read(of, table, values, reasons, found)
+    return _Read(of, landed, table, values, reasons, found)
 
 
 def _key_of(piece: Mapping[str, Any], rows: pa.Schema, names: Sequence[str]) -> pa.Table:

@@ -121,7 +121,7 @@ def embed_new(
             "out": str(folder.resolve()),
         }
         pieces, cores = list(pieces_of(landed.paths)), 1
-        useless: pa.Table | None = None
+        notes, useless = list(landed.notes), None
         if edges is not None and linked:
             from isohop.coldbrew.new_edges import match_edges
 
@@ -129,8 +129,9 @@ def embed_new(
             pieces, cores = [{**piece, "batch": PIECE} for piece in pieces], all_cores()
             of_run = (Graph.open(edges.graph), pieces, bundle.rows, folder / "landed" / "edges")
             with progress.task("reading their edges") as bar:
-                matched, useless = match_edges(linked, *of_run)
+                matched, useless, more_notes = match_edges(linked, *of_run)
                 bar.advance()
+            notes += more_notes
             paths = (edges.graph, edges.features, edges.model, matched)
             arguments |= {"run": [str(path.resolve()) for path in paths], "threads": cores}
         counts = {"embedded": 0, "quarantined": landed.rows_read - landed.rows, "edges": 0}
@@ -142,7 +143,7 @@ def embed_new(
         if landed.quarantine is not None:
             (folder / QUARANTINE).mkdir(exist_ok=True)
             shutil.copyfile(landed.quarantine, folder / QUARANTINE / "part-not-read.parquet")
-        if useless is not None:
+        if useless is not None and useless.num_rows:
             (folder / QUARANTINE).mkdir(exist_ok=True)
             pq.write_table(useless, folder / QUARANTINE / "edges.parquet")
         shutil.rmtree(folder / "landed", ignore_errors=True)
@@ -151,7 +152,7 @@ def embed_new(
             certificate=manifest.certificate,
             edges_quarantined=0 if useless is None else useless.num_rows,
             unread=unread,
-            notes=landed.notes,
+            notes=tuple(notes),
             **counts,
         )
         write_text_atomically(folder / MANIFEST, found.model_dump_json(indent=1) + "\n")
