@@ -42,13 +42,13 @@ CHUNK = 1 << 17
 ENTITY = "paper"
 
 
-def write_rows(file: Path, rows: int) -> None:
+def write_rows(file: Path, rows: int, at_once: int = CHUNK) -> None:
     vocabulary = words()
     of = Scattered(rows, max(1, rows // COMMUNITY), 7)
     schema = pa.schema([("id", pa.int64()), ("text", pa.string())])
     with pq.ParquetWriter(file, schema) as writer:
-        for start in range(0, rows, CHUNK):
-            ids = np.arange(start, min(start + CHUNK, rows))
+        for start in range(0, rows, at_once):
+            ids = np.arange(start, min(start + at_once, rows))
             draw = np.random.default_rng([SEED, 7, start])
             columns = [pa.array(ids), texts(of.community(ids), vocabulary, draw)]
             writer.write_table(pa.table(columns, schema=schema))
@@ -107,7 +107,9 @@ def job(folder: Path) -> dict[str, float]:
     from isohop.coldbrew.new_rows import embed_new
     from isohop.engines.ray import ray_session
 
-    write_rows(folder / "few.parquet", FEW)
+    cores = len(os.sched_getaffinity(0))
+    # A piece for each worker, and more: the start of none is counted.
+    write_rows(folder / "few.parquet", FEW, FEW // (8 * cores))
     found = {}
     with ray_session():
         for name in ("few", "few", "rows"):  # the first starts what stays
@@ -115,7 +117,6 @@ def job(folder: Path) -> dict[str, float]:
             told = embed_new(folder / "student", folder / f"{name}.parquet", folder / name, ENTITY)
             found[f"{name} seconds"] = time.perf_counter() - clock
     seconds = found.pop("rows seconds") - found.pop("few seconds")
-    cores = len(os.sched_getaffinity(0))
     found["µs of a core a row"] = seconds * cores / told.embedded * 1e6
     rows = pq.read_metadata(folder / "rows.parquet").num_rows
     if told.embedded != rows:
