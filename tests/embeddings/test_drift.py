@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,12 @@ def test_publishing_again_what_is_published_passes_no_gate(tmp_path):
         tmp_path / "a", tmp_path / "published", "shop", run="a", gates=Gates(rows=1), **SOME
     )
     assert (again.version, again.new) == (1, False)
+
+
+def test_where_the_live_version_is_gone_there_is_nothing_to_be_worse_than(tmp_path):
+    published(tmp_path, "a", {"airport": make_entity(30)})
+    shutil.rmtree(home(tmp_path) / "v=000001")
+    assert published(tmp_path, "b", {"airport": make_entity(3)}, rows=1.0) == 2
 
 
 def test_one_node_and_another_key(tmp_path):

@@ -104,9 +104,8 @@ def problems_of(found: Drift, gates: Gates) -> list[Problem]:
         hint = f"If that is meant, publish with another publish.gates.{gate}."
         problems.append(Problem(where, what, hint))
 
-    if gates.rows is not None:
-        for name in found.gone if gates.rows else ():
-            fails("rows", f"entity '{name}'", "was published before and is gone.")
+    for name in found.gone if gates.rows else ():
+        fails("rows", f"entity '{name}'", "was published before and is gone.")
     for one in found.entities:
         rows = one.rows
         if gates.rows is not None and rows[1] < gates.rows * rows[0]:

@@ -33,13 +33,14 @@ from isohop.embeddings.contract import (
     version_folder,
     versions,
 )
-from isohop.embeddings.drift import Snapshot, drift, problems_of
+from isohop.embeddings.drift import Snapshot, drift, problems_of, snapshot
 from isohop.embeddings.inspection import inspect_embeddings
 from isohop.embeddings.settings import OPEN, Gates, is_publication_name
 from isohop.engines.progress import SILENT, Progress, Task
 from isohop.engines.storage import (
     TEMPORARY,
     fingerprint,
+    remove_folder,
     temporary_beside,
     write_text_atomically,
 )
@@ -141,12 +142,9 @@ def publish(
 def _pass(gates: Gates, home: Path, embeddings: Path, manifest: EmbeddingsManifest) -> None:
     """Raises `InvalidInput` with every gate that does not let the embeddings pass."""
     number = latest_version(home)
-    if gates == OPEN or number is None:
+    if gates == OPEN or number not in versions(home):  # nothing is live that could be better
         return
-    before = versions(home)[number]
-    found = drift(
-        Snapshot.of(before, EmbeddingsManifest.read(before)), Snapshot.of(embeddings, manifest)
-    )
+    found = drift(snapshot(home), Snapshot.of(embeddings, manifest))
     problems = problems_of(found, gates)
     if problems:
         title = f"The embeddings in {embeddings} are not published; version {number} stays the last"
@@ -246,10 +244,7 @@ def _retain(home: Path, keep: int) -> None:
     latest = latest_version(home)
     for number in list(found)[:-keep]:
         if number != latest:
-            # Renamed first, so that a reader finds a version whole or not at all.
-            removed = temporary_beside(found[number])
-            found[number].rename(removed)
-            shutil.rmtree(removed)
+            remove_folder(found[number])
 
 
 def _sync_folder(folder: Path) -> None:

@@ -32,6 +32,13 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}")
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder; renamed first, so that nobody takes a half for a whole."""
+    gone = temporary_beside(path)
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write ``text`` so that a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,11 @@ Nothing here knows what a stage does; it reads the records that stages leave (`r
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from isohop.engines.storage import TEMPORARY, temporary_beside
+from isohop.engines.storage import TEMPORARY, remove_folder
 from isohop.errors import IsohopError, did_you_mean
 from isohop.pipeline.pipeline_file import Pipeline
 from isohop.pipeline.runs import LOCK, Made, Run, StageRecord, size_of
@@ -137,10 +136,7 @@ def _leftovers(run: Run) -> list[Path]:
 
 def _remove(path: Path, what: str) -> Made:
     if path.is_dir():
-        # Renamed first, so that nobody takes a half for a whole.
-        gone = temporary_beside(path)
-        path.rename(gone)
-        shutil.rmtree(gone)
+        remove_folder(path)
     else:
         path.unlink(missing_ok=True)
     return Made(what=f"removed {what}", where=str(path))
