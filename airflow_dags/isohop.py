@@ -106,15 +106,9 @@ def as_of(dag_run: Any) -> datetime:
 def words_of(stage: str, pipeline: Path) -> list[str]:
     """The command of a stage. Templates have no quotes, since a shell may have to quote them."""
     executable = os.environ.get("ISOHOP_EXECUTABLE", "isohop")
-    words = [
-        executable,
-        "stage",
-        stage,
-        str(pipeline),
-        "--json",
-        "--run",
-        "{{ run_name(dag_run) }}",
-    ]
+    words = [executable, "stage", stage, str(pipeline), "--json"]
+    words += ["--run", "{{ run_name(dag_run) }}"]
+    words += ["--as-of", "{{ as_of(dag_run).isoformat() }}"]
     for key, param in PARAMS.items():
         words += ["--set", f"{key}={{{{ params.{param} }}}}"]
     return words

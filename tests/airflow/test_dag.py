@@ -78,6 +78,15 @@ def test_a_run_is_named_after_its_logical_date(tmp_path, monkeypatch):
     assert name(SimpleNamespace(logical_date=None, run_after=due)) == "20261125T030405"
 
 
+def test_every_stage_sees_what_was_known_by_the_logical_date(tmp_path, monkeypatch):
+    dag = dag_of(tmp_path, monkeypatch)
+    day = SimpleNamespace(logical_date=datetime(2026, 11, 24), run_after=datetime(2026, 11, 25))
+    assert dag.user_defined_macros["as_of"](day) == datetime(2026, 11, 24)
+    for task in dag.tasks:
+        at = task.words.index("--as-of")
+        assert task.words[at + 1] == "{{ as_of(dag_run).isoformat() }}"
+
+
 @pytest.mark.parametrize("value", ["runs'; rm -rf x", "$(id)", "a\nb", "", "{{ x }}"])
 def test_a_parameter_is_a_plain_word(tmp_path, monkeypatch, value):
     params = dag_of(tmp_path, monkeypatch).params

@@ -30,6 +30,9 @@ def test_a_run_ends_with_published_embeddings(home):
     (manifest,) = published(home).values()
     assert manifest["run"] == "20261124T000000"
     assert [entity["count"] for entity in manifest["entities"]] == [120]
+    record = home.folder / "pipelines/runs/shop/20261124T000000/stages/build.json"
+    depends = json.loads(record.read_text("utf-8"))["depends"]
+    assert depends["settings.as_of"] == '"2026-11-24T00:00:00"'
 
 
 def test_a_file_that_is_wrong_is_told_and_not_tried_again(home):
