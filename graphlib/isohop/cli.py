@@ -405,6 +405,7 @@ def _embed_new(
         from isohop.pipeline.stages import open_run
 
         run = open_run(read_pipeline(where), run_id)
+        run.pull()
         student = run.student
         if edges:
             files = {name: Path(path) for name, path in _pairs("--edges", edges).items()}
@@ -430,7 +431,9 @@ def _embed_new(
 
 @app.command(epilog="Example: `isohop diff examples/output/published/nycflights13 1 2`")
 def diff(
-    published: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of versions.")],
+    published: Annotated[
+        str, typer.Argument(metavar="DIR", help="A folder of versions, or its URL.")
+    ],
     one: Annotated[str, typer.Argument(metavar="VERSION")],
     other: Annotated[str, typer.Argument(metavar="OTHER")] = "latest",
 ) -> None:

@@ -268,7 +268,7 @@ def test_what_is_no_student_of_this_version_is_refused(world, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(world.student, other)
     about = (other / "bundle.json").read_text("utf-8")
-    (other / "bundle.json").write_text(about.replace('"format": 3', '"format": 2'), "utf-8")
+    (other / "bundle.json").write_text(about.replace('"format": 4', '"format": 3'), "utf-8")
     with pytest.raises(IsohopError, match="not a student that this version reads"):
         embed_new(other, rows, tmp_path / "out", "book")
     (other / "bundle.json").write_text(about, "utf-8")

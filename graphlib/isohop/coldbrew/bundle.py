@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.student import LatentIndex
+from isohop.coldbrew.student import GatedMLP, LatentIndex
 from isohop.coldbrew.tables import mlp
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.documents import Field
@@ -57,7 +57,7 @@ class BundleManifest(BaseModel):
     """``bundle.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     certificate: str
     """Of the graph that the student learned from."""
     settings: DistillSettings
@@ -205,7 +205,7 @@ def _student(state: Mapping[str, Tensor], width: int, settings: DistillSettings)
     if "axes" in state:
         return Projection(state["axes"])
     d = settings.dimensions
-    modules = {"first": mlp(width, d, 0.0), "second": mlp(width + d, d, 0.0)}
+    modules = {"first": mlp(width, d, 0.0), "second": GatedMLP(width + d, d, 0.0)}
     for name, module in modules.items():
         of_it = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(name)}
         module.load_state_dict(of_it)

@@ -1,14 +1,14 @@
 """The student: vectors from features alone, by way of latent neighbours.
 
 ê = MLP₁(x) learns the teacher's vector Ē from every node that has edges. The connected nodes whose
-Ē are nearest to ê are its latent neighbours, ẽ = softmax(top-K ⟨ê, Ē⟩) Ē, and MLP₂([x, ẽ]) gives
-the vector (Zheng et al., section 3.3). It learns Ē, and the teacher's own task besides. A node is
-no latent neighbour of itself in training, since a new node will not be either.
+Ē are nearest to ê are its latent neighbours, ẽ = softmax(top-K ⟨ê, Ē⟩) Ē, and MLP₂([x, g ẽ]) gives
+the vector (Zheng et al., section 3.3; the gate g is ours). It learns Ē, and the teacher's own task
+besides. A node is no latent neighbour of itself in training, since a new node will not be either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import faiss
 import numpy as np
@@ -22,15 +22,43 @@ from isohop.coldbrew.tables import Table, mlp, module_key
 BLOCK = 16_384
 
 
+SHUT = -1.4
+"""Of the gate at first: a fifth of ẽ comes in. Vectors of length 1 would outweigh the features of a
+node from the first step on."""
+
+
+class GatedMLP(nn.Module):
+    """MLP₂ of one node type: [x, ẽ], float32 (n, d_in + d) -> (n, d). How much of ẽ it hears, a
+    gate in (0, 1) decides for each node by both."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float):
+        super().__init__()
+        self.gate = nn.Linear(inputs, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, SHUT)
+        self.mlp = mlp(inputs, outputs, dropout)
+        self.latent = outputs
+
+    def forward(self, both: Tensor) -> Tensor:
+        own, latent = both[:, : -self.latent], both[:, -self.latent :]
+        return self.mlp(torch.cat([own, torch.sigmoid(self.gate(both)) * latent], 1))
+
+
 class FeatureMLP(nn.Module):
     """One MLP a node type: features (nodes, d_in) -> vectors (nodes, d). It is MLP₁, MLP₂, and the
-    baseline that everything is compared with."""
+    baseline that everything is compared with. ``make``: of one type, by widths and dropout."""
 
-    def __init__(self, widths: Mapping[str, int], dimensions: int, dropout: float):
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        dimensions: int,
+        dropout: float,
+        make: Callable[[int, int, float], nn.Module] = mlp,
+    ):
         super().__init__()
         self.dropout = dropout
         self.mlp = nn.ModuleDict(
-            {module_key(name): mlp(width, dimensions, dropout) for name, width in widths.items()}
+            {module_key(name): make(width, dimensions, dropout) for name, width in widths.items()}
         )
 
     def forward(self, features: Table) -> dict[str, Tensor]:
@@ -49,7 +77,7 @@ class Student(nn.Module):
         self.classify = nn.Linear(d, outputs) if outputs else None
         self.first = FeatureMLP(widths, d, settings.dropout)
         self.second = FeatureMLP(
-            {name: width + d for name, width in widths.items()}, d, settings.dropout
+            {name: width + d for name, width in widths.items()}, d, settings.dropout, GatedMLP
         )
 
     def forward(self, features: Table, latent: Table) -> dict[str, Tensor]:

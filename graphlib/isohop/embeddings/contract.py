@@ -105,11 +105,16 @@ class EmbeddingsManifest(_Model):
     def read(cls, folder: Path) -> EmbeddingsManifest:
         """The manifest of the version at ``folder``. Raises `IsohopError` when it is damaged."""
         file = folder / MANIFEST
+        return cls.parse(file.read_bytes(), str(file))
+
+    @classmethod
+    def parse(cls, content: bytes, where: str) -> EmbeddingsManifest:
+        """Of a manifest's content; ``where`` it was."""
         try:
-            return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(content)
         except ValidationError as error:
             raise IsohopError(
-                f"{file} is not a manifest that this version of Isohop reads: "
+                f"{where} is not a manifest that this version of Isohop reads: "
                 f"{error.errors()[0]['msg']}. Read another version, and move this one away."
             ) from error
 
@@ -134,13 +139,18 @@ def versions(published: Path) -> dict[int, Path]:
 def latest_version(published: Path) -> int | None:
     """The version that LATEST names; None where nothing was published yet."""
     try:
-        text = (published / LATEST).read_text("utf-8").strip()
+        text = (published / LATEST).read_text("utf-8")
     except FileNotFoundError:
         return None
-    number = version_number(text)
+    return latest_named(text, str(published / LATEST))
+
+
+def latest_named(text: str, where: str) -> int:
+    """The version that the content of LATEST names; ``where`` it was."""
+    number = version_number(text.strip())
     if number is None:
         raise IsohopError(
-            f"{published / LATEST} holds '{text[:40]}', which names no version. "
+            f"{where} holds '{text.strip()[:40]}', which names no version. "
             "It must be one line such as 'v=000001'."
         )
     return number

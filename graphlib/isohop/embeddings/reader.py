@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from isohop.embeddings.contract import (
     LATEST,
+    MANIFEST,
     EmbeddingsManifest,
     entity_folders,
     latest_version,
@@ -21,6 +22,7 @@ from isohop.embeddings.contract import (
     version_number,
     versions,
 )
+from isohop.engines.object_store import Mirror, is_url
 from isohop.engines.storage import fingerprint
 from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
 
@@ -74,7 +76,8 @@ def read_embeddings(
     """The embeddings of one entity, a row a node, in the order of ``node_id``.
 
     ``path`` is a folder of versions (``published/<name>``), one version of it, the folder above
-    where it holds exactly one name, a run, or a run's embeddings. ``entity`` may be left out where
+    where it holds exactly one name, a run, or a run's embeddings; or the URL ``s3://…`` of one of
+    these, of which a local copy is made. ``entity`` may be left out where
     there is only one. ``version`` is ``"latest"``, a number, or a folder's name (``"v=000003"``);
     a run has no versions.
 
@@ -91,7 +94,7 @@ def read_embeddings(
             f"The 'as_' parameter of read_embeddings must be 'arrow' or 'pandas'. "
             f"Got {as_!r} instead."
         )
-    path = Path(path)
+    path = local_copy(path, version)
     previous: FileNotFoundError | None = None
     for _ in range(_ATTEMPTS):
         source = locate(path, version)
@@ -109,8 +112,9 @@ def read_embeddings(
 
 def read_manifest(path: str | Path, *, version: str | int = "latest") -> EmbeddingsManifest:
     """The manifest of a published version; ``path`` and ``version`` as in `read_embeddings`."""
+    path = local_copy(path, version)
     for _ in range(_ATTEMPTS):
-        source = locate(Path(path), version)
+        source = locate(path, version)
         if source.manifest is not None:
             return source.manifest
         if source.folder.exists():
@@ -123,6 +127,23 @@ def _vanished(folder: Path) -> IsohopError:
         f"{folder}: files went away while they were being read. Read again; if they stay away, "
         "publish again."
     )
+
+
+def local_copy(path: str | Path, version: str | int) -> Path:
+    """The folder itself; of a URL a local copy of what ``version`` needs. A version never changes,
+    so it comes down once."""
+    if not is_url(path):
+        return Path(path)
+    mirror = Mirror.of(str(path))
+    mirror.pull(lambda name: name.split("/")[-1] in (LATEST, MANIFEST))
+    home = mirror.local
+    if latest_version(home) is None and not versions(home):
+        mirror.pull()
+        return home
+    number = latest_version(home) if version == "latest" else _number(version)
+    if number is not None:
+        mirror.pull(lambda name: name.startswith(f"{version_folder(number)}/"))
+    return home
 
 
 def locate(path: Path, version: str | int) -> Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,12 +59,23 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
-def all_cores() -> int:
-    """Cores of one worker that has a whole machine's: no more than the cluster has."""
+def cores_each(workers: int, machines: Sequence[int]) -> int:
+    """Most cores that each of some workers can have at once on ``machines`` of so many cores, since
+    a worker runs on one; 0 where they do not all find a core."""
+    sizes = range(1, max(machines, default=0) + 1)
+    return max((n for n in sizes if sum(m // n for m in machines) >= workers), default=0)
+
+
+def machines() -> list[int]:
+    """Cores of each machine that Ray has now."""
     import ray
 
-    here = os.cpu_count() or 1
-    return max(1, min(here, int(ray.cluster_resources().get("CPU", here))))
+    return [int(one["Resources"].get("CPU", 0)) for one in ray.nodes() if one["Alive"]]
+
+
+def all_cores() -> int:
+    """Cores of one worker that has a whole machine's, the largest there is."""
+    return max(1, cores_each(1, machines()))
 
 
 def with_all_cores(what: Any) -> Any:

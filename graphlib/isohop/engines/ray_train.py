@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isohop.engines.progress import Progress
-from isohop.engines.ray import all_cores
+from isohop.engines.ray import cores_each, machines
 from isohop.errors import IsohopError
 
 if TYPE_CHECKING:
@@ -65,7 +65,12 @@ def train(
         if other.resolve() != run:
             shutil.rmtree(other)
     run.mkdir(parents=True, exist_ok=True)
-    threads = max(1, all_cores() // workers)
+    threads = cores_each(workers, machines())
+    if not threads:
+        raise IsohopError(
+            f"'{stage}.workers' is {workers}, but Ray has {sum(machines())} cores. "
+            "Lower it, or give Ray more."
+        )
     work = _Work(loop, {**asked, WHERE: str(run), THREADS: threads}, workers, stage)
     log = Log(run / LOG)
     _show(work, log, progress)
@@ -155,15 +160,7 @@ class _Work:
     """A run of Ray Train, waited for in a thread: it would take Ctrl-C away from the main one."""
 
     def __init__(self, loop: Loop, asked: Mapping[str, Any], workers: int, stage: str):
-        import ray
-
         self.stage = stage
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        if workers > cores:
-            raise IsohopError(
-                f"'{stage}.workers' is {workers}, but Ray has {cores} cores. "
-                "Lower it, or give Ray more."
-            )
         self._answer: dict[str, Any] | None = None
         self._error: Exception | None = None
         self._trainer = _ray_trainer(loop, asked, workers)

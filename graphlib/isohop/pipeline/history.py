@@ -9,14 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from isohop.engines.object_store import StoredFolder
 from isohop.engines.storage import TEMPORARY, remove_folder
 from isohop.errors import IsohopError, did_you_mean
 from isohop.pipeline.pipeline_file import Pipeline
-from isohop.pipeline.runs import LOCK, Made, Run, StageRecord, size_of
+from isohop.pipeline.runs import LOCK, TRAINING, Made, Run, StageRecord, size_of
 from isohop.pipeline.stages import STAGES
-
-TRAINING = ".training"
-"""How the folders end that checkpoints lie in."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,8 @@ class PastRun:
     @property
     def size(self) -> int:
         """Bytes of all that lies in its folder."""
+        if self.run.stored is not None:
+            return sum(one.size for one in self.run.stored.objects())
         return size_of(self.run.folder)
 
 
@@ -53,24 +53,19 @@ class Difference:
     other: str | None
 
 
-def home_of(pipeline: Pipeline) -> Path:
-    """The folder of a pipeline's runs."""
-    return pipeline.path(pipeline.settings.runs) / pipeline.settings.name
-
-
 def past_runs(pipeline: Pipeline) -> list[PastRun]:
     """All runs, the newest first."""
-    found = [PastRun.of(Run(folder)) for folder in _folders(home_of(pipeline))]
+    found = [PastRun.of(run) for run in _runs(pipeline)]
     return sorted(found, key=lambda one: (one.last, one.run.id), reverse=True)
 
 
 def past_run(pipeline: Pipeline, run_id: str) -> PastRun:
     """Raises `IsohopError` where there is none of that name."""
-    known = {folder.name: folder for folder in _folders(home_of(pipeline))}
+    known = {run.id: run for run in _runs(pipeline)}
     if run_id not in known:
         hint = did_you_mean(run_id, known)
-        raise IsohopError(f"{home_of(pipeline)} has no run '{run_id}'. {hint}")
-    return PastRun.of(Run(known[run_id]))
+        raise IsohopError(f"{pipeline.runs} has no run '{run_id}'. {hint}")
+    return PastRun.of(known[run_id])
 
 
 def differences(one: PastRun, other: PastRun) -> list[Difference]:
@@ -102,26 +97,44 @@ def prune(pipeline: Pipeline, keep: int) -> list[Made]:
         raise IsohopError(f"Keep 1 run or more. Got {keep} instead.")
     told = []
     for number, past in enumerate(past_runs(pipeline)):
-        folder = past.run.folder
+        place = past.run.stored or past.run.folder
         try:
             with past.run.writing():
                 if number < keep:
                     told += [_remove(path, "leftover") for path in _leftovers(past.run)]
                 else:
-                    told.append(_remove(folder, f"run '{past.run.id}'"))
+                    told.append(_remove_run(past.run))
         except IsohopError as error:
-            told.append(Made(what=f"left alone: {error}", where=str(folder)))
+            told.append(Made(what=f"left alone: {error}", where=str(place)))
+    if isinstance(pipeline.runs, StoredFolder):
+        return told
     # Runs whose removal was cut short.
-    leftovers = sorted(home_of(pipeline).glob(f"{TEMPORARY}*"))
+    leftovers = sorted(pipeline.runs.glob(f"{TEMPORARY}*"))
     return told + [_remove(path, "leftover") for path in leftovers]
 
 
-def _folders(home: Path) -> Iterator[Path]:
-    """The folders of runs, and of nothing else that somebody may have put there."""
+def _runs(pipeline: Pipeline) -> Iterator[Run]:
+    """Those of which something was done, and nothing else that somebody may have put there."""
+    home = pipeline.runs
+    if isinstance(home, StoredFolder):
+        for name in home.folders():
+            run = Run.of(home, name)
+            run.pull(records_only=True)
+            yield run
+        return
     for folder in sorted(home.glob("*")):
         hidden = folder.name.startswith(".")
         if not hidden and ((folder / "stages").is_dir() or (folder / LOCK).is_file()):
-            yield folder
+            yield Run(folder)
+
+
+def _remove_run(run: Run) -> Made:
+    """Records first, so that nobody takes a half for a whole."""
+    if run.stored is not None:
+        names = [one.name for one in run.stored.objects()]
+        run.stored.remove(sorted(names, key=lambda name: not name.startswith("stages/")))
+    made = _remove(run.folder, f"run '{run.id}'")
+    return made if run.stored is None else made.model_copy(update={"where": str(run.stored)})
 
 
 def _leftovers(run: Run) -> list[Path]:

@@ -26,6 +26,7 @@ from pydantic import Field
 
 from isohop.coldbrew.settings import DistillSettings
 from isohop.embeddings.settings import PublishSettings
+from isohop.engines.object_store import StoredFolder, is_url
 from isohop.engines.spark import Engine
 from isohop.errors import InvalidInput, IsohopError, did_you_mean
 from isohop.giant.model_folder import model_problem
@@ -70,6 +71,20 @@ class Pipeline:
         """A path of the file, from where the file is."""
         return (self.file.path.parent / written).resolve()
 
+    def folder(self, written: str) -> Path | StoredFolder:
+        """A folder of the file, which may be in an object store."""
+        return StoredFolder.of(written) if is_url(written) else self.path(written)
+
+    @property
+    def runs(self) -> Path | StoredFolder:
+        """Where the runs are."""
+        return self.folder(self.settings.runs) / self.settings.name
+
+    @property
+    def published(self) -> Path | StoredFolder:
+        """Where the versions are."""
+        return self.folder(self.settings.publish.path) / self.published_name
+
     @property
     def features(self) -> FeatureSettings:
         """Of features, with its text model's folder from here."""
@@ -107,6 +122,7 @@ def read_pipeline(path: str | Path, instead: Mapping[str, str] | None = None) ->
         if planned is not None:
             _check_attributes(file, settings, planned)
         _check_text_model(file, settings.features)
+        _check_urls(file, settings)
     file.raise_problems()
     if settings is None or planned is None:
         raise InvalidInput(file.title, file.problems)
@@ -116,6 +132,18 @@ def read_pipeline(path: str | Path, instead: Mapping[str, str] | None = None) ->
 def _missing(error: InvalidInput) -> tuple[str, str]:
     problem = error.problems[0]
     return f"{problem.where}: {problem.what}", problem.hint
+
+
+def _check_urls(file: YamlFile[PipelineFile], settings: PipelineFile) -> None:
+    for place, written in (
+        (("runs",), settings.runs),
+        (("publish", "path"), settings.publish.path),
+    ):
+        if is_url(written):
+            try:
+                StoredFolder.of(written)
+            except IsohopError as error:
+                file.add(place, str(error))
 
 
 def _check_text_model(file: YamlFile[PipelineFile], features: FeatureSettings) -> None:

@@ -29,19 +29,23 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from isohop.engines.object_store import Lease, Mirror, StoredFolder
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
 
 LOCK = ".lock"
+TRAINING = ".training"
+"""How the folders end that checkpoints lie in."""
 LONG = 100
 
 
 class Made(BaseModel):
-    """One line of the summary: what was made, and where."""
+    """One line of the summary: what was made, and where; its bytes where that is not in the run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     what: str
     where: str
+    size: int = 0
 
 
 class StageRecord(BaseModel):
@@ -79,11 +83,21 @@ def told_apart(parts: Mapping[str, Any], of: str = "") -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """One run's folder."""
+    """One run's folder. ``stored``: where it is, if that is an object store: then ``folder`` is a
+    local copy, which is brought up to date before anything is written, and goes up with each record
+    of a stage that is done."""
 
     folder: Path
+    stored: StoredFolder | None = None
+    _lease: Lease | None = None
+
+    @classmethod
+    def of(cls, home: Path | StoredFolder, name: str) -> Run:
+        """The run of that name, among those in ``home``; it need not exist yet."""
+        place = home / name
+        return cls(place.copy, place) if isinstance(place, StoredFolder) else cls(place)
 
     @property
     def id(self) -> str:
@@ -131,9 +145,25 @@ class Run:
                     "for it to end, or name another run with --run."
                 ) from error
             lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.write(_this_process())
             lock.flush()
-            yield
+            if self.stored is None:
+                yield
+                return
+            with Lease(self.stored, LOCK, _this_process()) as self._lease:
+                self.pull()
+                yield
+                self._push()
+
+    def pull(self, records_only: bool = False) -> None:
+        """Bring a local copy up to date; or only what says which stages are done."""
+        if self.stored is not None:
+            Mirror(self.stored, self.folder).pull(_is_record if records_only else _is_made)
+
+    def _push(self) -> None:
+        if self.stored is not None and self._lease is not None:
+            self._lease.check()
+            Mirror(self.stored, self.folder).push(_is_made, last=_is_record)
 
     def record(self, stage: str) -> StageRecord | None:
         """The record of a stage that was done, or None. Raises `IsohopError` on a damaged one."""
@@ -157,6 +187,20 @@ class Run:
         write_text_atomically(
             self.folder / "stages" / f"{record.stage}.json", record.model_dump_json(indent=1)
         )
+        self._push()
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _is_record(name: str) -> bool:
+    return name.startswith("stages/")
+
+
+def _is_made(name: str) -> bool:
+    """Checkpoints of what is being trained stay on the machine that trains."""
+    return not name.partition("/")[0].endswith(TRAINING)
 
 
 def size_of(path: Path) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import isohop
@@ -148,7 +147,7 @@ def _publish(context: Context) -> list[Made]:
     done = {stage: run.record(stage) for stage in ("build", "distill")}
     version = publish(
         run.embeddings,
-        pipeline.path(pipeline.settings.publish.path),
+        pipeline.folder(pipeline.settings.publish.path),
         pipeline.published_name,
         run=run.id,
         certificate=Graph.open(run.graph).manifest.certificate,
@@ -162,14 +161,18 @@ def _publish(context: Context) -> list[Made]:
         },
         progress=context.progress,
     )
-    return [Made(what=f"version {version.version}", where=str(version.path))]
+    made = Made(
+        what=f"version {version.version}", where=str(version.path), size=version.manifest.size
+    )
+    return [made]
 
 
 def _report(context: Context) -> list[Made]:
+    from isohop.embeddings.reader import local_copy
     from isohop.report.report import write_report
 
     pipeline, run = context.pipeline, context.run
-    published = pipeline.path(pipeline.settings.publish.path) / pipeline.published_name
+    published = local_copy(str(pipeline.published), "latest")
     path = write_report(
         run.folder,
         run.report,
@@ -218,7 +221,9 @@ def open_run(pipeline: Pipeline, run_id: str) -> Run:
         raise IsohopError(
             f"'{run_id}' cannot be the name of a run: leave out '/' and a leading '.'"
         )
-    return Run(pipeline.path(pipeline.settings.runs) / pipeline.settings.name / run_id)
+    run = Run.of(pipeline.runs, run_id)
+    run.pull(records_only=True)
+    return run
 
 
 def fingerprint(pipeline: Pipeline, run: Run, stage: Stage) -> str:
@@ -282,8 +287,8 @@ def _run_stage(
     run.forget(_and_after(name))
     started, clock = datetime.now(UTC), time.monotonic()
     made = stage.act(Context(pipeline, run, progress))
-    written = [run.folder / output for output in stage.outputs] or [Path(made[0].where)]
-    size = sum(map(size_of, written))
+    size = sum(size_of(run.folder / output) for output in stage.outputs)
+    size += sum(one.size for one in made)
     record = StageRecord(
         stage=name,
         fingerprint=wanted,

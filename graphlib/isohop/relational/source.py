@@ -17,6 +17,7 @@ from typing import Protocol
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from isohop.engines.object_store import Mirror, is_url
 from isohop.errors import InvalidInput, Problem, did_you_mean
 from isohop.relational.landing import LandedTable
 from isohop.relational.texts import TEXT_TYPES
@@ -44,7 +45,7 @@ class SourceSpec(BaseModel):
     path: str | None = None
     """Folder of ``table.parquet``, ``table.csv``, ``table.csv.gz``, ``table.csv.zip``,
     ``table.json``, ``table.jsonl``, ``table.jsonl.gz``, or folders ``table/`` of Parquet parts;
-    relative to the schema file."""
+    relative to the schema file. Or the URL of one, ``s3://bucket/folder``."""
     package: str | None = None
     """An installed Python package that carries the folder; ``path`` is then relative to it. The
     package is located, never imported."""
@@ -238,6 +239,8 @@ def _from_environment(url: str) -> str:
 def _folder(spec: SourceSpec, base: Path) -> Path:
     if spec.package is not None:
         root, where = _package_folder(spec.package), "source.package"
+    elif spec.path is not None and is_url(spec.path):
+        return _stored_folder(spec.path)
     else:
         root, where = base, "source.path"
     folder = root / (spec.path or "")
@@ -251,6 +254,14 @@ def _folder(spec: SourceSpec, base: Path) -> Path:
         hint = did_you_mean(folder.name, beside) if beside else "Give the folder of the tables."
         raise unreadable(where, f"there is no folder {folder}.", hint)
     return folder
+
+
+def _stored_folder(url: str) -> Path:
+    """A local copy of a folder in an object store."""
+    mirror = Mirror.of(url)
+    if not mirror.pull():
+        raise unreadable("source.path", f"there is nothing in {url}.", "Look at the name.")
+    return mirror.local
 
 
 def _package_folder(package: str) -> Path:

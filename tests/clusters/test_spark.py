@@ -1,0 +1,104 @@
+"""A graph built by Spark's own cluster (a master and two workers on loopback), and over Spark
+Connect. The certificate says that it is the graph which Sail makes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from isohop.graph import Graph
+from isohop.graph.build import build
+from tests.clusters.conftest import (
+    ROOT,
+    SECRET,
+    SPARK,
+    SparkCluster,
+    free_port,
+    process,
+    run,
+    wait_for,
+    with_signal,
+)
+from tests.pipeline.test_pipeline import command
+
+SCHEMA = ROOT / "schemas" / "shop" / "chain.yaml"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
+    graph = build(SCHEMA, tmp_path_factory.mktemp("sail") / "graph", "sail")
+    return graph.manifest.certificate
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Isohop as one file."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, more={})
+    return next(folder.glob("isohop-*.whl"))
+
+
+def test_the_cluster_makes_the_same_graph_of_a_wheel(
+    spark_cluster: SparkCluster, certificate: str, wheel: Path, tmp_path: Path
+):
+    out = tmp_path / "graph"
+    job = ROOT / "jobs" / "build_graph.py"
+    spark_cluster.submit("--py-files", wheel, job, SCHEMA, "--out", out)
+    assert Graph.open(out).manifest.certificate == certificate
+
+
+def test_an_executor_that_dies_changes_nothing(
+    spark_cluster: SparkCluster, certificate: str, tmp_path: Path
+):
+    out = tmp_path / "graph"
+    submission = spark_cluster.submission(ROOT / "jobs" / "build_graph.py", SCHEMA, "--out", out)
+    with process(tmp_path / "log", *submission, more=SECRET) as job:
+        wait_for(lambda: bool(spark_cluster.executors()), "an executor")
+        time.sleep(3)  # somewhere in its work
+        victims = spark_cluster.executors()
+        assert victims
+        assert job.poll() is None
+        with_signal(victims[0].pid, signal.SIGKILL)
+        assert job.wait(600) == 0, (tmp_path / "log").read_text("utf-8")[-4000:]
+    assert Graph.open(out).manifest.certificate == certificate
+
+
+def test_who_does_not_know_the_secret_is_not_let_in(spark_cluster: SparkCluster, tmp_path: Path):
+    out = tmp_path / "graph"
+    submission = spark_cluster.submission(ROOT / "jobs" / "build_graph.py", SCHEMA, "--out", out)
+    wrong = {"_SPARK_AUTH_SECRET": "wrong"}
+    with process(tmp_path / "log", *submission, more=wrong) as job:
+        assert job.wait(300) != 0
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Spark Connect endpoint, of Spark on this machine."""
+    log = tmp_path_factory.mktemp("connect") / "log"
+    port = free_port()
+    settings = {
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": str(port),
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.sql.shuffle.partitions": "2",
+    }
+    told = [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
+    server = "org.apache.spark.sql.connect.service.SparkConnectServer"
+    start = (SPARK / "spark-submit", "--master", "local[2]", *told, "--class", server)
+    with process(log, *start, "spark-internal", more={}):
+        wait_for(lambda: "Spark Connect server started at" in log.read_text("utf-8"), "the server")
+        yield f"sc://127.0.0.1:{port}"
+
+
+def test_spark_connect_makes_the_same_graph(connect: str, certificate: str, tmp_path: Path):
+    out = tmp_path / "graph"
+    words = ("build", SCHEMA, "--out", out, "--engine", "spark")
+    run(*command(*words), more={"SPARK_REMOTE": connect})
+    assert Graph.open(out).manifest.certificate == certificate

@@ -1,0 +1,145 @@
+"""Folders in an object store, against a server of S3's protocol on loopback."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from isohop.engines import object_store
+from isohop.engines.object_store import Lease, Mirror, StoredFolder, StoredObject
+from isohop.errors import IsohopError
+
+pytest_plugins = ["tests.s3"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3:/bucket/folder",
+        "https://bucket/folder",
+        "s3://",
+        "s3://key:secret@bucket/folder",
+        "s3://bucket/folder?endpoint=http://elsewhere",
+        "s3://bucket/../other",
+    ],
+)
+def test_what_is_no_url_of_a_folder_is_refused_without_telling_secrets(url):
+    with pytest.raises(IsohopError) as refused:
+        StoredFolder.of(url)
+    assert "key:secret" not in str(refused.value)
+    assert "elsewhere" not in str(refused.value)
+
+
+def test_a_copy_becomes_what_is_stored_and_moves_only_what_differs(
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    stored = StoredFolder.of(bucket)
+    stored.put("a/one.txt", b"1")
+    stored.put("b ü/two.txt", b"2")
+    stored.put(".lock", b"somebody")
+    mirror = Mirror.of(bucket)
+    assert mirror.pull() == 2
+    assert (mirror.local / "a/one.txt").read_bytes() == b"1"
+    assert (mirror.local / "b ü/two.txt").read_bytes() == b"2"
+    stored.put("a/one.txt", b"one")
+    stored.remove(["b ü/two.txt"])
+    moved = []
+    download = StoredFolder.download
+    monkeypatch.setattr(
+        StoredFolder,
+        "download",
+        lambda self, name, file: (moved.append(name), download(self, name, file))[1],
+    )
+    mirror.pull()
+    mirror.pull()
+    assert moved == ["a/one.txt"]
+    assert [p.name for p in mirror.local.rglob("*.txt")] == ["one.txt"]
+    # What somebody did to a copy is undone.
+    (mirror.local / "a/one.txt").write_bytes(b"broken")
+    (mirror.local / "mine.txt").write_bytes(b"")
+    mirror.pull()
+    assert (mirror.local / "a/one.txt").read_bytes() == b"one"
+    assert not (mirror.local / "mine.txt").exists()
+
+
+def test_a_store_becomes_what_its_copy_is(bucket: str, tmp_path: Path):
+    mirror = Mirror(StoredFolder.of(bucket), tmp_path / "here")
+    (tmp_path / "here" / "x").mkdir(parents=True)
+    (tmp_path / "here" / "x" / "large").write_bytes(bytes(20 << 20))  # goes up in parts
+    (tmp_path / "here" / "done").write_text("1")
+    mirror.push(last=lambda name: name == "done")
+    objects = list(mirror.stored.objects())
+    assert {one.name: one.size for one in objects} == {"done": 1, "x/large": 20 << 20}
+    (tmp_path / "here" / "x" / "large").unlink()
+    mirror.push()
+    assert [one.name for one in mirror.stored.objects()] == ["done"]
+    other = Mirror(mirror.stored, tmp_path / "there")
+    other.pull()
+    assert (tmp_path / "there" / "done").read_text() == "1"
+
+
+def test_of_two_who_are_first_one_is(bucket: str):
+    stored = StoredFolder.of(bucket)
+    tag = stored.put("x", b"1", new=True)
+    assert tag is not None
+    assert stored.put("x", b"2", new=True) is None
+    newer = stored.put("x", b"3", instead_of=tag)
+    assert newer is not None
+    assert stored.put("x", b"4", instead_of=tag) is None
+    assert stored.read("x") == (b"3", newer)
+
+
+def test_an_object_whose_name_leads_elsewhere_is_not_written(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A server of S3 lets keys have '..'; the one of these tests does not."""
+    evil = StoredObject("a/../../../out", "tag", 1, datetime.now(UTC))
+    monkeypatch.setattr(StoredFolder, "objects", lambda self: iter([evil]))
+    with pytest.raises(IsohopError, match="no name of a file"):
+        Mirror(StoredFolder.of(bucket), tmp_path / "one" / "two" / "three").pull()
+    assert not list(tmp_path.rglob("out"))
+
+
+class TestLease:
+    def test_one_holds_it_and_the_other_is_told_who(self, bucket: str):
+        stored = StoredFolder.of(bucket)
+        with Lease(stored, ".lock", "process 1 on here") as one:
+            with (
+                pytest.raises(IsohopError, match="written by process 1 on here"),
+                Lease(stored, ".lock", "process 2"),
+            ):
+                pass
+            one.check()
+        with Lease(stored, ".lock", "process 2"):
+            pass
+        assert stored.read(".lock") is None
+
+    def test_it_is_kept_while_its_holder_lives_and_not_after(
+        self,
+        bucket: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        monkeypatch.setattr(object_store, "LEASE_SECONDS", 3)
+        stored = StoredFolder.of(bucket)
+        with Lease(stored, ".lock", "one") as one:
+            time.sleep(5)
+            one.check()
+            with pytest.raises(IsohopError, match="written by one"), Lease(stored, ".lock", "two"):
+                pass
+            one._stop.set()  # as if it had died
+            time.sleep(5)
+            with Lease(stored, ".lock", "two"), pytest.raises(IsohopError, match="was lost"):
+                one.check()
+            # and it does not take away what became another's
+            with Lease(stored, ".lock", "three"):
+                one.__exit__(None, None, None)
+                assert stored.read(".lock") is not None
+
+
+def test_a_bucket_that_is_not_there_is_told(bucket: str):
+    with pytest.raises(IsohopError, match="there is no bucket 'nobodys'"):
+        Mirror.of("s3://nobodys/x").pull()
