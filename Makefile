@@ -1,12 +1,14 @@
 # make demo   tables in, embeddings out, on flights from New York
 # make test   every test, but for those of
 # make test-airflow   DAGs, in an environment of Airflow's own
+# make test-clusters  Spark's and Ray's clusters, of real processes on loopback; needs Java
+# make test-faults    what is killed, cut off or full in the middle of a run
 # Each sets up what it needs: Python 3.11, make and a C compiler are enough.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test test-airflow lint clean
+.PHONY: install demo test test-airflow test-clusters test-faults lint clean
 
 install: .venv/installed
 
@@ -29,6 +31,12 @@ test: install
 
 test-airflow: install .venv-airflow/installed
 	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini -k "$(ONLY)" tests/airflow
+
+test-clusters: install
+	@$(BIN)/python -m pytest -k "$(ONLY)" tests/clusters
+
+test-faults: install
+	@$(BIN)/python -m pytest -k "$(ONLY)" tests/faults
 
 .venv-airflow/installed: tests/airflow/requirements.txt
 	@echo "Installing Airflow into .venv-airflow (once; some minutes)"

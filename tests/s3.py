@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,34 +15,56 @@ from isohop.engines import object_store
 
 BUCKET = "isohop-test"
 SERVER = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-server.start()
-print("port", server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
+import random, socket, sys
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+store = DomainDispatcherApplication(create_backend_app)
+share, draw = float(sys.argv[1]), random.Random(1)
+
+def faulty(environ, start_response):
+    # A request may be refused, or cut off before anything was done, or after.
+    fault = draw.choice(["refused", "before", "after"]) if draw.random() < share else ""
+    if fault == "refused":
+        start_response("500 Internal Server Error", [("Content-Length", "0")])
+        return [b""]
+    if fault == "after":
+        b"".join(store(environ, lambda *_: None))
+    if fault:
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        raise ConnectionError("cut off")
+    return store(environ, start_response)
+
+server = make_server("127.0.0.1", 0, faulty, threaded=True)
+print("port", server.port, flush=True)
+server.serve_forever()
 """
+
+
+@contextmanager
+def s3(log: Path, faults: float = 0.0) -> Iterator[str]:
+    """A server's endpoint. ``faults``: the share of requests that fail."""
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(faults)], stdout=subprocess.PIPE, stderr=errors
+        ) as server,
+    ):
+        assert server.stdout is not None
+        line = server.stdout.readline().decode()
+        found = re.fullmatch(r"port (\d+)\n", line)
+        assert found, log.read_text("utf-8")
+        try:
+            yield f"http://127.0.0.1:{found[1]}"
+        finally:
+            server.kill()
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its endpoint."""
-    log = tmp_path_factory.mktemp("s3") / "log"
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        ) as server,
-    ):
-        assert server.stdout is not None
-        lines = (line.decode() for line in server.stdout)
-        found = next((f for line in lines if (f := re.fullmatch(r"port (\d+)\n", line))), None)
-        assert found, log.read_text("utf-8")
-        yield f"http://127.0.0.1:{found[1]}"
-        server.kill()
+    with s3(tmp_path_factory.mktemp("s3") / "log") as endpoint:
+        yield endpoint
 
 
 def environment(endpoint: str, cache: Path) -> dict[str, str]:
@@ -66,6 +89,3 @@ def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     client.create_bucket(Bucket=BUCKET)
     yield f"s3://{BUCKET}/{tmp_path.name}"
     object_store._client.cache_clear()
-
-
-__all__ = ["BUCKET", "bucket", "environment", "s3_server"]

@@ -276,7 +276,7 @@ def run(
     read = read_pipeline(pipeline, _said(as_of, instead))
     folder = open_run(read, run_id)
     print_warnings(read.planned.plan.warnings)
-    print_summary(run_all(read, folder, TerminalProgress()), folder.folder)
+    print_summary(run_all(read, folder, TerminalProgress()), folder)
 
 
 @app.command(epilog="Example: `isohop stage features examples/nycflights13.yaml`")
@@ -300,7 +300,7 @@ def stage(
     if as_json:
         print(record.model_dump_json(exclude={"depends"}))
         return
-    print_summary([(record, now)], folder.folder)
+    print_summary([(record, now)], folder)
 
 
 def _stage_command(name: str, summary: str) -> None:
@@ -465,7 +465,7 @@ def show_run(
     from isohop.pipeline.pipeline_file import read_pipeline
 
     past = past_run(read_pipeline(pipeline), run_id)
-    print_summary([(record, True) for record in past.records], past.run.folder)
+    print_summary([(record, True) for record in past.records], past.run)
 
 
 @runs.command("diff", epilog="Example: `isohop runs diff shop.yaml 20261123 20261124`")

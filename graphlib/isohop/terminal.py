@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from isohop.graph.audit import Audit
     from isohop.hops.plan import Plan
     from isohop.pipeline.history import Difference, PastRun
-    from isohop.pipeline.runs import StageRecord
+    from isohop.pipeline.runs import Run, StageRecord
     from isohop.relational.ledger import Ledger
 
 out = Console(soft_wrap=False)
@@ -147,8 +147,8 @@ def _by_degree(group: str) -> tuple[int, str]:
     return int(numbers[0]) if numbers else 0, group
 
 
-def print_summary(results: Sequence[tuple[StageRecord, bool]], folder: Path) -> None:
-    table = Table(title=f"Run {folder}", title_justify="left")
+def print_summary(results: Sequence[tuple[StageRecord, bool]], run: Run) -> None:
+    table = Table(title=f"Run {run.place}", title_justify="left")
     for column in ("stage", "made", "where", "time", "size"):
         right = column in ("time", "size")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
@@ -160,7 +160,7 @@ def print_summary(results: Sequence[tuple[StageRecord, bool]], folder: Path) -> 
             table.add_row(
                 record.stage if first else "",
                 escape(made.what),
-                escape(_short(where, folder)),
+                escape(_short(where, run.folder)),
                 took if first else "",
                 _bytes(record.size) if first else "",
             )

@@ -69,9 +69,10 @@ def process(log: Path, *words: str | Path, more: Mapping[str, str]) -> Iterator[
         try:
             yield started
         finally:
-            inside = psutil.Process(started.pid).children(recursive=True)
-            for one in [*inside, started]:
-                with_signal(one.pid, signal.SIGKILL)
+            if started.poll() is None:
+                inside = psutil.Process(started.pid).children(recursive=True)
+                for one in [*inside, started]:
+                    with_signal(one.pid, signal.SIGKILL)
             started.wait()
 
 
@@ -84,7 +85,7 @@ def with_signal(pid: int, what: signal.Signals) -> None:
 
 @dataclass
 class SparkCluster:
-    """``environment``: what a command needs to find it."""
+    """``logs``: of its processes, and in ``conf`` what they and who submits must know."""
 
     master: str
     logs: Path
@@ -93,14 +94,17 @@ class SparkCluster:
     def executors(self) -> list[psutil.Process]:
         """Processes that work on an application's tasks."""
         found = [p for worker in self.workers for p in psutil.Process(worker.pid).children(True)]
-        return [p for p in found if "CoarseGrainedExecutorBackend" in " ".join(p.cmdline())]
+        return [p for p in found if "CoarseGrainedExecutorBackend" in _words(p)]
 
-    def submit(self, *words: str | Path, more: Mapping[str, str] | None = None) -> str:
-        return run(*self.submission(*words), more={**SECRET, **(more or {})})
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_CONF_DIR": str(self.logs / "conf")}
+
+    def submit(self, *words: str | Path) -> str:
+        return run(*self.submission(*words), more=self.environment)
 
     def submission(self, *words: str | Path) -> list[str]:
         settings = {
-            "spark.authenticate": "true",
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.ui.enabled": "false",
@@ -114,7 +118,19 @@ class SparkCluster:
         return [str(word) for word in command]
 
 
-SECRET = {"_SPARK_AUTH_SECRET": secrets.token_hex(16)}
+def _words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return ""
+
+
+def know_secret(conf: Path, secret: str) -> None:
+    """In a file: a command line can be read by everybody."""
+    conf.mkdir()
+    defaults = conf / "spark-defaults.conf"
+    defaults.touch(0o600)
+    defaults.write_text(f"spark.authenticate true\nspark.authenticate.secret {secret}\n", "utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -123,11 +139,11 @@ def spark_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkClu
     port = free_port()
     cluster = SparkCluster(f"spark://127.0.0.1:{port}", logs)
     deploy = "org.apache.spark.deploy"
+    know_secret(logs / "conf", secrets.token_hex(16))
     more = {
-        **SECRET,
-        "SPARK_LOCAL_IP": "127.0.0.1",
+        **cluster.environment,
         "SPARK_WORKER_DIR": str(logs / "work"),
-        "SPARK_DAEMON_JAVA_OPTS": "-Dspark.authenticate=true -Dspark.ui.enabled=false",
+        "SPARK_DAEMON_JAVA_OPTS": "-Dspark.ui.enabled=false",
     }
     own = ("--host", "127.0.0.1", "--webui-port", "0")
     with process(

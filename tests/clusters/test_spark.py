@@ -14,10 +14,10 @@ from isohop.graph import Graph
 from isohop.graph.build import build
 from tests.clusters.conftest import (
     ROOT,
-    SECRET,
     SPARK,
     SparkCluster,
     free_port,
+    know_secret,
     process,
     run,
     wait_for,
@@ -56,7 +56,7 @@ def test_an_executor_that_dies_changes_nothing(
 ):
     out = tmp_path / "graph"
     submission = spark_cluster.submission(ROOT / "jobs" / "build_graph.py", SCHEMA, "--out", out)
-    with process(tmp_path / "log", *submission, more=SECRET) as job:
+    with process(tmp_path / "log", *submission, more=spark_cluster.environment) as job:
         wait_for(lambda: bool(spark_cluster.executors()), "an executor")
         time.sleep(3)  # somewhere in its work
         victims = spark_cluster.executors()
@@ -70,7 +70,8 @@ def test_an_executor_that_dies_changes_nothing(
 def test_who_does_not_know_the_secret_is_not_let_in(spark_cluster: SparkCluster, tmp_path: Path):
     out = tmp_path / "graph"
     submission = spark_cluster.submission(ROOT / "jobs" / "build_graph.py", SCHEMA, "--out", out)
-    wrong = {"_SPARK_AUTH_SECRET": "wrong"}
+    know_secret(tmp_path / "conf", "wrong")
+    wrong = {**spark_cluster.environment, "SPARK_CONF_DIR": str(tmp_path / "conf")}
     with process(tmp_path / "log", *submission, more=wrong) as job:
         assert job.wait(300) != 0
     assert not out.exists()

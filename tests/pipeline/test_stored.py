@@ -4,29 +4,118 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from tests.pipeline.test_pipeline import ROOT, SMALL, command, pipeline_file
 
 import isohop
 from isohop.engines.object_store import Mirror, StoredFolder
+from isohop.graph import Graph
+from isohop.graph.build import build
 from isohop.pipeline.history import past_runs, prune
 from isohop.pipeline.pipeline_file import read_pipeline
+from isohop.pipeline.runs import LOCK
 from isohop.pipeline.stages import STAGES, open_run
+from tests.pipeline.test_pipeline import ROOT, SMALL, command
 
 pytest_plugins = ["tests.s3"]
-CHAIN = ROOT / "schemas" / "shop" / "chain.yaml"
+TABLES = ROOT / "examples" / "shop" / "chain"
 
 
-def stored_pipeline(folder: Path, url: str) -> Path:
-    """Its tables are there already."""
-    schema = read_tables(folder, url)
-    more = SMALL.replace("path: published", f"path: {url}/published")
-    file = pipeline_file(folder, more)
-    text = file.read_text("utf-8").replace("runs: runs", f"runs: {url}/runs")
-    file.write_text(text.replace(str(CHAIN), str(schema)), "utf-8")
-    return file
+@pytest.fixture
+def file(tmp_path: Path, bucket: str) -> Path:
+    """A pipeline file whose tables, runs and versions are all in the store."""
+    Mirror(StoredFolder.of(f"{bucket}/tables"), TABLES).push()
+    (TABLES / ".objects.json").unlink()
+    schema = (ROOT / "schemas" / "shop" / "chain.yaml").read_text("utf-8")
+    schema = schema.replace("../../examples/shop/chain", f"{bucket}/tables")
+    (tmp_path / "schema.yaml").write_text(schema, "utf-8")
+    more = SMALL.replace("path: published", f"path: {bucket}/published")
+    text = f"name: shop\nschema: schema.yaml\nseed: 1\nruns: {bucket}/runs\n{more}"
+    (tmp_path / "pipeline.yaml").write_text(text, "utf-8")
+    return tmp_path / "pipeline.yaml"
+
+
+def run(*words: str | Path, machine: Path) -> subprocess.CompletedProcess[str]:
+    """A command on a machine with a cache of its own."""
+    return subprocess.run(
+        command(*words),
+        env={**os.environ, "ISOHOP_CACHE": str(machine)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for stage in ("build", "features"):
+        done = run("stage", stage, file, machine=one)
+        assert done.returncode == 0, done.stderr
+    # Another goes on from there, does all that is left, and nothing of it twice.
+    done = run("run", file, machine=other)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done before") == 2
+    assert isohop.embeddings.read_manifest(f"{bucket}/published/shop").version == 1
+    shutil.rmtree(one)
+    done = run("run", file, machine=one)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done before") == len(STAGES)
+    assert "a-secret-that-nobody-may-see" not in done.stdout + done.stderr
+
+    # The same facts, the same graph, wherever they lie.
+    run_ = open_run(read_pipeline(file), "current")
+    run_.pull()
+    local = build(ROOT / "schemas" / "shop" / "chain.yaml", tmp_path / "graph", "sail")
+    assert Graph.open(run_.graph).manifest.certificate == local.manifest.certificate
+    table = isohop.read_embeddings(f"{bucket}/published/shop", "customer", verify=True)
+    assert table.num_rows == 120
+
+    # New customers, by a student that comes down from the store.
+    new = table.select(["id"]).slice(0, 3)
+    pq.write_table(new, tmp_path / "new.parquet")
+    words = ("--new", tmp_path / "new.parquet", "--entity", "customer", "--out", tmp_path / "new")
+    done = run("embed", file, *words, machine=tmp_path / "third")
+    assert done.returncode == 0, done.stderr
+
+    [past] = past_runs(read_pipeline(file))
+    assert [record.stage for record in past.records] == list(STAGES)
+    assert past.size > 10_000
+    secrets = [
+        one.name
+        for one in StoredFolder.of(bucket).objects()
+        if b"a-secret" in (StoredFolder.of(bucket).read(one.name) or (b"",))[0]
+    ]
+    assert secrets == []
+
+
+def test_a_run_that_is_killed_goes_on_elsewhere_and_old_runs_go(file, bucket, tmp_path):
+    program = command("run", file, "--run", "first")
+    environment = {**os.environ, "ISOHOP_CACHE": str(tmp_path / "one")}
+    first = subprocess.Popen(program, env=environment, start_new_session=True)
+    runs = StoredFolder.of(f"{bucket}/runs/shop/first")
+    while runs.read("stages/build.json") is None:
+        assert first.poll() is None
+        time.sleep(0.1)
+    # Somebody else is told that it is being written; and once it was killed, only for a while.
+    refused = run("run", file, "--run", "first", machine=tmp_path / "other")
+    assert refused.returncode == 1
+    told = " ".join(refused.stderr.split())
+    assert f"is being written by process {first.pid} on" in told
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    runs.remove([LOCK])  # in place of a minute's patience, which test_object_store.py has
+    done = run("stage", "build", file, "--run", "first", machine=tmp_path / "other")
+    assert done.returncode == 0, done.stderr
+    assert "done before" in done.stdout
+
+    done = run("stage", "build", file, "--run", "second", machine=tmp_path / "other")
+    assert done.returncode == 0, done.stderr
+    removed = [made.where for made in prune(read_pipeline(file), keep=1)]
+    assert removed == [str(runs)]
+    assert list(runs.objects()) == []
+    assert [past.run.id for past in past_runs(read_pipeline(file))] == ["second"]

@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -233,7 +234,7 @@ class StoredHome:
         for _ in range(_ATTEMPTS):
             taken = [number for number in map(version_number, self.stored.folders()) if number]
             numbered = _numbered(manifest, self.latest(), taken)
-            claim = manifest.run.encode()
+            claim = f"{manifest.run} {uuid.uuid4().hex}".encode()
             if self.place(numbered.version).put(_CLAIM, claim, new=True) is not None:
                 return numbered
         raise _too_many(self.stored)

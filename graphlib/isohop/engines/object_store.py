@@ -138,7 +138,8 @@ class StoredFolder:
         self, name: str, content: bytes, *, new: bool = False, instead_of: str | None = None
     ) -> str | None:
         """Write an object; its tag. ``new``: only where there is none; ``instead_of``: only where
-        it still has that tag. None where that is not so: somebody else was faster."""
+        it still has that tag. None where that is not so: somebody else was faster. ``content``
+        should then be nobody else's: where an answer got lost, the next try finds its own work."""
         from botocore.exceptions import ClientError
 
         only: dict[str, str] = {"IfNoneMatch": "*"} if new else {}
@@ -151,9 +152,10 @@ class StoredFolder:
                 )
             except ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                if only and status in (404, 409, 412):
-                    return None
-                raise
+                if not only or status not in (404, 409, 412):
+                    raise
+                found = self.read(name)
+                return found[1] if found is not None and found[0] == content else None
         return str(done["ETag"])
 
     def upload(self, file: Path, name: str) -> str:
@@ -297,7 +299,7 @@ class Mirror:
 
 def _is_data(name: str) -> bool:
     """Names that begin with a dot are locks, claims and what is not whole."""
-    return not any(part.startswith(".") for part in name.split("/"))
+    return not any(part.startswith(".") and part != ".." for part in name.split("/"))
 
 
 def _state(file: Path) -> tuple[int, int]:
@@ -361,11 +363,14 @@ class Lease:
     def _held(self) -> tuple[str, str, timedelta] | None:
         """Who holds it, its tag and its age."""
         found = self._folder.read_with_age(self._name)
-        return None if found is None else (found[0].decode("utf-8", "replace")[:200], *found[1:])
+        if found is None:
+            return None
+        holder, _, _ = found[0].decode("utf-8", "replace").partition("\n")
+        return holder[:200], *found[1:]
 
     def _content(self) -> bytes:
         # Else two renewals would have one tag.
-        return f"{self._holder} ({uuid.uuid4().hex[:8]})".encode()
+        return f"{self._holder}\n{uuid.uuid4().hex}\n".encode()
 
     def _renew(self) -> None:
         while not self._stop.wait(LEASE_SECONDS / 3):

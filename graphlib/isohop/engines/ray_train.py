@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from isohop.engines.progress import Progress
 from isohop.engines.ray import cores_each, machines
+from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError
 
 if TYPE_CHECKING:
@@ -281,3 +282,7 @@ class _Guarded:
             return {"found": self.loop(asked)}
         except IsohopError as error:
             return {"error": str(error)}
+        except Exception as error:
+            if is_disk_full(error):
+                return {"error": str(disk_full("Training"))}
+            raise

@@ -6,6 +6,7 @@ and renamed into place; a reader therefore sees the old one, the new one, or non
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -25,6 +26,34 @@ def fingerprint(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+FULL = "No space left on device"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether that is what an error comes of: Python's own, or one that an engine hands on."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT)) or (
+            FULL in str(one)
+        ):
+            return True
+        pending += [one.__cause__, one.__context__, getattr(one, "cause", None)]
+    return False
+
+
+def disk_full(what: str) -> IsohopError:
+    """``what`` could not go on."""
+    return IsohopError(
+        f"{what}: {FULL}. Make room, then run the same command again: what is done is not done "
+        "twice."
+    )
 
 
 def temporary_beside(path: Path) -> Path:

@@ -97,7 +97,6 @@ def prune(pipeline: Pipeline, keep: int) -> list[Made]:
         raise IsohopError(f"Keep 1 run or more. Got {keep} instead.")
     told = []
     for number, past in enumerate(past_runs(pipeline)):
-        place = past.run.stored or past.run.folder
         try:
             with past.run.writing():
                 if number < keep:
@@ -105,7 +104,7 @@ def prune(pipeline: Pipeline, keep: int) -> list[Made]:
                 else:
                     told.append(_remove_run(past.run))
         except IsohopError as error:
-            told.append(Made(what=f"left alone: {error}", where=str(place)))
+            told.append(Made(what=f"left alone: {error}", where=str(past.run.place)))
     if isinstance(pipeline.runs, StoredFolder):
         return told
     # Runs whose removal was cut short.
@@ -134,7 +133,7 @@ def _remove_run(run: Run) -> Made:
         names = [one.name for one in run.stored.objects()]
         run.stored.remove(sorted(names, key=lambda name: not name.startswith("stages/")))
     made = _remove(run.folder, f"run '{run.id}'")
-    return made if run.stored is None else made.model_copy(update={"where": str(run.stored)})
+    return made.model_copy(update={"where": str(run.place)})
 
 
 def _leftovers(run: Run) -> list[Path]:

@@ -100,6 +100,11 @@ class Run:
         return cls(place.copy, place) if isinstance(place, StoredFolder) else cls(place)
 
     @property
+    def place(self) -> Path | StoredFolder:
+        """Where it is, for people."""
+        return self.stored or self.folder
+
+    @property
     def id(self) -> str:
         return self.folder.name
 

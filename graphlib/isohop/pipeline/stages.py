@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import isohop
 from isohop.engines.progress import SILENT, Progress
+from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.model_folder import contents_of
 from isohop.pipeline.pipeline_file import Pipeline
@@ -286,7 +287,12 @@ def _run_stage(
         return record, False
     run.forget(_and_after(name))
     started, clock = datetime.now(UTC), time.monotonic()
-    made = stage.act(Context(pipeline, run, progress))
+    try:
+        made = stage.act(Context(pipeline, run, progress))
+    except Exception as error:
+        if not isinstance(error, IsohopError) and is_disk_full(error):
+            raise disk_full(f"The stage '{name}' of run '{run.id}'") from error
+        raise
     size = sum(size_of(run.folder / output) for output in stage.outputs)
     size += sum(one.size for one in made)
     record = StageRecord(

@@ -1,0 +1,294 @@
+"""What goes wrong at night, done on purpose, with real processes.
+
+Each scenario disturbs a whole pipeline, on the smallest example database, and then runs it once
+more as an operator would. It ends well where that run completes, its graph and embeddings are those
+of a run that nothing disturbed, and nothing is left behind but what `isohop runs prune` removes.
+`benchmarks/faults.py` repeats them and keeps the table of `docs/reliability.md`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+
+import isohop
+from isohop.engines import object_store
+from isohop.engines.object_store import Mirror, StoredFolder
+from isohop.engines.storage import TEMPORARY
+from isohop.graph import Graph
+from tests.s3 import BUCKET, environment, s3
+
+ROOT = Path(__file__).parents[2]
+TABLES = ROOT / "examples" / "shop" / "chain"
+SCHEMA = ROOT / "schemas" / "shop" / "chain.yaml"
+NAME = "shop"
+SETTINGS = """
+seed: 1
+features: {dimensions: 8, levels: [4], epochs: 1, steps: 5, vocabulary: 256}
+distill: {dimensions: 8, steps: 6, batch: 64, negatives: 8}
+report: {sample: 50}
+"""
+PATIENCE = 900
+
+
+@dataclass(frozen=True)
+class Result:
+    """What must be the same whatever happened."""
+
+    certificate: str
+    embeddings: pa.Table
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """``file``: the pipeline file; ``home``: where its runs and versions are, a folder or a URL."""
+
+    file: Path
+    home: str
+    more: Mapping[str, str]
+
+    @classmethod
+    def make(
+        cls,
+        folder: Path,
+        home: str | None = None,
+        tables: str | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> Pipeline:
+        """With tables of its own, where they are not said."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if tables is None:
+            shutil.copytree(TABLES, folder / "tables")
+            tables = "tables"
+        home = home or str(folder / "home")
+        text = SCHEMA.read_text("utf-8").replace("../../examples/shop/chain", tables)
+        (folder / "schema.yaml").write_text(text, "utf-8")
+        places = f"runs: {home}/runs\npublish: {{path: {home}/published}}\n"
+        file = folder / "pipeline.yaml"
+        file.write_text(f"name: {NAME}\nschema: schema.yaml\n{places}{SETTINGS}", "utf-8")
+        return cls(file, home, more or {})
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "isohop.cli", *words, str(self.file)]
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """In a session of its own, with all that it starts."""
+        return subprocess.Popen(
+            self.command(*(words or ("run",))),
+            env={**os.environ, **self.more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *words: str) -> tuple[int, str]:
+        """To its end: exit code, and what it said."""
+        started = self.start(*words)
+        said, _ = started.communicate(timeout=PATIENCE)
+        return started.returncode, " ".join(said.split())
+
+    def completes(self) -> Result:
+        """Run it, as an operator does after a fault. Raises `AssertionError` where it fails."""
+        code, said = self.run()
+        assert code == 0, said
+        assert "Traceback" not in said, said
+        return self.result()
+
+    def result(self) -> Result:
+        published = f"{self.home}/published/{NAME}"
+        folder = Path(self.home) / "runs" / NAME / "current"
+        if object_store.is_url(self.home):
+            mirror = Mirror.of(f"{self.home}/runs/{NAME}/current")
+            mirror.pull()
+            folder = mirror.local
+        table = isohop.read_embeddings(published, "customer", verify=True)
+        return Result(Graph.open(folder / "graph").manifest.certificate, table)
+
+    def is_tidy_after_pruning(self) -> None:
+        code, said = self.run("runs", "prune")
+        assert code == 0, said
+        left = [str(path) for path in Path(self.home).rglob(f"{TEMPORARY}*")]
+        left += [str(path) for path in Path(self.home).rglob("*.training")]
+        assert left == []
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """``kill -9`` of a process and of all that it started, at once."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    for child in children:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.communicate()
+
+
+def undisturbed(folder: Path) -> tuple[Result, float]:
+    """And the seconds that it takes."""
+    clock = time.monotonic()
+    result = Pipeline.make(folder).completes()
+    return result, time.monotonic() - clock
+
+
+def killed_at_any_moment(folder: Path, seconds: float, draw: random.Random) -> Result:
+    """The whole run, by ``kill -9``."""
+    pipeline = Pipeline.make(folder)
+    run = pipeline.start()
+    try:
+        run.wait(draw.uniform(0.0, seconds))
+    except subprocess.TimeoutExpired:
+        kill_all(run)
+    result = pipeline.completes()
+    pipeline.is_tidy_after_pruning()
+    return result
+
+
+def a_worker_killed(folder: Path, seconds: float, draw: random.Random) -> Result:
+    """A process of Ray, while the run goes on: it completes, or says what happened."""
+    pipeline = Pipeline.make(folder)
+    run = pipeline.start()
+    wait = draw.uniform(0.0, seconds / 4)
+    seen = None
+    while run.poll() is None:
+        workers = _workers(run)
+        seen = seen or (time.monotonic() if workers else None)
+        if workers and seen is not None and time.monotonic() - seen > wait:
+            draw.choice(workers).kill()
+            break
+        time.sleep(0.05)
+    said, _ = run.communicate(timeout=PATIENCE)
+    assert run.returncode in (0, 1), said
+    if run.returncode:
+        assert "Traceback" not in said, said
+    result = pipeline.completes()
+    pipeline.is_tidy_after_pruning()
+    return result
+
+
+def _workers(run: subprocess.Popen[str]) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []:
+        try:
+            if process.name().startswith("ray::") or "ray::" in " ".join(process.cmdline()[:1]):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def two_at_once(folder: Path, seconds: float, draw: random.Random) -> Result:
+    """The second is refused and told which process is at it; it does no harm."""
+    pipeline = Pipeline.make(folder)
+    first = pipeline.start()
+    while not list(Path(pipeline.home).rglob(".lock")):
+        assert first.poll() is None
+        time.sleep(0.05)
+    time.sleep(draw.uniform(0.0, seconds / 4))
+    code, said = pipeline.run()
+    assert first.poll() is None, "the first was faster"
+    assert code == 1, said
+    assert f"is being written by process {first.pid} on" in said, said
+    said, _ = first.communicate(timeout=PATIENCE)
+    assert first.returncode == 0, said
+    return pipeline.completes()
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of some bytes. Needs the rights to mount one."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def disk_full(folder: Path, seconds: float, draw: random.Random) -> Result:
+    """Runs and versions on a disk that ends somewhere in the middle, and is made larger then."""
+    with small_disk(folder / "disk", size=draw.randrange(1 << 12, 1 << 19)) as disk:
+        pipeline = Pipeline.make(folder / "pipeline", home=str(disk))
+        code, said = pipeline.run()
+        assert code == 1, f"{code}: {said}"
+        assert "Traceback" not in said, said
+        assert "No space left" in said, said
+        grow = ["mount", "-o", f"remount,size={1 << 26}", str(disk)]
+        subprocess.run(grow, check=True)
+        result = pipeline.completes()
+        pipeline.is_tidy_after_pruning()
+        return result
+
+
+def truncated_input(folder: Path, seconds: float, draw: random.Random) -> Result:
+    """A Parquet file whose writer did not live to end it: told by name, and what is live stays."""
+    pipeline = Pipeline.make(folder)
+    csv = draw.choice(sorted((folder / "tables").glob("*.csv")))
+    file = csv.with_suffix(".parquet")
+    pq.write_table(pc.read_csv(csv), file)
+    csv.unlink()
+    before = pipeline.completes()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: draw.randrange(len(whole))])
+    code, said = pipeline.run()
+    assert code == 2, said
+    assert file.name in said, said
+    assert "Traceback" not in said, said
+    assert pipeline.result().embeddings.equals(before.embeddings)
+    file.write_bytes(whole)
+    return pipeline.completes()
+
+
+def a_bad_line(folder: Path, seconds: float, draw: random.Random) -> Result:
+    """An object store that refuses, or cuts off, one request in twenty."""
+    folder.mkdir(parents=True)
+    with s3(folder / "server.log", faults=0.05) as endpoint:
+        more = environment(endpoint, folder / "cache")
+        with _environment(more):
+            url = f"s3://{BUCKET}/{folder.name}"
+            object_store._client().create_bucket(Bucket=BUCKET)
+            tables = folder / "tables"
+            shutil.copytree(TABLES, tables)
+            Mirror(StoredFolder.of(f"{url}/tables"), tables).push()
+            pipeline = Pipeline.make(folder / "pipeline", url, f"{url}/tables", more)
+            return pipeline.completes()
+
+
+@contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(more)
+    object_store._client.cache_clear()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        object_store._client.cache_clear()
+
+
+SCENARIOS = {
+    "the run killed (kill -9) at any moment": killed_at_any_moment,
+    "a worker of Ray killed": a_worker_killed,
+    "two runs at once": two_at_once,
+    "disk full": disk_full,
+    "a truncated Parquet file": truncated_input,
+    "every path on S3, one request in twenty fails": a_bad_line,
+}
+"""Each takes a folder, the seconds of an undisturbed run, and where its moments come from."""
