@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.student import LatentIndex, Student, latent_index
+from isohop.coldbrew.student import SHUT, GatedMLP, Student, latent_index
 
 SETTINGS = DistillSettings(dimensions=4, latent_neighbours=3)
 
@@ -78,3 +78,28 @@ def test_the_student_needs_no_edges():
     out = student({"paper": torch.randn(1, 7)}, {"paper": torch.zeros(1, 4)})["paper"]
     assert out.shape == (1, 4)
     assert torch.isfinite(out).all()
+
+
+def test_the_gate_begins_nearly_shut_and_what_is_shut_out_is_not_heard():
+    """Latent neighbours, vectors of length 1, would drown a node's own features from the start."""
+    torch.manual_seed(0)
+    module = GatedMLP(6 + 4, 4, 0.0).eval()
+    own, latent = torch.randn(32, 6), torch.randn(32, 4)
+    both, alone = torch.cat([own, latent], 1), torch.cat([own, torch.zeros(32, 4)], 1)
+    scaled = torch.cat([own, latent * torch.sigmoid(torch.tensor(SHUT))], 1)
+    assert torch.allclose(module(both), module.mlp(scaled), atol=1e-6)
+    with torch.no_grad():
+        module.gate.bias.fill_(-100.0)
+    assert torch.equal(module(both), module(alone))
+
+
+def test_training_opens_the_gate_where_latent_neighbours_tell_more_than_features():
+    torch.manual_seed(0)
+    module = GatedMLP(6 + 4, 4, 0.0)
+    optimiser = torch.optim.Adam(module.parameters(), lr=0.02)
+    for _ in range(200):
+        own, latent = torch.randn(64, 6), torch.randn(64, 4)
+        optimiser.zero_grad()
+        (module(torch.cat([own, latent], 1)) - latent).square().mean().backward()
+        optimiser.step()
+    assert module.gate.bias.item() > SHUT

@@ -1,0 +1,23 @@
+"""How many cores each of some workers gets."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isohop.engines.ray import cores_each
+
+
+@given(st.integers(1, 20), st.lists(st.integers(0, 64), max_size=8))
+def test_all_workers_find_a_place_at_once_and_with_one_core_more_they_would_not(workers, machines):
+    each = cores_each(workers, machines)
+    if each:
+        assert sum(machine // each for machine in machines) >= workers
+    assert sum(machine // (each + 1) for machine in machines) < workers
+
+
+def test_a_worker_never_wants_more_than_the_largest_machine_has():
+    assert cores_each(1, [1, 1, 1]) == 1  # three cores, but on three machines
+    assert cores_each(2, [8, 8]) == 8
+    assert cores_each(4, [8, 2]) == 2
+    assert cores_each(4, [1, 1, 1]) == 0
