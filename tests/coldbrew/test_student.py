@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.student import SHUT, GatedMLP, Student, latent_index
+from isohop.coldbrew.student import SHUT, GatedMLP, LatentIndex, Student, latent_index
 
 SETTINGS = DistillSettings(dimensions=4, latent_neighbours=3)
 
