@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
 
+from isohop.coldbrew.bundle import Bundle
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.distill import distill
 from isohop.coldbrew.embed import embed
@@ -27,6 +30,7 @@ from isohop.giant.training import Trainer
 from isohop.graph import Graph
 from isohop.relational.landing import json_texts
 from tests.coldbrew.test_distill import read, vectors, write_features
+from tests.damage import Damage, damages
 from tests.worlds import TOPICS, library
 
 FEATURES = FeatureSettings(dimensions=16, levels=(4, 16), epochs=1, steps=60, batch=64)
@@ -275,3 +279,23 @@ def test_what_is_no_student_of_this_version_is_refused(world, tmp_path):
     (other / "student.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(IsohopError, match="Copy the whole folder again"):
         embed_new(other, rows, tmp_path / "out", "book")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bundle.json", "encoder/encoder.json", "student.safetensors", "encoder/encoder.safetensors"],
+)
+def test_a_damaged_student_is_refused_or_embeds(world, tmp_path, name):
+    """Nothing in it is run, and none of it leads to anything but an error of ours."""
+    shutil.copytree(world.student, tmp_path / "student")
+    file = tmp_path / "student" / name
+    whole = file.read_bytes()
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(damages)
+    def damaged(damage: Damage) -> None:
+        file.write_bytes(damage.of(whole))
+        with contextlib.suppress(IsohopError):
+            Bundle.open(tmp_path / "student", "book")
+
+    damaged()

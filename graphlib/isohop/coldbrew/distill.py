@@ -73,7 +73,7 @@ class DistillManifest(BaseModel):
 def read_manifest(model: Path) -> DistillManifest:
     """Raises `IsohopError` where there is no distilled model."""
     try:
-        return DistillManifest.model_validate_json((model / "distill.json").read_text("utf-8"))
+        return DistillManifest.model_validate_json((model / "distill.json").read_bytes())
     except (FileNotFoundError, ValidationError) as error:
         raise IsohopError(
             f"{model} holds no model of this version. Run the stage 'distill'."

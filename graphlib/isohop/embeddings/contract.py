@@ -139,7 +139,7 @@ def versions(published: Path) -> dict[int, Path]:
 def latest_version(published: Path) -> int | None:
     """The version that LATEST names; None where nothing was published yet."""
     try:
-        text = (published / LATEST).read_text("utf-8")
+        text = (published / LATEST).read_text("utf-8", "replace")
     except FileNotFoundError:
         return None
     return latest_named(text, str(published / LATEST))

@@ -8,14 +8,14 @@ which knows the language. Both begin along the directions in which neighbours ag
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 from torch import Tensor, nn
@@ -27,8 +27,18 @@ from isohop.giant.text_matrix import Vocabulary
 from isohop.giant.text_model import TextModel, Tokens
 
 ENCODED_AT_ONCE = 4096
-FORMAT = 2
 MODEL = "text_model."
+
+
+class EncoderManifest(BaseModel):
+    """``encoder.json``. ``characters`` and ``tokens``: of a text, as many as are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal[2] = 2
+    dimensions: int = Field(ge=1, le=1 << 14)
+    node_types: tuple[str, ...]
+    characters: int = Field(ge=0, lt=1 << 31)
+    tokens: int | None = Field(None, ge=1, lt=1 << 20)
 
 
 @dataclass(frozen=True)
@@ -186,34 +196,34 @@ class Encoder(nn.Module):
         tensors["vocabulary.buckets"] = torch.from_numpy(self.vocabulary.buckets)
         tensors["vocabulary.idf"] = torch.from_numpy(self.vocabulary.idf)
         save_file(tensors, folder / "encoder.safetensors")
-        about = {
-            "format": FORMAT,
-            "dimensions": self.dimensions,
-            "node_types": list(self.node_types),
-            "characters": self.vocabulary.characters,
-            "tokens": None if self.text_model is None else self.text_model.tokens,
-        }
-        (folder / "encoder.json").write_text(json.dumps(about, indent=1), "utf-8")
+        about = EncoderManifest(
+            dimensions=self.dimensions,
+            node_types=tuple(self.node_types),
+            characters=self.vocabulary.characters,
+            tokens=None if self.text_model is None else self.text_model.tokens,
+        )
+        (folder / "encoder.json").write_text(about.model_dump_json(indent=1), "utf-8")
         if self.text_model is not None:
             self.text_model.save(folder / "text_model")
 
 
 def load_encoder(folder: Path) -> Encoder:
     """The encoder that `Encoder.save` wrote. Raises `IsohopError` when it is of another format."""
-    about = json.loads((folder / "encoder.json").read_text("utf-8"))
-    if about.get("format") != FORMAT:
+    try:
+        about = EncoderManifest.model_validate_json((folder / "encoder.json").read_bytes())
+    except ValidationError as error:
         raise IsohopError(
-            f"{folder / 'encoder.json'} is not an encoder that this version reads. "
-            "Run the stage 'features' again."
-        )
+            f"{folder / 'encoder.json'} is not an encoder that this version reads: "
+            f"{error.errors()[0]['msg']}. Run the stage 'features' again."
+        ) from error
     tensors = load_file(folder / "encoder.safetensors")
     vocabulary = Vocabulary(
         tensors.pop("vocabulary.buckets").numpy(),
         tensors.pop("vocabulary.idf").numpy(),
-        about["characters"],
+        about.characters,
     )
-    model = None if about["tokens"] is None else TextModel(folder / "text_model", about["tokens"])
-    encoder = Encoder(vocabulary, tuple(about["node_types"]), about["dimensions"], model)
+    model = None if about.tokens is None else TextModel(folder / "text_model", about.tokens)
+    encoder = Encoder(vocabulary, about.node_types, about.dimensions, model)
     kept = {n: t for n, t in encoder.state_dict().items() if n.startswith((MODEL, "bag.squares"))}
     encoder.load_state_dict(tensors | kept)
     return encoder.eval()

@@ -66,7 +66,7 @@ class Features:
         path = Path(path)
         file = path / "features.json"
         try:
-            return cls(path, FeatureManifest.model_validate_json(file.read_text("utf-8")))
+            return cls(path, FeatureManifest.model_validate_json(file.read_bytes()))
         except (FileNotFoundError, ValidationError) as error:
             raise IsohopError(
                 f"{path} is no features dataset of this version. Run the stage 'features'."

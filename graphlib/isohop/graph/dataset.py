@@ -115,7 +115,7 @@ class Graph:
                 "Make one with 'isohop build'."
             )
         try:
-            manifest = GraphManifest.model_validate_json(file.read_text("utf-8"))
+            manifest = GraphManifest.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise IsohopError(
                 f"{file} is not a graph manifest that this version reads: "

@@ -176,7 +176,7 @@ class Run:
         if not file.is_file():
             return None
         try:
-            return StageRecord.model_validate_json(file.read_text("utf-8"))
+            return StageRecord.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise IsohopError(
                 f"{file} is not a stage record that this version reads. Remove it to run the stage "

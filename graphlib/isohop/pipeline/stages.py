@@ -169,6 +169,7 @@ def _publish(context: Context) -> list[Made]:
 
 
 def _report(context: Context) -> list[Made]:
+    from isohop.embeddings.contract import latest_version
     from isohop.embeddings.reader import local_copy
     from isohop.report.report import write_report
 
@@ -179,7 +180,7 @@ def _report(context: Context) -> list[Made]:
         run.report,
         pipeline.settings.report.model_copy(update={"seed": pipeline.settings.seed}),
         title=pipeline.settings.name,
-        published=published if published.exists() else None,
+        published=published if latest_version(published) is not None else None,
         progress=context.progress,
     )
     return [Made(what="report", where=str(path))]
