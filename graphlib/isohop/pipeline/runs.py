@@ -4,6 +4,7 @@
 
     <runs>/<pipeline>/<run>/
       graph/ features/ model/ embeddings/ student/ report.html   what the stages made
+      metrics.jsonl                                              each attempt at a stage (events.py)
       evaluation.json                                            what `isohop evaluate` found
       stages/<stage>.json                                        StageRecord, written last
       .lock                                                      held by whoever writes

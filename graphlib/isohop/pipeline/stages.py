@@ -6,11 +6,9 @@ packages are imported when their stage runs.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import isohop
@@ -18,6 +16,7 @@ from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.model_folder import contents_of
+from isohop.pipeline.events import Attempt, told
 from isohop.pipeline.pipeline_file import Pipeline
 from isohop.pipeline.runs import (
     Made,
@@ -287,26 +286,36 @@ def _run_stage(
     if record is not None and record.fingerprint == wanted and there:
         return record, False
     run.forget(_and_after(name))
-    started, clock = datetime.now(UTC), time.monotonic()
-    try:
-        made = stage.act(Context(pipeline, run, progress))
-    except Exception as error:
-        if not isinstance(error, IsohopError) and is_disk_full(error):
-            raise disk_full(f"The stage '{name}' of run '{run.id}'") from error
-        raise
-    size = sum(size_of(run.folder / output) for output in stage.outputs)
-    size += sum(one.size for one in made)
+    attempt = Attempt(pipeline.settings.name, run.id, name)
+    if not stage.needs:
+        attempt.inputs = [f"{pipeline.planned.schema.database}.{t}" for t in depends["inputs"]]
+    if name == "publish":
+        attempt.outputs = [pipeline.published_name]
+    with told(attempt, run.folder):
+        made = _act(stage, Context(pipeline, run, progress))
+        attempt.made = [one.what for one in made]
+        attempt.size = sum(size_of(run.folder / output) for output in stage.outputs)
+        attempt.size += sum(one.size for one in made)
     record = StageRecord(
         stage=name,
         fingerprint=wanted,
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - clock, 3),
-        size=size,
+        started=attempt.started.isoformat(timespec="seconds"),
+        seconds=attempt.seconds,
+        size=attempt.size,
         made=tuple(made),
         depends=told_apart(depends),
     )
     run.remember(record)
     return record, True
+
+
+def _act(stage: Stage, context: Context) -> list[Made]:
+    try:
+        return stage.act(context)
+    except Exception as error:
+        if not isinstance(error, IsohopError) and is_disk_full(error):
+            raise disk_full(f"The stage '{stage.name}' of run '{context.run.id}'") from error
+        raise
 
 
 def run_all(
