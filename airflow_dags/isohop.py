@@ -140,7 +140,8 @@ def make_dag(pipeline: Path) -> DAG:
     name, publish = settings["name"], settings["publish"]
     schedule = SCHEDULE | (settings.get("schedule") or {})
     path = publish.get("path", "published")
-    published = (pipeline.parent / path).resolve() / (publish.get("name") or name)
+    where = path.rstrip("/") if "://" in path else (pipeline.parent / path).resolve().as_uri()
+    published = f"{where}/{publish.get('name') or name}"
     start = datetime.combine(date.fromisoformat(str(schedule["start"])), datetime.min.time())
     engine = "spark" if os.environ.get("ISOHOP_SPARK_CONN") else settings.get("engine", "sail")
     with DAG(
@@ -163,7 +164,7 @@ def make_dag(pipeline: Path) -> DAG:
         user_defined_macros={"run_name": run_name, "as_of": as_of},
         tags=["isohop"],
     ) as dag:
-        embeddings = Asset(name=f"isohop/{name}", uri=published.as_uri())
+        embeddings = Asset(name=f"isohop/{name}", uri=published)
         outlets = {"publish": [embeddings]}
         tasks = {
             stage: task_of(stage, pipeline, outlets=outlets.get(stage, [])) for stage in STAGES

@@ -20,6 +20,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import isohop
+from isohop.engines.object_store import READING
+from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import InvalidInput, IsohopError
 from isohop.terminal import (
     TerminalProgress,
@@ -404,7 +406,7 @@ def _embed_new(
         from isohop.pipeline.pipeline_file import read_pipeline
         from isohop.pipeline.stages import open_run
 
-        run = open_run(read_pipeline(where), run_id)
+        run = open_run(read_pipeline(where), run_id, READING)
         run.pull()
         student = run.student
         if edges:
@@ -531,6 +533,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except IsohopError as error:
         err.print(escape(str(error)), style="red", highlight=False)
+        sys.exit(1)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        err.print(escape(str(disk_full(str(error.filename or "A file")))), style="red")
         sys.exit(1)
 
 

@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from isohop.embeddings import publish, read_embeddings, read_manifest
 from isohop.embeddings.homes import StoredHome
 from isohop.embeddings.publisher import PublishedVersion
 from isohop.engines.object_store import StoredFolder
+from isohop.engines.progress import SilentTask
+from isohop.errors import IsohopError
 
 pytest_plugins = ["tests.s3"]
 
@@ -54,6 +58,34 @@ def test_a_late_retry_does_not_take_latest_back(bucket, embeddings):
     assert read_manifest(f"{bucket}/shop").version == 2
 
 
+def test_a_version_that_became_whole_just_now_is_not_tidied_away(bucket, embeddings, monkeypatch):
+    """Between a listing of versions and a look at their claims another may finish one."""
+    published(embeddings, bucket, "run-1")
+    home = StoredHome(StoredFolder.of(bucket) / "shop")
+    with monkeypatch.context() as patched:
+        patched.setattr(StoredHome, "versions", lambda self: [])
+        with home.turn(SilentTask()):
+            pass
+    assert home.versions() == [1]
+
+
+def test_who_was_away_for_long_finds_its_number_given_up(bucket, embeddings, monkeypatch):
+    upload = StoredFolder.upload
+
+    def slow(self, file, name):
+        self.remove([".claim"])  # as another publisher does after a day
+        return upload(self, file, name)
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(IsohopError, match="was given up meanwhile"),
+    ):
+        patched.setattr(StoredFolder, "upload", slow)
+        published(embeddings, bucket)
+    assert StoredHome(StoredFolder.of(bucket) / "shop").versions() == []
+    assert published(embeddings, bucket).manifest.run == "run-1"
+
+
 # The parent prepares a copy of what is published for each trial and forks; the child kills itself
 # just before its n-th request, for n = 0, 1, 2, … until it comes through. Nothing of Arrow runs in
 # the parent, so forking it is safe.
@@ -63,6 +95,8 @@ from pathlib import Path
 from isohop.embeddings.publisher import publish
 from isohop.engines import object_store
 from isohop.engines.object_store import StoredFolder
+from isohop.engines.progress import SilentTask
+from isohop.errors import IsohopError
 
 def child(url, left):
     object_store._client.cache_clear()
@@ -124,6 +158,8 @@ import sys
 from pathlib import Path
 from isohop.embeddings import publish
 from isohop.engines.object_store import StoredFolder
+from isohop.engines.progress import SilentTask
+from isohop.errors import IsohopError
 publish(
     Path(sys.argv[1]), StoredFolder.of(sys.argv[2]), "shop",
     run=sys.argv[3], certificate="c", fingerprints={}, keep=20,

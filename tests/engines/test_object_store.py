@@ -104,6 +104,81 @@ def test_an_object_whose_name_leads_elsewhere_is_not_written(
     assert not list(tmp_path.rglob("out"))
 
 
+def test_nobody_takes_a_half_for_a_whole_while_it_goes_up(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What says that all is whole is gone before anything changes, and comes back last."""
+    mirror = Mirror(StoredFolder.of(bucket), tmp_path / "here")
+    (tmp_path / "here").mkdir()
+    for name in ("data", "done"):
+        (tmp_path / "here" / name).write_text("1")
+    mirror.push(last=lambda name: name == "done")
+    for name in ("data", "done"):
+        (tmp_path / "here" / name).write_text("22")
+
+    seen = []
+    upload = StoredFolder.upload
+    monkeypatch.setattr(
+        StoredFolder,
+        "upload",
+        lambda self, file, name: (
+            seen.append((name, [one.name for one in self.objects()])),
+            upload(self, file, name),
+        )[1],
+    )
+    mirror.push(last=lambda name: name == "done")
+    assert seen == [("data", ["data"]), ("done", ["data"])]
+    assert [one.size for one in mirror.stored.objects()] == [2, 2]
+
+
+def test_what_did_not_go_up_is_kept_only_where_nobody_else_wrote(bucket: str, tmp_path: Path):
+    mirror = Mirror(StoredFolder.of(bucket), tmp_path / "here")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "x").write_text("1")
+    mirror.push()
+    (tmp_path / "here" / "x").write_text("hours of work")
+    assert mirror.is_ahead()
+    mirror.stored.put("y", b"another's")
+    assert not mirror.is_ahead()
+    mirror.pull()
+    assert (tmp_path / "here" / "x").read_text() == "1"
+
+
+def test_folders_that_are_empty_now_go_too(bucket: str):
+    mirror = Mirror.of(bucket)
+    mirror.stored.put("a/b/one", b"1")
+    mirror.stored.put("two", b"2")
+    mirror.pull()
+    mirror.stored.remove(["a/b/one"])
+    mirror.pull()
+    assert not (mirror.local / "a").exists()
+    assert (mirror.local / "two").exists()
+
+
+def test_copies_never_lie_in_each_other(bucket: str):
+    outer, inner = Mirror.of(bucket), Mirror.of(f"{bucket}/inner")
+    inner.stored.put("x", b"1")
+    inner.pull()
+    outer.stored.remove(["inner/x"])
+    outer.stored.put("y", b"2")
+    outer.pull()
+    assert (inner.local / "x").exists()
+    assert outer.local not in inner.local.parents
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"AWS_PROFILE": "nobodys"}, {"AWS_ENDPOINT_URL": "localhost:9"}], ids=str
+)
+def test_wrong_settings_of_aws_are_told(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]
+):
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    object_store._client.cache_clear()
+    with pytest.raises(IsohopError, match="Look at the AWS settings"):
+        Mirror.of(bucket).pull()
+
+
 class TestLease:
     def test_one_holds_it_and_the_other_is_told_who(self, bucket: str):
         stored = StoredFolder.of(bucket)
@@ -138,6 +213,22 @@ class TestLease:
             with Lease(stored, ".lock", "three"):
                 one.__exit__(None, None, None)
                 assert stored.read(".lock") is not None
+
+    def test_an_answer_that_got_lost_does_not_lose_it(
+        self, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        stored = StoredFolder.of(bucket)
+        put = StoredFolder.put
+
+        def lost(self: StoredFolder, *words: object, **more: object) -> str | None:
+            put(self, *words, **more)  # type: ignore[arg-type]
+            raise IsohopError("no answer")
+
+        with Lease(stored, ".lock", "one") as one:
+            monkeypatch.setattr(StoredFolder, "put", lost)
+            one._renew()
+            monkeypatch.setattr(StoredFolder, "put", put)
+            one.check()
 
 
 def test_a_bucket_that_is_not_there_is_told(bucket: str):

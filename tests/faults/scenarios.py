@@ -89,7 +89,7 @@ class Pipeline:
         """In a session of its own, with all that it starts."""
         return subprocess.Popen(
             self.command(*(words or ("run",))),
-            env={**os.environ, **self.more},
+            env={**os.environ, "COLUMNS": "10000", **self.more},  # nothing is folded
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

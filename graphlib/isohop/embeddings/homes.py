@@ -177,7 +177,9 @@ class StoredHome:
             if number is None or number in whole:
                 continue
             claim = self.stored.read_with_age(f"{name}/{_CLAIM}")
-            if claim is None or claim[2] > _ABANDONED:
+            # A claim goes once its manifest is there, which may be just now.
+            whole_now = self.stored.read(f"{name}/{MANIFEST}") is not None
+            if not whole_now and (claim is None or claim[2] > _ABANDONED):
                 self.stored.remove([one.name for one in self.stored.objects(f"{name}/")])
         yield
 
@@ -206,7 +208,7 @@ class StoredHome:
         return EmbeddingsManifest.parse(found[0], f"{self.stored}/{name}")
 
     def local(self, version: int) -> Path:
-        mirror = Mirror(self.stored, self.stored.copy)
+        mirror = Mirror(self.stored, self.stored.copy())
         mirror.pull(lambda name: name.startswith(f"{version_folder(version)}/"))
         return mirror.local / version_folder(version)
 
@@ -216,27 +218,36 @@ class StoredHome:
     def commit(
         self, sources: Mapping[str, Path], manifest: EmbeddingsManifest, task: Task
     ) -> EmbeddingsManifest:
-        numbered = self._claim(manifest)
+        numbered, claim = self._claim(manifest)
         folder = self.place(numbered.version)
+
+        def is_ours() -> None:
+            # Who was away for a day finds its number abandoned, perhaps given to another.
+            held = folder.read(_CLAIM)
+            if held is None or held[0] != claim:
+                raise IsohopError(f"{folder} was given up meanwhile. Publish again.")
+
         for name, file in sources.items():
+            is_ours()
             folder.upload(file, name)
             if fingerprint(file) != manifest.files[name].sha256:
                 raise _changed(file)
             task.advance(manifest.files[name].size)
+        is_ours()
         text = numbered.model_dump_json(indent=1) + "\n"
         if folder.put(MANIFEST, text.encode(), new=True) is None:
             raise IsohopError(f"{folder} has a manifest already. Publish again.")
         folder.remove([_CLAIM])
         return numbered
 
-    def _claim(self, manifest: EmbeddingsManifest) -> EmbeddingsManifest:
-        """The next number that nobody has claimed."""
+    def _claim(self, manifest: EmbeddingsManifest) -> tuple[EmbeddingsManifest, bytes]:
+        """The next number that nobody has claimed, and the claim to it."""
         for _ in range(_ATTEMPTS):
             taken = [number for number in map(version_number, self.stored.folders()) if number]
             numbered = _numbered(manifest, self.latest(), taken)
             claim = f"{manifest.run} {uuid.uuid4().hex}".encode()
             if self.place(numbered.version).put(_CLAIM, claim, new=True) is not None:
-                return numbered
+                return numbered, claim
         raise _too_many(self.stored)
 
     def advance(self, version: int) -> None:
@@ -249,9 +260,9 @@ class StoredHome:
                 return
 
     def retain(self, keep: int) -> None:
-        latest = self.latest()
+        latest = self.latest() or 0
         for number in self.versions()[:-keep]:
-            if number != latest:
+            if number < latest:  # others may publish later ones just now
                 folder = self.place(number)
                 names = [one.name for one in folder.objects()]
                 folder.remove(sorted(names, key=lambda name: name != MANIFEST))

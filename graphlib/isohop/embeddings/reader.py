@@ -94,16 +94,16 @@ def read_embeddings(
             f"The 'as_' parameter of read_embeddings must be 'arrow' or 'pandas'. "
             f"Got {as_!r} instead."
         )
-    path = local_copy(path, version)
     previous: FileNotFoundError | None = None
     for _ in range(_ATTEMPTS):
-        source = locate(path, version)
         try:
+            local = local_copy(path, version)
+            source = locate(local, version)
             table = _read(source, entity, columns, verify)
         except FileNotFoundError as error:
             # Retention may remove the version that was the latest a moment ago.
-            if version != "latest" or source.folder.exists():
-                raise _vanished(source.folder) from error
+            if version != "latest" or (not is_url(path) and source.folder.exists()):
+                raise _vanished(path) from error
             previous = error
             continue
         return table.to_pandas() if as_ == "pandas" else table
@@ -112,17 +112,16 @@ def read_embeddings(
 
 def read_manifest(path: str | Path, *, version: str | int = "latest") -> EmbeddingsManifest:
     """The manifest of a published version; ``path`` and ``version`` as in `read_embeddings`."""
-    path = local_copy(path, version)
     for _ in range(_ATTEMPTS):
-        source = locate(path, version)
+        source = locate(local_copy(path, version), version)
         if source.manifest is not None:
             return source.manifest
         if source.folder.exists():
             raise IsohopError(f"{path} was not published, so it has no manifest.")
-    raise _vanished(Path(path))
+    raise _vanished(path)
 
 
-def _vanished(folder: Path) -> IsohopError:
+def _vanished(folder: str | Path) -> IsohopError:
     return IsohopError(
         f"{folder}: files went away while they were being read. Read again; if they stay away, "
         "publish again."

@@ -12,6 +12,7 @@ large files go up and come down in parts, several at a time.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -38,6 +39,9 @@ ATTEMPTS = 10
 """Times that a request is tried, with waits that grow."""
 INDEX = ".objects.json"
 """In a mirror: what its files were when it was last equal to the store."""
+_BUSY = ".objects.lock"
+READING, WRITING = "reading", "writing"
+"""Kinds of local copies."""
 LEASE_SECONDS = 60
 """Time for which a lease is held without being renewed; it is renewed three times as often."""
 
@@ -73,16 +77,20 @@ class StoredFolder:
     @classmethod
     def of(cls, url: str) -> StoredFolder:
         """Raises `IsohopError` for what is no such URL."""
+        if any(sign in url.removeprefix(SCHEME) for sign in "@:?#"):
+            raise IsohopError(
+                "A URL of an object store is s3://bucket/folder and has nothing else in it: "
+                "credentials and endpoint come from the environment, as the AWS tools take them."
+            )
         parts = urlsplit(url)
         inner = PurePosixPath(parts.path.strip("/"))
         if f"{parts.scheme}://" != SCHEME or not parts.netloc or ".." in inner.parts:
             raise IsohopError(f"'{url}' is not the URL of a folder: write s3://bucket/folder.")
-        if parts.query or parts.fragment or "@" in parts.netloc:
-            raise IsohopError(
-                f"'{SCHEME}{parts.hostname}{parts.path}' has more than a bucket and a folder. "
-                "Credentials and endpoint come from the environment, as the AWS tools take them."
-            )
         return cls(parts.netloc, "" if str(inner) == "." else str(inner))
+
+    @property
+    def name(self) -> str:
+        return self.prefix.rpartition("/")[2]
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
@@ -90,12 +98,12 @@ class StoredFolder:
     def __truediv__(self, name: str) -> StoredFolder:
         return StoredFolder(self.bucket, f"{self.prefix}/{name}".strip("/"))
 
-    @property
-    def copy(self) -> Path:
-        """Where its local copy lies. A bucket's name says nothing of whose store it is in."""
+    def copy(self, kind: str = READING) -> Path:
+        """Where its local copy lies: who writes has one that no reader touches, and none lies in
+        another: no URL has an '@'. A bucket's name says nothing of whose store it is in."""
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
         host = urlsplit(endpoint).netloc.replace(":", "-") or "aws"
-        return cache_folder() / host / self.bucket / self.prefix
+        return cache_folder() / kind / host / self.bucket / self.prefix / "@files"
 
     def objects(self, under: str = "") -> Iterator[StoredObject]:
         """All below it, or below a folder of it, in the order of their names."""
@@ -126,13 +134,24 @@ class StoredFolder:
 
     def read_with_age(self, name: str) -> tuple[bytes, str, timedelta] | None:
         """An object's content, tag and age, both times by the store's clock."""
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+        from urllib3.exceptions import HTTPError
+
         with _told(self):
-            try:
-                found = _client().get_object(Bucket=self.bucket, Key=self._key(name))
-            except _client().exceptions.NoSuchKey:
-                return None
-            now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
-            return found["Body"].read(), found["ETag"], now - found["LastModified"]
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    found = _client().get_object(Bucket=self.bucket, Key=self._key(name))
+                    content = found["Body"].read()
+                except _client().exceptions.NoSuchKey:
+                    return None
+                except (HTTPClientError, IncompleteReadError, HTTPError, ConnectionError):
+                    # The answer was cut off, which botocore does not try again.
+                    if attempt == ATTEMPTS:
+                        raise
+                    continue
+                now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
+                return content, found["ETag"], now - found["LastModified"]
+        return None
 
     def put(
         self, name: str, content: bytes, *, new: bool = False, instead_of: str | None = None
@@ -165,12 +184,20 @@ class StoredFolder:
             return str(_client().head_object(Bucket=self.bucket, Key=self._key(name))["ETag"])
 
     def download(self, name: str, file: Path) -> None:
-        """A file that appears whole or not at all."""
+        """A file that appears whole or not at all. Raises `FileNotFoundError` where there is no
+        such object any more."""
+        from botocore.exceptions import ClientError
+
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(file)
         try:
             with _told(self):
-                _client().download_file(self.bucket, self._key(name), str(temporary))
+                try:
+                    _client().download_file(self.bucket, self._key(name), str(temporary))
+                except ClientError as error:
+                    if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                        raise FileNotFoundError(f"{self}/{name}") from error
+                    raise
             temporary.replace(file)
         finally:
             temporary.unlink(missing_ok=True)
@@ -190,12 +217,17 @@ def _client() -> Any:
     try:
         import boto3
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise IsohopError(
             "To read and write s3:// takes boto3, which is not installed: pip install 'isohop[s3]'."
         ) from error
     retries = {"mode": "standard", "max_attempts": ATTEMPTS}
-    return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+    config = Config(retries=retries, connect_timeout=10, read_timeout=60)
+    try:
+        return boto3.client("s3", config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise IsohopError(f"{SCHEME} cannot be used: {error}. Look at the AWS settings.") from error
 
 
 @contextmanager
@@ -231,26 +263,33 @@ class Mirror:
     @classmethod
     def of(cls, url: str) -> Mirror:
         stored = StoredFolder.of(url)
-        return cls(stored, stored.copy)
+        return cls(stored, stored.copy())
 
     def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> int:
         """Make the local copy what is in the store: of the names that are ``wanted``, and how many
         these are."""
-        index = self._index()
-        found = {one.name: one for one in self.stored.objects() if _is_data(one.name)}
-        there = {name: one for name, one in found.items() if wanted(name)}
-        here = {name for name in self._files() if wanted(name)}
-        for name in sorted(here - there.keys()):
-            (self.local / name).unlink()
-            index.pop(name, None)
-        for name, one in there.items():
-            file = self._file(name)
-            if name in here and index.get(name) == [one.tag, *_state(file)]:
-                continue
-            self.stored.download(name, file)
-            index[name] = [one.tag, *_state(file)]
-        self._remember(index)
-        return len(there)
+        with self._alone():
+            index = self._index()
+            found = {one.name: one for one in self.stored.objects() if _is_data(one.name)}
+            there = {name: one for name, one in found.items() if wanted(name)}
+            here = {name for name in self._files() if wanted(name)}
+            for name in sorted(here - there.keys()):
+                self._remove(name)
+                index.pop(name, None)
+            for name, one in there.items():
+                file = self._file(name)
+                if name in here and index.get(name) == [one.tag, *_state(file)]:
+                    continue
+                self.stored.download(name, file)
+                index[name] = [one.tag, *_state(file)]
+            self._remember(index)
+            return len(there)
+
+    def is_ahead(self) -> bool:
+        """Whether the store is what it was when this copy was last equal to it: what the copy has
+        more is then nobody else's."""
+        there = {one.name: one.tag for one in self.stored.objects() if _is_data(one.name)}
+        return there == {name: known[0] for name, known in self._index().items()}
 
     def push(
         self,
@@ -258,20 +297,38 @@ class Mirror:
         last: Callable[[str], bool] = lambda name: False,
     ) -> None:
         """Make the store what is in the local copy: of the names that are ``wanted``. Those that
-        are ``last`` go up after all others, and go away before them: they say that the others are
-        whole."""
-        index = self._index()
-        here = [name for name in self._files() if wanted(name)]
-        gone = sorted(index.keys() - set(here), key=lambda name: not last(name))
-        self.stored.remove(gone)
-        for name in gone:
-            del index[name]
-        for name in sorted(here, key=last):
-            file = self.local / name
-            known = index.get(name)
-            if known is None or known[1:] != list(_state(file)):
-                index[name] = [self.stored.upload(file, name), *_state(file)]
-        self._remember(index)
+        are ``last`` say that the others are whole: they go away before anything changes, and up
+        after all others."""
+        with self._alone():
+            index = self._index()
+            state = {name: list(_state(self.local / name)) for name in self._files()}
+            here = {name: now for name, now in state.items() if wanted(name)}
+            other = {name for name, known in index.items() if here.get(name) != known[1:]}
+            stale = [name for name in other if last(name)] + [n for n in other if n not in here]
+            for name in dict.fromkeys(stale):
+                self.stored.remove([name])
+                del index[name]
+                self._remember(index)
+            for name in sorted(here.keys() - index.keys() | (other & here.keys()), key=last):
+                index[name] = [self.stored.upload(self.local / name, name), *here[name]]
+                self._remember(index)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time changes a copy."""
+        self.local.mkdir(parents=True, exist_ok=True)
+        with (self.local / _BUSY).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _remove(self, name: str) -> None:
+        """A file, and the folders that are empty without it."""
+        file = self.local / name
+        file.unlink()
+        for folder in file.parents:
+            if folder == self.local or any(folder.iterdir()):
+                return
+            folder.rmdir()
 
     def _file(self, name: str) -> Path:
         """Raises `IsohopError` for a name that would lead out of the copy."""
@@ -320,8 +377,10 @@ class Lease:
         self._name = name
         self._holder = holder
         self._tag: str | None = None
+        self._written: list[bytes] = []
+        self._one = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread = threading.Thread(target=self._keep, daemon=True)
         self._renewed = 0.0
 
     def __enter__(self) -> Lease:
@@ -348,12 +407,16 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        held = self._held()
-        if held is not None and held[1] == self._tag:
-            self._folder.remove([self._name])
+        try:
+            held = self._held()
+            if held is not None and held[1] == self._tag:
+                self._folder.remove([self._name])
+        except IsohopError:
+            return  # it ends by itself
 
     def check(self) -> None:
         """Raises `IsohopError` where it may be somebody else's by now."""
+        self._renew()
         if self._tag is None or time.monotonic() - self._renewed > LEASE_SECONDS:
             raise IsohopError(
                 f"{self._folder}: the right to write it was lost, since the store could not be "
@@ -370,15 +433,25 @@ class Lease:
 
     def _content(self) -> bytes:
         # Else two renewals would have one tag.
-        return f"{self._holder}\n{uuid.uuid4().hex}\n".encode()
+        content = f"{self._holder}\n{uuid.uuid4().hex}\n".encode()
+        self._written = [*self._written[-3:], content]
+        return content
 
     def _renew(self) -> None:
-        while not self._stop.wait(LEASE_SECONDS / 3):
+        with self._one:
             if self._tag is None:
                 return
             began = time.monotonic()
             try:
-                self._tag = self._folder.put(self._name, self._content(), instead_of=self._tag)
+                tag = self._folder.put(self._name, self._content(), instead_of=self._tag)
+                if tag is None:
+                    # An earlier renewal may have been done, and its answer lost.
+                    found = self._folder.read(self._name)
+                    tag = found[1] if found is not None and found[0] in self._written else None
             except IsohopError:
-                continue  # told by `check` once it has been too long
-            self._renewed = began
+                return  # told by `check` once it has been too long
+            self._tag, self._renewed = tag, began
+
+    def _keep(self) -> None:
+        while not self._stop.wait(LEASE_SECONDS / 3):
+            self._renew()

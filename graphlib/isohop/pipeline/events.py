@@ -107,7 +107,11 @@ class _Lineage:
                 "To send events of OpenLineage takes its client, which is not installed: "
                 "pip install 'isohop[openlineage]'."
             ) from error
-        return cls(attempt, OpenLineageClient())
+        try:
+            return cls(attempt, OpenLineageClient())
+        except Exception as failed:  # noqa: BLE001  # whatever is wrong with its settings
+            _log.warning("OpenLineage cannot be told: %s", failed)
+            return _Silence()
 
     def tell(self, state: str, error: str | None = None) -> None:
         from openlineage.client.event_v2 import (

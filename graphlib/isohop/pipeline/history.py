@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from isohop.engines.object_store import StoredFolder
+from isohop.engines.object_store import READING, StoredFolder
 from isohop.engines.storage import TEMPORARY, remove_folder
 from isohop.errors import IsohopError, did_you_mean
 from isohop.pipeline.pipeline_file import Pipeline
@@ -117,9 +117,11 @@ def _runs(pipeline: Pipeline) -> Iterator[Run]:
     home = pipeline.runs
     if isinstance(home, StoredFolder):
         for name in home.folders():
-            run = Run.of(home, name)
+            run = Run.of(home, name, READING)
             run.pull(records_only=True)
-            yield run
+            written = (run.folder / "stages").is_dir() or (home / name).read(LOCK) is not None
+            if not name.startswith(".") and written:
+                yield run
         return
     for folder in sorted(home.glob("*")):
         hidden = folder.name.startswith(".")
@@ -130,7 +132,7 @@ def _runs(pipeline: Pipeline) -> Iterator[Run]:
 def _remove_run(run: Run) -> Made:
     """Records first, so that nobody takes a half for a whole."""
     if run.stored is not None:
-        names = [one.name for one in run.stored.objects()]
+        names = [one.name for one in run.stored.objects() if one.name != LOCK]
         run.stored.remove(sorted(names, key=lambda name: not name.startswith("stages/")))
     made = _remove(run.folder, f"run '{run.id}'")
     return made.model_copy(update={"where": str(run.place)})

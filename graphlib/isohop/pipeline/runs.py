@@ -30,7 +30,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from isohop.engines.object_store import Lease, Mirror, StoredFolder
+from isohop.engines.object_store import WRITING, Lease, Mirror, StoredFolder
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
 
@@ -95,10 +95,11 @@ class Run:
     _lease: Lease | None = None
 
     @classmethod
-    def of(cls, home: Path | StoredFolder, name: str) -> Run:
-        """The run of that name, among those in ``home``; it need not exist yet."""
+    def of(cls, home: Path | StoredFolder, name: str, kind: str = WRITING) -> Run:
+        """The run of that name, among those in ``home``; it need not exist yet. ``kind``: of the
+        local copy, where it is in an object store."""
         place = home / name
-        return cls(place.copy, place) if isinstance(place, StoredFolder) else cls(place)
+        return cls(place.copy(kind), place) if isinstance(place, StoredFolder) else cls(place)
 
     @property
     def place(self) -> Path | StoredFolder:
@@ -107,7 +108,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        return self.folder.name
+        return self.folder.name if self.stored is None else self.stored.name
 
     @property
     def graph(self) -> Path:
@@ -157,7 +158,7 @@ class Run:
                 yield
                 return
             with Lease(self.stored, LOCK, _this_process()) as self._lease:
-                self.pull()
+                self._catch_up()
                 yield
                 self._push()
 
@@ -165,6 +166,11 @@ class Run:
         """Bring a local copy up to date; or only what says which stages are done."""
         if self.stored is not None:
             Mirror(self.stored, self.folder).pull(_is_record if records_only else _is_made)
+
+    def _catch_up(self) -> None:
+        """With what others wrote. Where nobody did, what is here and did not go up yet stays."""
+        if self.stored is not None and not Mirror(self.stored, self.folder).is_ahead():
+            self.pull()
 
     def _push(self) -> None:
         if self.stored is not None and self._lease is not None:

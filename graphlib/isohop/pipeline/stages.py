@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import isohop
+from isohop.engines.object_store import WRITING
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError, did_you_mean
@@ -216,15 +217,13 @@ RAY = ("features", "distill", "embed")
 """Those that need Ray."""
 
 
-def open_run(pipeline: Pipeline, run_id: str) -> Run:
-    """The run's folder; it need not exist yet."""
+def open_run(pipeline: Pipeline, run_id: str, kind: str = WRITING) -> Run:
+    """The run; it need not exist yet. ``kind``: as in `Run.of`."""
     if not run_id or "/" in run_id or "\\" in run_id or run_id.startswith("."):
         raise IsohopError(
             f"'{run_id}' cannot be the name of a run: leave out '/' and a leading '.'"
         )
-    run = Run.of(pipeline.runs, run_id)
-    run.pull(records_only=True)
-    return run
+    return Run.of(pipeline.runs, run_id, kind)
 
 
 def fingerprint(pipeline: Pipeline, run: Run, stage: Stage) -> str:
@@ -270,7 +269,6 @@ def run_stage(
     among others where another process writes the run."""
     if name not in STAGES:
         raise IsohopError(f"There is no stage '{name}'. {did_you_mean(name, STAGES)}")
-    _done_before(pipeline, run, STAGES[name])
     with run.writing():
         return _run_stage(pipeline, run, STAGES[name], progress)
 
