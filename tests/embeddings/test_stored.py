@@ -76,12 +76,10 @@ def test_who_was_away_for_long_finds_its_number_given_up(bucket, embeddings, mon
         self.remove([".claim"])  # as another publisher does after a day
         return upload(self, file, name)
 
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(IsohopError, match="was given up meanwhile"),
-    ):
+    with monkeypatch.context() as patched:
         patched.setattr(StoredFolder, "upload", slow)
-        published(embeddings, bucket)
+        with pytest.raises(IsohopError, match="was given up meanwhile"):
+            published(embeddings, bucket)
     assert StoredHome(StoredFolder.of(bucket) / "shop").versions() == []
     assert published(embeddings, bucket).manifest.run == "run-1"
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -76,7 +77,7 @@ def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp
     assert table.num_rows == 120
 
     # New customers, by a student that comes down from the store.
-    new = table.select(["id"]).slice(0, 3)
+    new = table.select(["id"]).slice(0, 3).append_column("name", pa.nulls(3, pa.string()))
     pq.write_table(new, tmp_path / "new.parquet")
     words = ("--new", tmp_path / "new.parquet", "--entity", "customer", "--out", tmp_path / "new")
     done = run("embed", file, *words, machine=tmp_path / "third")
