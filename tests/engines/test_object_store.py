@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from isohop.engines import object_store
-from isohop.engines.object_store import Lease, Mirror, StoredFolder, StoredObject
+from isohop.engines import lease, object_store
+from isohop.engines.lease import Lease
+from isohop.engines.mirror import Mirror
+from isohop.engines.object_store import StoredFolder, StoredObject
 from isohop.errors import IsohopError
 
 pytest_plugins = ["tests.s3"]
@@ -198,7 +200,7 @@ class TestLease:
         bucket: str,
         monkeypatch: pytest.MonkeyPatch,
     ):
-        monkeypatch.setattr(object_store, "LEASE_SECONDS", 3)
+        monkeypatch.setattr(lease, "LEASE_SECONDS", 3)
         stored = StoredFolder.of(bucket)
         with Lease(stored, ".lock", "one") as one:
             time.sleep(5)

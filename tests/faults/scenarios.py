@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 
 import isohop
 from isohop.engines import object_store
-from isohop.engines.object_store import Mirror, StoredFolder
+from isohop.engines.mirror import Mirror
+from isohop.engines.object_store import StoredFolder
 from isohop.engines.storage import TEMPORARY
 from isohop.graph import Graph
 from tests.s3 import BUCKET, environment, s3

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import isohop
-from isohop.engines.object_store import Mirror, StoredFolder
+from isohop.engines.mirror import Mirror
+from isohop.engines.object_store import StoredFolder
 from isohop.graph import Graph
 from isohop.graph.build import build
 from isohop.pipeline.history import past_runs, prune

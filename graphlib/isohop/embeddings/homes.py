@@ -37,12 +37,14 @@ from isohop.embeddings.contract import (
     version_number,
     versions,
 )
-from isohop.engines.object_store import Mirror, StoredFolder
+from isohop.engines.mirror import Mirror
+from isohop.engines.object_store import StoredFolder
 from isohop.engines.progress import Task
 from isohop.engines.storage import (
     TEMPORARY,
     fingerprint,
     remove_folder,
+    sync_folder,
     temporary_beside,
     write_text_atomically,
 )
@@ -148,7 +150,7 @@ class LocalHome:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 continue
-            _sync_folder(self.path)
+            sync_folder(self.path)
             return numbered
         raise _too_many(self.path)
 
@@ -304,12 +306,4 @@ def _copy(
         if digest.hexdigest() != files[path].sha256:
             raise _changed(source)
     for folder in {(staged / path).parent for path in sources}:
-        _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(folder)

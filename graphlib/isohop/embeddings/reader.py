@@ -22,7 +22,8 @@ from isohop.embeddings.contract import (
     version_number,
     versions,
 )
-from isohop.engines.object_store import Mirror, is_url
+from isohop.engines.mirror import Mirror
+from isohop.engines.object_store import is_url
 from isohop.engines.storage import fingerprint
 from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
 

@@ -1,9 +1,7 @@
-"""Folders in an object store (S3, or what speaks its protocol), and local copies of them.
+"""Folders in an object store: S3, or what speaks its protocol.
 
 A URL ``s3://bucket/prefix`` names a folder. Everything that reads and writes files works on a local
-copy: `Mirror` makes that equal to the store (`pull`), or the store equal to it (`push`), and moves
-only what differs. Copies lie under ``ISOHOP_CACHE`` (``~/.cache/isohop`` where that is not set);
-they may be removed at any time.
+copy (`mirror.py`); who writes one holds a lease (`lease.py`).
 
 Credentials, region and endpoint come from where the AWS tools have them (``AWS_PROFILE``,
 ``AWS_ENDPOINT_URL``, a role, …), and never from a file of ours. Requests that fail are tried again;
@@ -12,38 +10,25 @@ large files go up and come down in parts, several at a time.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import threading
-import time
-import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from isohop.engines.storage import temporary_beside, write_text_atomically
+from isohop.engines.storage import temporary_beside
 from isohop.errors import IsohopError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 SCHEME = "s3://"
 ATTEMPTS = 10
 """Times that a request is tried, with waits that grow."""
-INDEX = ".objects.json"
-"""In a mirror: what its files were when it was last equal to the store."""
-_BUSY = ".objects.lock"
 READING, WRITING = "reading", "writing"
 """Kinds of local copies."""
-LEASE_SECONDS = 60
-"""Time for which a lease is held without being renewed; it is renewed three times as often."""
 
 
 def is_url(path: str | Path) -> bool:
@@ -251,207 +236,3 @@ def _told(folder: StoredFolder) -> Iterator[None]:
             f"{folder} cannot be reached: {error}. Look at the endpoint, the network and the "
             "credentials, then run the same command again."
         ) from error
-
-
-@dataclass(frozen=True)
-class Mirror:
-    """A folder of a store, and its local copy."""
-
-    stored: StoredFolder
-    local: Path
-
-    @classmethod
-    def of(cls, url: str) -> Mirror:
-        stored = StoredFolder.of(url)
-        return cls(stored, stored.copy())
-
-    def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> int:
-        """Make the local copy what is in the store: of the names that are ``wanted``, and how many
-        these are."""
-        with self._alone():
-            index = self._index()
-            found = {one.name: one for one in self.stored.objects() if _is_data(one.name)}
-            there = {name: one for name, one in found.items() if wanted(name)}
-            here = {name for name in self._files() if wanted(name)}
-            for name in sorted(here - there.keys()):
-                self._remove(name)
-                index.pop(name, None)
-            for name, one in there.items():
-                file = self._file(name)
-                if name in here and index.get(name) == [one.tag, *_state(file)]:
-                    continue
-                self.stored.download(name, file)
-                index[name] = [one.tag, *_state(file)]
-            self._remember(index)
-            return len(there)
-
-    def is_ahead(self) -> bool:
-        """Whether the store is what it was when this copy was last equal to it: what the copy has
-        more is then nobody else's."""
-        there = {one.name: one.tag for one in self.stored.objects() if _is_data(one.name)}
-        return there == {name: known[0] for name, known in self._index().items()}
-
-    def push(
-        self,
-        wanted: Callable[[str], bool] = lambda name: True,
-        last: Callable[[str], bool] = lambda name: False,
-    ) -> None:
-        """Make the store what is in the local copy: of the names that are ``wanted``. Those that
-        are ``last`` say that the others are whole: they go away before anything changes, and up
-        after all others."""
-        with self._alone():
-            index = self._index()
-            state = {name: list(_state(self.local / name)) for name in self._files()}
-            here = {name: now for name, now in state.items() if wanted(name)}
-            other = {name for name, known in index.items() if here.get(name) != known[1:]}
-            stale = [name for name in other if last(name)] + [n for n in other if n not in here]
-            for name in dict.fromkeys(stale):
-                self.stored.remove([name])
-                del index[name]
-                self._remember(index)
-            for name in sorted(here.keys() - index.keys() | (other & here.keys()), key=last):
-                index[name] = [self.stored.upload(self.local / name, name), *here[name]]
-                self._remember(index)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One process at a time changes a copy."""
-        self.local.mkdir(parents=True, exist_ok=True)
-        with (self.local / _BUSY).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _remove(self, name: str) -> None:
-        """A file, and the folders that are empty without it."""
-        file = self.local / name
-        file.unlink()
-        for folder in file.parents:
-            if folder == self.local or any(folder.iterdir()):
-                return
-            folder.rmdir()
-
-    def _file(self, name: str) -> Path:
-        """Raises `IsohopError` for a name that would lead out of the copy."""
-        parts = PurePosixPath(name).parts
-        if ".." in parts or name.startswith("/"):
-            raise IsohopError(f"{self.stored}: the object '{name}' has no name of a file. Move it.")
-        return self.local / name
-
-    def _files(self) -> list[str]:
-        """Names from the folder."""
-        inside = (path for path in self.local.rglob("*") if path.is_file())
-        names = (path.relative_to(self.local).as_posix() for path in inside)
-        return sorted(filter(_is_data, names))
-
-    def _index(self) -> dict[str, list[Any]]:
-        try:
-            found = json.loads((self.local / INDEX).read_text("utf-8"))
-        except (FileNotFoundError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def _remember(self, index: Mapping[str, list[Any]]) -> None:
-        write_text_atomically(self.local / INDEX, json.dumps(index) + "\n")
-
-
-def _is_data(name: str) -> bool:
-    """Names that begin with a dot are locks, claims and what is not whole."""
-    return not any(part.startswith(".") and part != ".." for part in name.split("/"))
-
-
-def _state(file: Path) -> tuple[int, int]:
-    """What changes when a file does: bytes, and nanoseconds of its last change."""
-    about = file.stat()
-    return about.st_size, about.st_mtime_ns
-
-
-class Lease:
-    """The right to write a folder, for as long as its holder lives: an object that is renewed. One
-    that was not renewed for `LEASE_SECONDS`, by the store's clock, is taken over.
-
-    Raises `IsohopError` on entry where somebody holds it.
-    """
-
-    def __init__(self, folder: StoredFolder, name: str, holder: str):
-        self._folder = folder
-        self._name = name
-        self._holder = holder
-        self._tag: str | None = None
-        self._written: list[bytes] = []
-        self._one = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True)
-        self._renewed = 0.0
-
-    def __enter__(self) -> Lease:
-        held = self._held()
-        if held is None:
-            self._tag = self._folder.put(self._name, self._content(), new=True)
-        elif held[2] > timedelta(seconds=LEASE_SECONDS):
-            self._tag = self._folder.put(self._name, self._content(), instead_of=held[1])
-        if self._tag is None:
-            holder = held[0] if held else "another process"
-            raise IsohopError(
-                f"{self._folder} is being written by {holder}. Wait for it to end; where it died, "
-                f"this can go on {LEASE_SECONDS} s later."
-            )
-        self._renewed = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        try:
-            held = self._held()
-            if held is not None and held[1] == self._tag:
-                self._folder.remove([self._name])
-        except IsohopError:
-            return  # it ends by itself
-
-    def check(self) -> None:
-        """Raises `IsohopError` where it may be somebody else's by now."""
-        self._renew()
-        if self._tag is None or time.monotonic() - self._renewed > LEASE_SECONDS:
-            raise IsohopError(
-                f"{self._folder}: the right to write it was lost, since the store could not be "
-                f"reached for {LEASE_SECONDS} s. Run the same command again."
-            )
-
-    def _held(self) -> tuple[str, str, timedelta] | None:
-        """Who holds it, its tag and its age."""
-        found = self._folder.read_with_age(self._name)
-        if found is None:
-            return None
-        holder, _, _ = found[0].decode("utf-8", "replace").partition("\n")
-        return holder[:200], *found[1:]
-
-    def _content(self) -> bytes:
-        # Else two renewals would have one tag.
-        content = f"{self._holder}\n{uuid.uuid4().hex}\n".encode()
-        self._written = [*self._written[-3:], content]
-        return content
-
-    def _renew(self) -> None:
-        with self._one:
-            if self._tag is None:
-                return
-            began = time.monotonic()
-            try:
-                tag = self._folder.put(self._name, self._content(), instead_of=self._tag)
-                if tag is None:
-                    # An earlier renewal may have been done, and its answer lost.
-                    found = self._folder.read(self._name)
-                    tag = found[1] if found is not None and found[0] in self._written else None
-            except IsohopError:
-                return  # told by `check` once it has been too long
-            self._tag, self._renewed = tag, began
-
-    def _keep(self) -> None:
-        while not self._stop.wait(LEASE_SECONDS / 3):
-            self._renew()

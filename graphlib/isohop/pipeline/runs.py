@@ -30,7 +30,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from isohop.engines.object_store import WRITING, Lease, Mirror, StoredFolder
+from isohop.engines.lease import Lease
+from isohop.engines.mirror import Mirror
+from isohop.engines.object_store import WRITING, StoredFolder
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
 

@@ -17,7 +17,8 @@ from typing import Protocol
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from isohop.engines.object_store import Mirror, is_url
+from isohop.engines.mirror import Mirror
+from isohop.engines.object_store import is_url
 from isohop.errors import InvalidInput, Problem, did_you_mean
 from isohop.relational.landing import LandedTable
 from isohop.relational.texts import TEXT_TYPES

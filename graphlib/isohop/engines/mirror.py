@@ -1,0 +1,136 @@
+"""Local copies of folders in an object store.
+
+`Mirror.pull` makes a copy equal to the store, `Mirror.push` the store equal to the copy; both move
+only what differs. Copies lie under ``ISOHOP_CACHE`` (``~/.cache/isohop`` where that is not set) and
+may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from isohop.engines.object_store import StoredFolder
+from isohop.engines.storage import write_text_atomically
+from isohop.errors import IsohopError
+
+INDEX = ".objects.json"
+"""What a copy's files were when it was last equal to the store."""
+_BUSY = ".objects.lock"
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A folder of a store, and its local copy."""
+
+    stored: StoredFolder
+    local: Path
+
+    @classmethod
+    def of(cls, url: str) -> Mirror:
+        stored = StoredFolder.of(url)
+        return cls(stored, stored.copy())
+
+    def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> int:
+        """Make the local copy what is in the store: of the names that are ``wanted``, and how many
+        these are."""
+        with self._alone():
+            index = self._index()
+            found = {one.name: one for one in self.stored.objects() if _is_data(one.name)}
+            there = {name: one for name, one in found.items() if wanted(name)}
+            here = {name for name in self._files() if wanted(name)}
+            for name in sorted(here - there.keys()):
+                self._remove(name)
+                index.pop(name, None)
+            for name, one in there.items():
+                file = self._file(name)
+                if name in here and index.get(name) == [one.tag, *_state(file)]:
+                    continue
+                self.stored.download(name, file)
+                index[name] = [one.tag, *_state(file)]
+            self._remember(index)
+            return len(there)
+
+    def is_ahead(self) -> bool:
+        """Whether the store is what it was when this copy was last equal to it: what the copy has
+        more is then nobody else's."""
+        there = {one.name: one.tag for one in self.stored.objects() if _is_data(one.name)}
+        return there == {name: known[0] for name, known in self._index().items()}
+
+    def push(
+        self,
+        wanted: Callable[[str], bool] = lambda name: True,
+        last: Callable[[str], bool] = lambda name: False,
+    ) -> None:
+        """Make the store what is in the local copy: of the names that are ``wanted``. Those that
+        are ``last`` say that the others are whole: they go away before anything changes, and up
+        after all others."""
+        with self._alone():
+            index = self._index()
+            state = {name: list(_state(self.local / name)) for name in self._files()}
+            here = {name: now for name, now in state.items() if wanted(name)}
+            other = {name for name, known in index.items() if here.get(name) != known[1:]}
+            stale = [name for name in other if last(name)] + [n for n in other if n not in here]
+            for name in dict.fromkeys(stale):
+                self.stored.remove([name])
+                del index[name]
+                self._remember(index)
+            for name in sorted(here.keys() - index.keys() | (other & here.keys()), key=last):
+                index[name] = [self.stored.upload(self.local / name, name), *here[name]]
+                self._remember(index)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time changes a copy."""
+        self.local.mkdir(parents=True, exist_ok=True)
+        with (self.local / _BUSY).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _remove(self, name: str) -> None:
+        """A file, and the folders that are empty without it."""
+        file = self.local / name
+        file.unlink()
+        for folder in file.parents:
+            if folder == self.local or any(folder.iterdir()):
+                return
+            folder.rmdir()
+
+    def _file(self, name: str) -> Path:
+        """Raises `IsohopError` for a name that would lead out of the copy."""
+        parts = PurePosixPath(name).parts
+        if ".." in parts or name.startswith("/"):
+            raise IsohopError(f"{self.stored}: the object '{name}' has no name of a file. Move it.")
+        return self.local / name
+
+    def _files(self) -> list[str]:
+        """Names from the folder."""
+        inside = (path for path in self.local.rglob("*") if path.is_file())
+        names = (path.relative_to(self.local).as_posix() for path in inside)
+        return sorted(filter(_is_data, names))
+
+    def _index(self) -> dict[str, list[Any]]:
+        try:
+            found = json.loads((self.local / INDEX).read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _remember(self, index: Mapping[str, list[Any]]) -> None:
+        write_text_atomically(self.local / INDEX, json.dumps(index) + "\n")
+
+
+def _is_data(name: str) -> bool:
+    """Names that begin with a dot are locks, claims and what is not whole."""
+    return not any(part.startswith(".") and part != ".." for part in name.split("/"))
+
+
+def _state(file: Path) -> tuple[int, int]:
+    """What changes when a file does: bytes, and nanoseconds of its last change."""
+    about = file.stat()
+    return about.st_size, about.st_mtime_ns
