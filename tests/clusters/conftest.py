@@ -23,7 +23,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SPARK = Path(pyspark.__file__).parent / "bin"
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds for a cluster to be there."""
 MINUTES = 60.0
 
