@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from isohop.errors import IsohopError
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -56,3 +61,17 @@ damages = st.builds(
     length=st.integers(0, 30),
     text=st.binary(max_size=12) | st.sampled_from([b"&a *a", b"!!python/object:os.system", b"{{"]),
 )
+
+
+def damage_is_told(file: Path, read: Callable[[], object], times: int) -> None:
+    """Whatever was done to a file, to read it works or ends in an error of ours."""
+    whole = file.read_bytes()
+
+    @settings(max_examples=times, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(damages)
+    def damaged(damage: Damage) -> None:
+        file.write_bytes(damage.of(whole))
+        with suppress(IsohopError):
+            read()
+
+    damaged()

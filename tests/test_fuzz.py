@@ -1,27 +1,24 @@
 """No bytes in a file from outside lead to anything but an error of ours, which says where.
 
 Files that a valid one was damaged to, or was written by somebody who means no good: schema and
-pipeline files, manifests, records of stages, student bundles.
+pipeline files, manifests, records of stages. Student bundles: `tests/coldbrew/test_new_rows.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 
 from isohop.embeddings.contract import EmbeddingsManifest, latest_version
-from isohop.errors import IsohopError
 from isohop.graph import Graph
 from isohop.hops.schema_file import read_schema_file
 from isohop.pipeline.pipeline_file import read_pipeline
 from isohop.pipeline.runs import Run, StageRecord
-from tests.damage import Damage, damages
+from tests.damage import damage_is_told
 from tests.pipeline.test_pipeline import pipeline_file
 
 ROOT = Path(__file__).parents[1]
@@ -72,13 +69,4 @@ def test_damage_leads_to_an_error_of_ours_or_to_none(
     make: Callable[[Path], tuple[Path, Callable[[], object]]], tmp_path: Path
 ):
     file, read = make(tmp_path)
-    whole = file.read_bytes()
-
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(damages)
-    def damaged(damage: Damage) -> None:
-        file.write_bytes(damage.of(whole))
-        with contextlib.suppress(IsohopError):
-            read()
-
-    damaged()
+    damage_is_told(file, read, times=150)

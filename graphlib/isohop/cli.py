@@ -20,7 +20,6 @@ from rich.markup import escape
 from rich.table import Table
 
 import isohop
-from isohop.engines.object_store import READING
 from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import InvalidInput, IsohopError
 from isohop.terminal import (
@@ -403,6 +402,7 @@ def _embed_new(
 
     student, known = where, None
     if not where.is_dir():
+        from isohop.engines.object_store import READING
         from isohop.pipeline.pipeline_file import read_pipeline
         from isohop.pipeline.stages import open_run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
 
 from isohop.coldbrew.bundle import Bundle
 from isohop.coldbrew.choice import Choice
@@ -30,7 +28,7 @@ from isohop.giant.training import Trainer
 from isohop.graph import Graph
 from isohop.relational.landing import json_texts
 from tests.coldbrew.test_distill import read, vectors, write_features
-from tests.damage import Damage, damages
+from tests.damage import damage_is_told
 from tests.worlds import TOPICS, library
 
 FEATURES = FeatureSettings(dimensions=16, levels=(4, 16), epochs=1, steps=60, batch=64)
@@ -289,13 +287,4 @@ def test_a_damaged_student_is_refused_or_embeds(world, tmp_path, name):
     """Nothing in it is run, and none of it leads to anything but an error of ours."""
     shutil.copytree(world.student, tmp_path / "student")
     file = tmp_path / "student" / name
-    whole = file.read_bytes()
-
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(damages)
-    def damaged(damage: Damage) -> None:
-        file.write_bytes(damage.of(whole))
-        with contextlib.suppress(IsohopError):
-            Bundle.open(tmp_path / "student", "book")
-
-    damaged()
+    damage_is_told(file, lambda: Bundle.open(tmp_path / "student", "book"), times=60)

@@ -31,8 +31,8 @@ TABLES = ROOT / "examples" / "shop" / "chain"
 @pytest.fixture
 def file(tmp_path: Path, bucket: str) -> Path:
     """A pipeline file whose tables, runs and versions are all in the store."""
-    Mirror(StoredFolder.of(f"{bucket}/tables"), TABLES).push()
-    (TABLES / ".objects.json").unlink()
+    shutil.copytree(TABLES, tmp_path / "tables")
+    Mirror(StoredFolder.of(f"{bucket}/tables"), tmp_path / "tables").push()
     schema = (ROOT / "schemas" / "shop" / "chain.yaml").read_text("utf-8")
     schema = schema.replace("../../examples/shop/chain", f"{bucket}/tables")
     (tmp_path / "schema.yaml").write_text(schema, "utf-8")

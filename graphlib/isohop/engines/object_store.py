@@ -14,7 +14,7 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -48,7 +48,6 @@ class StoredObject:
     name: str
     tag: str
     size: int
-    modified: datetime
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class StoredFolder:
                 for one in page.get("Contents", ()):
                     name = one["Key"].removeprefix(start)
                     if name and not name.endswith("/"):
-                        yield StoredObject(name, one["ETag"], one["Size"], one["LastModified"])
+                        yield StoredObject(name, one["ETag"], one["Size"])
 
     def folders(self) -> list[str]:
         """Names of the folders right below it."""
