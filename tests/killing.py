@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -20,17 +20,6 @@ def log_of(training: Path) -> str:
     return "".join(file.read_text("utf-8") for file in training.glob("*/log.jsonl"))
 
 
-def kill_all(started: subprocess.Popen) -> None:
-    """``kill -9`` of a process that leads a session, and of all that it started."""
-    children = psutil.Process(started.pid).children(True) if started.poll() is None else []
-    with suppress(ProcessLookupError):
-        os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
-    for child in children:
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-
-
 def run_and_kill(program: str, arguments: list[str], training: Path, when: str) -> None:
     """Run a Python program until its log says something; then kill it and all that it started."""
     run = subprocess.Popen([sys.executable, "-c", program, *arguments], start_new_session=True)
@@ -39,7 +28,11 @@ def run_and_kill(program: str, arguments: list[str], training: Path, when: str) 
             time.sleep(0.05)
         assert run.poll() is None, "the program ended before it said that"
     finally:
-        kill_all(run)
+        children = psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        for child in children:
+            child.kill() if child.is_running() else None
 
 
 class Reader:

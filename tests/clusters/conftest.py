@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,8 +19,6 @@ from pathlib import Path
 import psutil
 import pyspark
 import pytest
-
-from tests.killing import kill_all
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -70,12 +69,18 @@ def process(log: Path, *words: str | Path, more: Mapping[str, str]) -> Iterator[
         try:
             yield started
         finally:
-            kill_all(started)
+            if started.poll() is None:
+                inside = psutil.Process(started.pid).children(recursive=True)
+                for one in [*inside, started]:
+                    with_signal(one.pid, signal.SIGKILL)
+            started.wait()
 
 
-def confs(settings: Mapping[str, str]) -> list[str]:
-    """As words of ``spark-submit``."""
-    return [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
+def with_signal(pid: int, what: signal.Signals) -> None:
+    try:
+        os.kill(pid, what)
+    except ProcessLookupError:
+        return
 
 
 @dataclass
@@ -108,7 +113,8 @@ class SparkCluster:
             "spark.sql.shuffle.partitions": "4",
             "spark.pyspark.python": sys.executable,
         }
-        command = [SPARK / "spark-submit", "--master", self.master, *confs(settings), *words]
+        told = [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
+        command = [SPARK / "spark-submit", "--master", self.master, *told, *words]
         return [str(word) for word in command]
 
 
@@ -168,6 +174,8 @@ class RayCluster:
 
     dashboard: str
     environment: Mapping[str, str]
+    logs: Path
+    nodes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property
     def whole_environment(self) -> dict[str, str]:
@@ -201,7 +209,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
     head = (*head, "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard))
     head = (*head, "--ray-client-server-port", str(free_port()))
     join = ("--address", f"127.0.0.2:{port}")
-    cluster = RayCluster(f"http://127.0.0.1:{dashboard}", environment)
+    cluster = RayCluster(f"http://127.0.0.1:{dashboard}", environment, logs)
     with ExitStack() as stack:
         # Each an address of its own, as machines have: 127.0.0.1 is what Ray takes for "find out".
         # One after the other: two that start at once may name their sockets alike.
@@ -211,7 +219,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
             ("worker-2", (*start, "127.0.0.4", *join)),
         ):
             log = logs / f"{name}.log"
-            stack.enter_context(process(log, *command, more=environment))
+            cluster.nodes[name] = stack.enter_context(process(log, *command, more=environment))
             wait_for(lambda log=log: "Ray runtime started" in _text(log), name)  # type: ignore[misc]
         yield cluster
     shutil.rmtree(short)

@@ -3,6 +3,7 @@ Connect. The certificate says that it is the graph which Sail makes."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,12 @@ from tests.clusters.conftest import (
     ROOT,
     SPARK,
     SparkCluster,
-    confs,
     free_port,
     know_secret,
     process,
     run,
     wait_for,
+    with_signal,
 )
 from tests.pipeline.test_pipeline import command
 
@@ -61,7 +62,7 @@ def test_an_executor_that_dies_changes_nothing(
         victims = spark_cluster.executors()
         assert victims
         assert job.poll() is None
-        victims[0].kill()
+        with_signal(victims[0].pid, signal.SIGKILL)
         assert job.wait(600) == 0, (tmp_path / "log").read_text("utf-8")[-4000:]
     assert Graph.open(out).manifest.certificate == certificate
 
@@ -89,8 +90,9 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "spark.ui.enabled": "false",
         "spark.sql.shuffle.partitions": "2",
     }
+    told = [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
     server = "org.apache.spark.sql.connect.service.SparkConnectServer"
-    start = (SPARK / "spark-submit", "--master", "local[2]", *confs(settings), "--class", server)
+    start = (SPARK / "spark-submit", "--master", "local[2]", *told, "--class", server)
     with process(log, *start, "spark-internal", more={}):
         wait_for(lambda: "Spark Connect server started at" in log.read_text("utf-8"), "the server")
         yield f"sc://127.0.0.1:{port}"

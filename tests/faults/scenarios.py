@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,7 +31,6 @@ from isohop.engines.mirror import Mirror
 from isohop.engines.object_store import StoredFolder
 from isohop.engines.storage import TEMPORARY
 from isohop.graph import Graph
-from tests.killing import kill_all
 from tests.s3 import BUCKET, environment, s3
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +128,18 @@ class Pipeline:
         assert left == []
 
 
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """``kill -9`` of a process and of all that it started, at once."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    for child in children:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.communicate()
+
+
 def undisturbed(folder: Path) -> tuple[Result, float]:
     """And the seconds that it takes."""
     clock = time.monotonic()
@@ -143,7 +155,6 @@ def killed_at_any_moment(folder: Path, seconds: float, draw: random.Random) -> R
         run.wait(draw.uniform(0.0, seconds))
     except subprocess.TimeoutExpired:
         kill_all(run)
-        run.communicate()
     result = pipeline.completes()
     pipeline.is_tidy_after_pruning()
     return result
