@@ -150,6 +150,7 @@ def make_dag(pipeline: Path) -> DAG:
         start_date=start,
         catchup=schedule["catchup"],
         max_active_runs=1,
+        max_active_tasks=1,  # one process writes a run at a time
         params={
             "engine": Param(engine, enum=["sail", "spark"]),
             "runs": Param(settings.get("runs", "runs"), type="string", pattern=PLAIN),

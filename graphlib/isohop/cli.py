@@ -411,7 +411,7 @@ def _embed_new(
         student = run.student
         if edges:
             files = {name: Path(path) for name, path in _pairs("--edges", edges).items()}
-            known = NewEdges(run.graph, run.features, run.model, files)
+            known = NewEdges(run.graph, run.features, run.model, run.credible, files)
     elif edges:
         raise IsohopError(
             f"{where} is a student without the graph that edges lead to: with --edges, name the "

@@ -102,7 +102,7 @@ def new(world: World, folder: Path, rows: pa.Table, **edges: pa.Table) -> tuple[
 
 def of_run(world: World, folder: Path, files: dict[str, Path]) -> NewRows:
     run = world.graph.path.parent
-    edges = NewEdges(world.graph.path, run / "features", run / "model", files)
+    edges = NewEdges(world.graph.path, run / "features", run / "model", run / "credible", files)
     return embed_new(world.student, folder / "rows.parquet", folder / "out", "book", edges=edges)
 
 
@@ -215,6 +215,6 @@ def test_edges_of_another_run_are_refused(world, tmp_path):
     other = made(tmp_path / "other")
     about = other.graph.path / "graph.json"
     about.write_text(about.read_text("utf-8").replace("0" * 32, "1" * 32), "utf-8")
-    edges = NewEdges(other.graph.path, tmp_path, world.graph.path.parent / "model", {})
+    edges = NewEdges(other.graph.path, tmp_path, world.graph.path.parent / "model", tmp_path, {})
     with pytest.raises(IsohopError, match="are not of one run"):
         embed_new(world.student, tmp_path / "rows.parquet", tmp_path / "out", "book", edges=edges)

@@ -70,7 +70,14 @@ def made(
     if choice is not None:
         other = learned.model_copy(update={"choices": {**learned.choices, "book": choice}})
         (folder / "model" / "distill.json").write_text(other.model_dump_json(), "utf-8")
-    embed(graph.path, features, folder / "model", folder / "embeddings", student=folder / "student")
+    embed(
+        graph.path,
+        features,
+        folder / "model",
+        folder / "embeddings",
+        student=folder / "student",
+        credible=folder / "credible",
+    )
     return World(graph, folder / "student", folder / "embeddings")
 
 
@@ -270,7 +277,7 @@ def test_what_is_no_student_of_this_version_is_refused(world, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(world.student, other)
     about = (other / "bundle.json").read_text("utf-8")
-    (other / "bundle.json").write_text(about.replace('"format": 4', '"format": 3'), "utf-8")
+    (other / "bundle.json").write_text(about.replace('"format": 5', '"format": 4'), "utf-8")
     with pytest.raises(IsohopError, match="not a student that this version reads"):
         embed_new(other, rows, tmp_path / "out", "book")
     (other / "bundle.json").write_text(about, "utf-8")

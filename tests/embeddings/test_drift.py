@@ -50,9 +50,8 @@ def turned(table: pa.Table, order: np.ndarray | None = None, seed: int = 0) -> p
     moved = (values @ axes).astype(np.float32)[rows]
     found = table.take(pa.array(rows))
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(moved.ravel()), size)
-    found = found.set_column(found.schema.get_field_index("embedding"), "embedding", vectors)
-    ids = pa.array(np.arange(len(rows)))
-    return found.set_column(found.schema.get_field_index("node_id"), "node_id", ids)
+    found = changed(found, "embedding", vectors)
+    return changed(found, "node_id", pa.array(np.arange(len(rows))))
 
 
 def test_another_space_and_another_order_are_no_drift(tmp_path):
@@ -98,6 +97,23 @@ def test_spaces_that_have_nothing_to_do_with_each_other_share_few_neighbours():
     assert same_neighbours(one, other) < 0.03
 
 
+def changed(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, values)
+
+
+def alone(table: pa.Table) -> pa.Table:
+    """As if no node had an edge any more."""
+    return changed(table, "source", pa.array(["student"] * table.num_rows))
+
+
+def longer(table: pa.Table) -> pa.Table:
+    """With vectors of twice the length."""
+    held = table["embedding"].combine_chunks()
+    twice = pa.array(held.flatten().to_numpy() * 2)
+    vectors = pa.FixedSizeListArray.from_arrays(twice, held.type.list_size)
+    return changed(table, "embedding", vectors)
+
+
 @pytest.mark.parametrize(
     ("after", "gates", "told"),
     [
@@ -109,6 +125,8 @@ def test_spaces_that_have_nothing_to_do_with_each_other_share_few_neighbours():
             "nearest neighbours are as before",
         ),
         ({"airport": make_entity(20)}, {"evaluation": 0.05}, "fell from 0.500 to 0.400"),
+        ({"airport": alone(make_entity(20))}, {"coverage": 0.9}, "0% of rows .* of 75% before"),
+        ({"airport": longer(make_entity(20))}, {"norm": 0.5}, "have a mean norm of"),
     ],
 )
 def test_what_a_gate_does_not_let_pass_is_not_published(tmp_path, after, gates, told):
@@ -121,14 +139,14 @@ def test_what_a_gate_does_not_let_pass_is_not_published(tmp_path, after, gates, 
     assert sorted(path.name for path in home(tmp_path).iterdir()) == before
     assert (home(tmp_path) / "LATEST").read_text() == "v=000001\n"
     # Where it is meant, another gate lets it pass.
-    wide = {"rows": 0.0, "neighbours": 0.0, "evaluation": 1.0}
+    wide = {"rows": 0.0, "neighbours": 0.0, "evaluation": 1.0, "coverage": 0.0, "norm": 9.0}
     embeddings = tmp_path / "b"
     told = publish(embeddings, tmp_path / "published", "shop", run="b", gates=Gates(**wide), **SOME)
     assert told.version == 2
 
 
 def test_what_is_no_worse_passes_every_gate(tmp_path):
-    strict = {"rows": 1.0, "neighbours": 1.0, "evaluation": 0.0}
+    strict = {"rows": 1.0, "neighbours": 1.0, "evaluation": 0.0, "coverage": 1.0, "norm": 0.0}
     table = make_entity(30)
     published(tmp_path, "a", {"airport": table}, {"overall/mrr": 0.5}, **strict)
     assert published(tmp_path, "b", {"airport": table}, {"overall/mrr": 0.6}, **strict) == 2

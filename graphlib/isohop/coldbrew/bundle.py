@@ -5,9 +5,9 @@
     student/
       bundle.json              BundleManifest
       rows/<entity>.parquet    no rows; the columns that new rows must have: key, then what is read
-      student.safetensors      of each entity MLP₁, MLP₂, the vectors of its latent candidates and
-                               the centres of their lists; of one that had no edge to learn from,
-                               the axes of its features
+      student.safetensors      of each entity MLP₁, MLP₂, its latent candidates (their ids in the
+                               run's graph, their vectors and the centres of their lists); of one
+                               that had no edge to learn from, the axes of its features
       encoder/                 the text encoder, as the stage `features` wrote it
 
 Nothing else is needed: no graph, no features, no teacher. Isolated nodes of a graph are embedded by
@@ -16,7 +16,6 @@ the same code, so a row gets the same vector whether it was there when the graph
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from isohop.coldbrew.tables import mlp
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.documents import Field
 from isohop.giant.encoder import Encoder, load_encoder
+from isohop.giant.model_folder import copy_encoder
 
 MANIFEST = "bundle.json"
 ENCODER = "encoder"
@@ -57,7 +57,7 @@ class BundleManifest(BaseModel):
     """``bundle.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[4] = 4
+    format: Literal[5] = 5
     certificate: str
     """Of the graph that the student learned from."""
     settings: DistillSettings
@@ -113,7 +113,9 @@ class Guesser:
     def tensors(self) -> dict[str, Tensor]:
         found = {f"first.{name}": value for name, value in self.first.state_dict().items()}
         found |= {f"second.{name}": value for name, value in self.second.state_dict().items()}
-        return found | {"latent": self.index.vectors, "latent lists": self.index.centres}
+        index = self.index
+        held = {"latent": index.vectors, "latent lists": index.centres}
+        return found | held | {"latent ids": index.candidates}
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,7 @@ def save_bundle(
     """Write a bundle into ``folder``, by entity; ``encoder``: the folder that has one."""
     (folder / "rows").mkdir(parents=True)
     (folder / ENCODER).mkdir()
-    for name in ("encoder.json", "encoder.safetensors"):
-        shutil.copyfile(encoder / name, folder / ENCODER / name)
-    if (encoder / "text_model").is_dir():
-        shutil.copytree(encoder / "text_model", folder / ENCODER / "text_model")
+    copy_encoder(encoder, folder / ENCODER)
     tensors: dict[str, Tensor] = {}
     for name, student in students.items():
         pq.write_table(rows[name].empty_table(), folder / "rows" / f"{name}.parquet")
@@ -180,13 +179,8 @@ class Bundle:
         found = manifest.entity(entity)
         try:
             encoder = load_encoder(folder / ENCODER)
-            prefix = f"{found.name}/"
-            state = {
-                name.removeprefix(prefix): value
-                for name, value in load_file(_weights(folder)).items()
-                if name.startswith(prefix)
-            }
-            student = _student(state, encoder.dimensions, manifest.settings)
+            state = load_file(_weights(folder))
+            student = _student(state, found.name, encoder.dimensions, manifest.settings)
             rows = pq.read_schema(folder / "rows" / f"{found.name}.parquet")
         except (KeyError, OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise IsohopError(
@@ -201,7 +195,26 @@ def _weights(folder: Path) -> Path:
     return folder / "student.safetensors"
 
 
-def _student(state: Mapping[str, Tensor], width: int, settings: DistillSettings) -> Student:
+def load_students(folder: Path, widths: Mapping[str, int]) -> dict[str, Student]:
+    """Those of every entity in the bundle ``folder``. ``widths``: of their features. Raises
+    `IsohopError` for what is no bundle, or one of other features."""
+    manifest = BundleManifest.read(folder)
+    names = [entity.name for entity in manifest.entities]
+    try:
+        state = load_file(_weights(folder))
+        return {name: _student(state, name, widths[name], manifest.settings) for name in names}
+    except (KeyError, OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise IsohopError(
+            f"{folder} does not hold the students that {MANIFEST} names: {error}. Learn anew: "
+            "leave 'since' out."
+        ) from error
+
+
+def _student(
+    bundled: Mapping[str, Tensor], entity: str, width: int, settings: DistillSettings
+) -> Student:
+    prefix = f"{entity}/"
+    state = {n.removeprefix(prefix): v for n, v in bundled.items() if n.startswith(prefix)}
     if "axes" in state:
         return Projection(state["axes"])
     d = settings.dimensions
@@ -210,6 +223,5 @@ def _student(state: Mapping[str, Tensor], width: int, settings: DistillSettings)
         of_it = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(name)}
         module.load_state_dict(of_it)
         module.eval()
-    candidates = torch.arange(len(state["latent"]))
-    index = LatentIndex(candidates, state["latent"], settings, state["latent lists"])
+    index = LatentIndex(state["latent ids"], state["latent"], settings, state["latent lists"])
     return Guesser(modules["first"], modules["second"], index)

@@ -67,6 +67,8 @@ class DistillManifest(BaseModel):
     skipped: str | None = None
     """Why nothing was trained, where nothing was."""
     notes: tuple[str, ...] = ()
+    kept_from: str | None = None
+    """Certificate of the graph that it was trained and evaluated on, where that is another."""
     seconds: Mapping[str, float] = {}
 
 

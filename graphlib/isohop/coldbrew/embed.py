@@ -5,12 +5,16 @@ The teacher passes messages over the whole graph, held-out edges included: they 
 measure, not to be forgotten. Written as `isohop.embeddings` reads it: key columns, node_id,
 embedding, source, confidence, degree. The student is written too, for rows that come later
 (`new_rows.py`).
+
+Where the model is one that was kept from an earlier run (`keeping.py`), so is the student, and what
+has not changed stays as it was, byte for byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +31,7 @@ from isohop.engines.storage import folder_atomically
 from isohop.errors import IsohopError
 from isohop.giant.documents import document_fields
 from isohop.graph import Graph
+from isohop.graph.earlier import earlier_ids
 
 if TYPE_CHECKING:
     from isohop.coldbrew.bundle import Student
@@ -37,6 +42,16 @@ if TYPE_CHECKING:
 ROWS_A_FILE = 1_000_000
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """The run that a model was kept from: its folders."""
+
+    graph: Path
+    embeddings: Path
+    student: Path
+    credible: Path
+
+
 def embed(
     graph: str | Path,
     features: str | Path,
@@ -44,9 +59,12 @@ def embed(
     out: str | Path,
     progress: Progress = SILENT,
     student: str | Path | None = None,
+    credible: str | Path | None = None,
+    before: Earlier | None = None,
 ) -> None:
-    """Write ``out/<entity>/*.parquet`` for every entity, and where ``student`` names a folder, the
-    bundle that embeds new rows there. Raises `IsohopError`."""
+    """Write ``out/<entity>/*.parquet`` for every entity. Where ``student`` names a folder, the
+    bundle that embeds new rows there; in ``credible``, how credible edges are. ``before``: the run
+    that the model was kept from. Raises `IsohopError`."""
     opened = Graph.open(graph)
     if read_manifest(Path(model)).certificate not in (None, opened.manifest.certificate):
         raise IsohopError(
@@ -54,24 +72,32 @@ def embed(
         )
     with ExitStack() as stack:
         stack.enter_context(ray_session())
-        # The student first, so that it is there once the embeddings are.
-        folder = str(stack.enter_context(folder_atomically(Path(out))).resolve())
-        bundle = None
-        if student is not None:
-            bundle = str(stack.enter_context(folder_atomically(Path(student))).resolve())
+        # The embeddings last, so that all is there once they are.
+        folder, bundle, judged = (
+            None if to is None else str(stack.enter_context(folder_atomically(Path(to))).resolve())
+            for to in (out, student, credible)
+        )
         task = with_all_cores(_embed)
         with progress.task("embeddings of every entity") as bar:
             paths = (str(Path(path).resolve()) for path in (opened.path, features, model))
-            result_of(task.remote(*paths, folder, bundle, all_cores()))
+            result_of(task.remote(*paths, folder, bundle, judged, all_cores(), before))
             bar.advance()
 
 
 def _embed(
-    graph: str, features: str, model: str, out: str, bundle: str | None, threads: int
+    graph: str,
+    features: str,
+    model: str,
+    out: str,
+    bundle: str | None,
+    judged: str | None,
+    threads: int,
+    before: Earlier | None,
 ) -> None:
     import torch
 
     from isohop.coldbrew.choosing import Served
+    from isohop.coldbrew.credible import with_earlier, write_credible
     from isohop.coldbrew.known_graph import KnownGraph
 
     torch.set_num_threads(threads)
@@ -79,17 +105,60 @@ def _embed(
     opened = Graph.open(graph)
     with torch.no_grad():
         known = KnownGraph.open(opened, Path(features), Path(model))
+        kept = None if before is None else _Kept.of(before, opened)
+        if kept is not None and known.credible:
+            merged = with_earlier(known.credible, opened, kept.before, kept.run.credible)
+            known = known.with_credible(merged)
         inputs, manifest = known.inputs, known.manifest
         taught, believed = known.teach()
         degree = known.messages.degrees()
-        students = _students(inputs, taught, degree, Path(model), manifest)
+        if kept is None:
+            students = _students(inputs, taught, degree, Path(model), manifest)
+        else:
+            students = kept.students(inputs)
         for name in inputs.entities:
             choice = manifest.choices.get(name, Choice())
             guessed, nearness = students[name].vectors(inputs.features[name], itself=True)
             served = Served.of(choice, taught.get(name), guessed, believed[name], nearness)
+            if kept is not None:
+                served = kept.settled(name, served)
             _write(opened, Path(out) / name, name, served, degree[name].numpy())
+    if judged is not None:
+        write_credible(Path(judged), opened, known.credible)
     if bundle is not None:
         _bundle(opened, Path(features), Path(bundle), students, manifest)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """``earlier``: by entity, as of `earlier_ids`."""
+
+    run: Earlier
+    before: Graph
+    earlier: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, run: Earlier, now: Graph) -> _Kept:
+        before = Graph.open(run.graph)
+        names = [node.name for node in now.entities]
+        return cls(run, before, {name: earlier_ids(before, now, name) for name in names})
+
+    def students(self, inputs: Inputs) -> dict[str, Student]:
+        from isohop.coldbrew.bundle import load_students
+        from isohop.coldbrew.keeping import moved_student
+
+        widths = {name: inputs.features[name].shape[1] for name in inputs.entities}
+        return {
+            name: moved_student(student, self.earlier[name], self.before.node_type(name).count)
+            for name, student in load_students(self.run.student, widths).items()
+        }
+
+    def settled(self, name: str, served: Served) -> Served:
+        from isohop.coldbrew.keeping import settled
+
+        folder = self.run.embeddings / name
+        before = ds.dataset(folder, format="parquet").to_table().sort_by("node_id")
+        return settled(served, before, self.earlier[name])
 
 
 def _students(
@@ -140,7 +209,7 @@ def _bundle(
         names = dict.fromkeys([*key, *(field.name for field in fields)])
         rows[name] = pa.schema([(column, held.field(column).type) for column in names])
     about = BundleManifest(
-        certificate=graph.manifest.certificate,
+        certificate=manifest.kept_from or graph.manifest.certificate,
         settings=manifest.settings,
         entities=tuple(entities),
     )

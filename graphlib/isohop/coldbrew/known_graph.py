@@ -8,7 +8,7 @@ that a row's vector does not depend on which other rows came with it, and no kno
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from isohop.coldbrew.credible import read_credible
 from isohop.coldbrew.distill import DistillManifest, read_manifest
 from isohop.coldbrew.inputs import Inputs, read_inputs
 from isohop.coldbrew.links import queries_of
@@ -40,8 +41,11 @@ class KnownGraph:
     messages: MessageGraph
 
     @classmethod
-    def open(cls, graph: Graph, features: Path, model: Path) -> KnownGraph:
-        """Raises `IsohopError` where they do not belong together."""
+    def open(
+        cls, graph: Graph, features: Path, model: Path, credible: Path | None = None
+    ) -> KnownGraph:
+        """``credible``: what was judged of its edges before (`credible.py`), which are judged now
+        where there is none. Raises `IsohopError` where they do not belong together."""
         manifest = read_manifest(model)
         inputs = read_inputs(graph, features, manifest.label)
         about = (inputs.counts, inputs.edge_types, inputs.edges)
@@ -54,9 +58,11 @@ class KnownGraph:
         teacher = Teacher(inputs, structural, manifest.settings, manifest.outputs)
         load_weights(teacher, load_file(model / "teacher.safetensors"), model)
         teacher.eval()
-        credible: Table = {}
-        if manifest.weighed:
-            credible = credible_edges(
+        judged: Table = {}
+        if manifest.weighed and credible is not None:
+            judged = read_credible(credible, graph, inputs.edge_types)
+        elif manifest.weighed:
+            judged = credible_edges(
                 queries_of(inputs.edge_types, frozenset(inputs.entities)),
                 inputs.edges,
                 inputs.counts,
@@ -64,7 +70,13 @@ class KnownGraph:
                 teacher.score,
                 manifest.seed,
             )
-        return cls(inputs, manifest, teacher, credible, MessageGraph(*about, credible))
+        return cls(inputs, manifest, teacher, judged, MessageGraph(*about, judged))
+
+    def with_credible(self, credible: Table) -> KnownGraph:
+        """The same, whose edges are as credible as that says."""
+        inputs = self.inputs
+        messages = MessageGraph(inputs.counts, inputs.edge_types, inputs.edges, credible)
+        return replace(self, credible=credible, messages=messages)
 
     def teach(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The teacher's vectors of all nodes, float32 (nodes, d) by type, and their degree by how

@@ -71,12 +71,13 @@ class NewRows(BaseModel):
 
 @dataclass(frozen=True)
 class NewEdges:
-    """Edges to the nodes of a run: its ``graph``, ``features`` and ``model``, and a file or folder
-    by edge type, as `edge_files` takes them."""
+    """Edges to the nodes of a run: its ``graph``, ``features``, ``model`` and ``credible``, and a
+    file or folder by edge type, as `edge_files` takes them."""
 
     graph: Path
     features: Path
     model: Path
+    credible: Path
     files: Mapping[str, Path]
 
 
@@ -132,7 +133,7 @@ def embed_new(
                 matched, useless, more_notes = match_edges(linked, *of_run)
                 bar.advance()
             notes += more_notes
-            paths = (edges.graph, edges.features, edges.model, matched)
+            paths = (edges.graph, edges.features, edges.model, edges.credible, matched)
             arguments |= {"run": [str(path.resolve()) for path in paths], "threads": cores}
         counts = {"embedded": 0, "quarantined": landed.rows_read - landed.rows, "edges": 0}
         what = f"new rows of '{known.name}'"
@@ -164,7 +165,8 @@ def _linked(edges: NewEdges, bundle: Bundle, certificate: str) -> list[EdgeFiles
     from isohop.coldbrew.new_edges import edge_files
 
     graph, about = Graph.open(edges.graph), read_manifest(edges.model)
-    if {graph.manifest.certificate, about.certificate} != {certificate}:
+    learned = about.kept_from or about.certificate
+    if (about.certificate, learned) != (graph.manifest.certificate, certificate):
         raise IsohopError(
             f"{edges.graph}, {edges.model} and the student are not of one run. Run the stages "
             "'distill' and 'embed' again."
@@ -194,11 +196,11 @@ def _opened(student: str, entity: str, version: str) -> Bundle:
 
 
 @cache
-def _known(graph: str, features: str, model: str, version: str) -> KnownGraph:
+def _known(graph: str, features: str, model: str, credible: str, version: str) -> KnownGraph:
     """Likewise."""
     from isohop.coldbrew.known_graph import KnownGraph
 
-    return KnownGraph.open(Graph.open(graph), Path(features), Path(model))
+    return KnownGraph.open(Graph.open(graph), Path(features), Path(model), Path(credible))
 
 
 def embed_pieces(

@@ -108,6 +108,7 @@ class LatentIndex:
     ):
         self.candidates = candidates
         self.vectors = vectors
+        self.settings = settings
         self.neighbours = settings.latent_neighbours
         self.temperature = settings.latent_temperature
         d = vectors.shape[1]

@@ -34,7 +34,8 @@ MANIFEST = "manifest.json"
 LATEST = "LATEST"
 MEASURES = ("node_id", "embedding", "source", "confidence", "degree")
 """The columns that every entity has; all others are its key."""
-SOURCES = ("teacher", "student", "blend")
+STUDENT = "student"
+SOURCES = ("teacher", STUDENT, "blend")
 
 _VERSION = re.compile(r"v=(\d{6,})")
 

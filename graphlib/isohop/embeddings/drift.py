@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from isohop.embeddings.contract import (
+    STUDENT,
     EmbeddingsManifest,
     EntityEmbeddings,
     entity_folders,
@@ -69,6 +70,15 @@ class EntityDrift:
     norm: tuple[float, float]
     neighbours: float | None
 
+    @property
+    def coverage(self) -> tuple[float, float]:
+        """Share of rows that were served by edges, of one and the other."""
+        one, other = (
+            1 - sources.get(STUDENT, 0) / max(rows, 1)
+            for sources, rows in zip(self.sources, self.rows, strict=True)
+        )
+        return one, other
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -111,6 +121,14 @@ def problems_of(found: Drift, gates: Gates) -> list[Problem]:
         if gates.rows is not None and rows[1] < gates.rows * rows[0]:
             what = f"has {rows[1]:,} rows, of {rows[0]:,} before."
             fails("rows", f"entity '{one.name}'", what)
+        before, now = one.coverage
+        if gates.coverage is not None and now < gates.coverage * before:
+            what = f"{now:.0%} of rows are served by edges, of {before:.0%} before."
+            fails("coverage", f"entity '{one.name}'", what)
+        before, now = one.norm
+        if gates.norm is not None and abs(now - before) > gates.norm * before:
+            what = f"vectors have a mean norm of {now:.3g}, of {before:.3g} before."
+            fails("norm", f"entity '{one.name}'", what)
         same = one.neighbours
         if gates.neighbours is not None and same is not None and same < gates.neighbours:
             what = (

@@ -22,6 +22,11 @@ class Gates(BaseModel):
 
     rows: float | None = Field(default=0.5, ge=0)
     """Least share of the rows that an entity had."""
+    coverage: float | None = Field(default=None, ge=0)
+    """Least share of the share of an entity's rows that were served by edges: by the teacher, or by
+    teacher and student."""
+    norm: float | None = Field(default=None, ge=0)
+    """Most that the mean norm of an entity's vectors may differ, as a share of what it was."""
     neighbours: float | None = Field(default=None, ge=0, le=1)
     """Least share of nearest neighbours that are the same."""
     evaluation: float | None = Field(default=None, ge=0)

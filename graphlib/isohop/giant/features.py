@@ -29,8 +29,10 @@ from isohop.errors import IsohopError
 from isohop.giant.diagnostics import LevelFigures
 from isohop.giant.evaluation import EdgeRanks
 from isohop.giant.fitting import fit
+from isohop.giant.model_folder import copy_encoder
 from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph
+from isohop.graph.earlier import check_same_types
 
 NOTHING_TO_LEARN = "no visible edge to learn from; features are of text alone"
 
@@ -50,6 +52,10 @@ class FeatureManifest(BaseModel):
     held_out: Mapping[str, EdgeRanks] = {}
     skipped: str | None = None
     """Why nothing was trained, where nothing was."""
+    encoded: Mapping[str, int] = {}
+    """By node type, documents that were encoded; the others are those of an earlier run."""
+    kept_from: str | None = None
+    """Certificate of the graph that the encoder learned from, where it is another."""
     seconds: Mapping[str, float] = {}
 
 
@@ -104,6 +110,37 @@ def extract_features(
     return manifest
 
 
+def keep_features(
+    graph: str | Path,
+    out: str | Path,
+    before: tuple[Path, Path],
+    label: str | None = None,
+    progress: Progress = SILENT,
+) -> FeatureManifest:
+    """As `extract_features`, with the encoder of an earlier run: nothing is learned, and of its
+    documents only those are encoded that are new or have changed. ``before``: that run's graph and
+    features. Raises `IsohopError` where its graph has other types."""
+    from isohop.giant.inference import extract
+
+    opened, earlier = Graph.open(graph), Features.open(before[1])
+    check_same_types(Graph.open(before[0]), opened)
+    clock = time.monotonic()
+    with ray_session(), folder_atomically(Path(out)) as folder:
+        copy_encoder(earlier.path, folder)
+        encoded = extract(opened, folder.resolve(), folder.resolve(), label, progress, before)
+        manifest = earlier.manifest.model_copy(
+            update={
+                "node_types": {node.name: node.count for node in opened.node_types},
+                "encoded": encoded,
+                "kept_from": earlier.manifest.kept_from
+                or Graph.open(before[0]).manifest.certificate,
+                "seconds": {"extract": round(time.monotonic() - clock, 3)},
+            }
+        )
+        write_text_atomically(folder / "features.json", manifest.model_dump_json(indent=1))
+    return manifest
+
+
 def _run(
     graph: Graph,
     folder: Path,
@@ -119,7 +156,7 @@ def _run(
     clock = time.monotonic()
     fitted = fit(graph, folder, training, settings, seed, label, until, progress)
     seconds = {"train": round(time.monotonic() - clock, 3)}
-    extract(graph, folder.resolve(), folder.resolve(), label, progress)
+    encoded = extract(graph, folder.resolve(), folder.resolve(), label, progress)
     seconds["extract"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
     return FeatureManifest(
         dimensions=settings.dimensions,
@@ -130,5 +167,6 @@ def _run(
         curves=fitted.curves,
         held_out=fitted.held_out,
         skipped=None if fitted.steps else NOTHING_TO_LEARN,
+        encoded=encoded,
         seconds=seconds,
     )

@@ -3,6 +3,9 @@
 Each piece of the graph's files (`engines/pieces.py`) is read, rendered, encoded and written by one
 worker. The same files for any number of workers, and the same features for any layout of the
 graph's files.
+
+With an earlier graph and the features that the same encoder gave it, a document that stands where
+it stood then keeps its feature and is not encoded again.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from isohop.engines.pieces import for_each_piece, part_name, pieces_of, rows_of, split
@@ -46,27 +51,85 @@ def pieces(graph: Graph) -> Iterator[dict[str, Any]]:
 
 
 def encode_pieces(
-    batch: dict[str, Any], graph: str, encoder: str, out: str, label: str | None
+    batch: dict[str, Any],
+    graph: str,
+    encoder: str,
+    out: str,
+    label: str | None,
+    before: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What a worker does: read, render, encode and write each piece of ``batch``."""
+    """What a worker does: read, render, encode and write each piece of ``batch``, to which it adds
+    how many documents it ``encoded``. ``before``: an earlier graph, and its features by the same
+    encoder."""
     opened, loaded = _opened(graph, encoder)
+    encoded = []
     for piece in split(batch):
         name = piece["node_type"]
         fields = document_fields(opened, name, label)
         target = Path(out) / name / part_name(piece)
+        encoded.append(0)
         with FeatureWriter(target, loaded.dimensions) as writer:
             for table in rows_of(piece, ["node_id", *(field.name for field in fields)]):
-                writer.write(table["node_id"], encode_rows(loaded, name, table, fields))
-    return batch
+                documents = render_documents(table, fields, loaded.vocabulary.characters)
+                ids = table["node_id"].to_numpy()
+                features = np.empty((len(ids), loaded.dimensions), np.float32)
+                new = np.ones(len(ids), bool)
+                if before is not None:
+                    new = ~_take_kept(before, name, label, loaded, ids, documents, features)
+                if new.any():
+                    features[new] = encode_documents(loaded, name, documents.filter(pa.array(new)))
+                encoded[-1] += int(new.sum())
+                writer.write(table["node_id"], features)
+    return batch | {"encoded": np.array(encoded)}
+
+
+def _take_kept(
+    before: tuple[str, str],
+    node_type: str,
+    label: str | None,
+    encoder: Encoder,
+    ids: np.ndarray,
+    documents: pa.Array,
+    features: np.ndarray,
+) -> np.ndarray:
+    """Fill ``features`` (rows, d) of the nodes ``ids`` whose ``documents`` are as before; which
+    they are, boolean (rows,)."""
+    graph, folder = Graph.open(before[0]), Path(before[1]) / node_type
+    fields = document_fields(graph, node_type, label)
+    among = (pc.field("node_id") >= int(ids.min())) & (pc.field("node_id") <= int(ids.max()))
+    tables = []
+    for path, columns in (
+        (graph.path / "nodes" / node_type, [field.name for field in fields]),
+        (folder, ["feature"]),
+    ):
+        found = ds.dataset(path, format="parquet").to_table(["node_id", *columns], filter=among)
+        tables.append(found.sort_by("node_id").combine_chunks())
+    nodes, held = tables
+    known = nodes["node_id"].to_numpy()
+    if not len(known) or not np.array_equal(known, held["node_id"].to_numpy()):
+        return np.zeros(len(ids), bool)
+    were = render_documents(nodes, fields, encoder.vocabulary.characters)
+    place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    same = pc.equal(documents, were.take(pa.array(place))).fill_null(False)
+    neither = pc.and_(pc.is_null(documents), pc.is_null(were.take(pa.array(place))))
+    kept = pc.or_(same, neither).to_numpy(zero_copy_only=False) & (known[place] == ids)
+    flat = held["feature"].combine_chunks().flatten().to_numpy()
+    features[kept] = flat.reshape(len(known), -1)[place[kept]]
+    return kept
 
 
 def encode_rows(
     encoder: Encoder, node_type: str, table: pa.Table, fields: Sequence[Field]
 ) -> np.ndarray:
     """The features of ``table``'s rows, float32 (rows, d)."""
+    documents = render_documents(table, fields, encoder.vocabulary.characters)
+    return encode_documents(encoder, node_type, documents)
+
+
+def encode_documents(encoder: Encoder, node_type: str, documents: pa.Array) -> np.ndarray:
+    """The features of ``documents``, large_string (rows,): float32 (rows, d)."""
     from isohop.giant.encoder import encode_all
 
-    documents = render_documents(table, fields, encoder.vocabulary.characters)
     spare = pa.nulls(max(0, FEWEST - len(documents)), pa.large_string())
     prepared = encoder.prepare(pa.concat_arrays([documents, spare]))
     types = np.full(len(prepared), encoder.node_types.index(node_type), np.int64)
@@ -95,11 +158,20 @@ class FeatureWriter:
 
 
 def extract(
-    graph: Graph, encoder: Path, out: Path, label: str | None, progress: Progress = SILENT
-) -> None:
-    """Write ``out/<node type>/*.parquet`` for every node type. Ray must be running."""
+    graph: Graph,
+    encoder: Path,
+    out: Path,
+    label: str | None,
+    progress: Progress = SILENT,
+    before: tuple[Path, Path] | None = None,
+) -> dict[str, int]:
+    """Write ``out/<node type>/*.parquet`` for every node type; how many documents of each were
+    encoded. ``before``: as `encode_pieces` has it. Ray must be running."""
     arguments = {"graph": graph.path, "encoder": encoder, "out": out}
-    more = {"label": label, **{name: str(path.resolve()) for name, path in arguments.items()}}
+    more: dict[str, Any] = {name: str(path.resolve()) for name, path in arguments.items()}
+    more |= {"label": label, "before": before and tuple(str(path.resolve()) for path in before)}
+    encoded = dict.fromkeys((node.name for node in graph.node_types), 0)
     of_all = (list(pieces(graph)), encode_pieces, more, "features of all nodes", progress)
-    for _ in for_each_piece(*of_all):
-        pass
+    for piece in for_each_piece(*of_all):
+        encoded[piece["node_type"]] += piece["encoded"]
+    return encoded

@@ -1,4 +1,5 @@
-"""Folders of pretrained text models: which there are, and whether one can be used at all.
+"""Folders of pretrained text models: which there are, and whether one can be used at all; and of
+encoders that were trained.
 
 Looks at names of files alone, so that a pipeline file is judged before anything heavy is loaded.
 """
@@ -6,6 +7,7 @@ Looks at names of files alone, so that a pipeline file is judged before anything
 from __future__ import annotations
 
 import hashlib
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,3 +53,11 @@ def contents_of(folder: Path) -> dict[str, str]:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         found[file.relative_to(folder).as_posix()] = digest
     return found
+
+
+def copy_encoder(folder: Path, to: Path) -> None:
+    """What `Encoder.save` wrote into ``folder``, beside whatever else lies there."""
+    for name in ("encoder.json", "encoder.safetensors"):
+        shutil.copyfile(folder / name, to / name)
+    if (folder / "text_model").is_dir():
+        shutil.copytree(folder / "text_model", to / "text_model")

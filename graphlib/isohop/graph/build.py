@@ -30,7 +30,7 @@ from isohop.relational.source import LandedTable, Source, open_source
 from isohop.yaml_file import YamlFile
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
     from isohop.hops.nodes import Built
 
@@ -38,13 +38,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Planned:
     """A schema file that was read, checked against its source, and planned: no engine yet.
-    ``as_of``: where only rows that were known before then are to be seen."""
+    ``as_of``: where only rows that were known before then are to be seen. ``before``: an earlier
+    graph, whose nodes keep their ids."""
 
     file: YamlFile[SchemaFile]
     schema: SchemaFile
     source: Source
     plan: Plan
     as_of: datetime | None = None
+    before: Graph | None = None
 
 
 def plan_schema(path: str | Path) -> Planned:
@@ -75,10 +77,12 @@ def build(
     engine: Engine = "sail",
     progress: Progress = SILENT,
     as_of: datetime | None = None,
+    before: Graph | None = None,
 ) -> Graph:
     """Build the graph dataset ``out`` from ``schema_file``; see `isohop.graph.dataset`. ``as_of``:
-    from rows that were known before then (`isohop.relational.as_of`), in UTC."""
-    planned = replace(plan_schema(schema_file), as_of=as_of)
+    from rows that were known before then (`isohop.relational.as_of`), in UTC. ``before``: an
+    earlier graph, whose nodes keep their ids (`isohop.hops.numbering`)."""
+    planned = replace(plan_schema(schema_file), as_of=as_of, before=before)
     with spark_session(engine) as session:
         return construct_graph(planned, out, session, progress)
 
@@ -156,7 +160,7 @@ def _construct(planned: Planned, folder: Path, session: SparkSession, progress: 
     ledger, stage, quarantine = Ledger(), folder / ".stage", folder / "quarantine"
     landed, clean = clean_tables(planned, session, stage, quarantine, ledger, progress)
     facts = Facts(session, planned.plan, clean, stage, quarantine, ledger)
-    nodes, edges = construct(facts, folder, progress)
+    nodes, edges = construct(facts, folder, progress, _known_nodes(planned.before, session))
     ledger.close()
     _write_manifest(planned, nodes, edges, landed, folder)
     write_text_atomically(folder / "ledger.json", ledger.model_dump_json(indent=1))
@@ -169,6 +173,13 @@ def _construct(planned: Planned, folder: Path, session: SparkSession, progress: 
             "unused. This is a fault of Isohop; please report it with the schema file."
         )
     return ledger
+
+
+def _known_nodes(before: Graph | None, session: SparkSession) -> dict[str, DataFrame]:
+    if before is None:
+        return {}
+    folders = {node.name: before.path / "nodes" / node.name for node in before.node_types}
+    return {n: session.read.parquet(str(folder.resolve())) for n, folder in folders.items()}
 
 
 def _land(

@@ -5,7 +5,9 @@ Everything stays in the engine; only counts, digests and examples come back.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isohop.engines.progress import SILENT, Progress
 from isohop.hops.edges import Edges
@@ -13,13 +15,20 @@ from isohop.hops.facts import Facts
 from isohop.hops.nodes import Built, Nodes
 from isohop.hops.usage import count_usage
 
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
 
 def construct(
-    facts: Facts, out: Path, progress: Progress = SILENT
+    facts: Facts,
+    out: Path,
+    progress: Progress = SILENT,
+    before: Mapping[str, DataFrame] | None = None,
 ) -> tuple[dict[str, Built], dict[str, Built]]:
-    """Act on a plan; (node types, edge types) as written under ``out``, by name."""
+    """Act on a plan; (node types, edge types) as written under ``out``, by name. ``before``: as in
+    `Nodes`."""
     plan = facts.plan
-    nodes = Nodes(facts, out)
+    nodes = Nodes(facts, out, before or {})
     edges = Edges(facts, nodes, out)
     steps = len(plan.roots) + len(plan.nodes) + len(plan.functional) + len(plan.events)
     with progress.task("hop normal form", steps) as bar:

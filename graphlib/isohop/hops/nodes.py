@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from isohop.hops import certificate
 from isohop.hops.aggregates import aggregate, most_rows
 from isohop.hops.facts import Facts, with_time
 from isohop.hops.kinds import Kind
-from isohop.hops.numbering import numbered
+from isohop.hops.numbering import numbered, numbered_after
 from isohop.hops.plan import EventPlan, NodePlan
 from isohop.relational.ledger import Finding
 
@@ -38,10 +38,12 @@ class Built:
 
 @dataclass
 class Nodes:
-    """Makes node tables. ``ids[type]``: node_id and the key (``k0``, …)."""
+    """Makes node tables. ``ids[type]``: node_id and the key (``k0``, …). ``before``: the nodes of
+    an earlier graph, by type, whose keys keep their numbers."""
 
     facts: Facts
     out: Path
+    before: Mapping[str, DataFrame] = field(default_factory=dict)
     ids: dict[str, DataFrame] = field(default_factory=dict)
     built: dict[str, Built] = field(default_factory=dict)
     _key_orders: dict[str, list[int]] = field(default_factory=dict)
@@ -67,8 +69,25 @@ class Nodes:
         if len(parts) > 1:
             keys = keys.distinct()
         keys = self.facts.staged(keys, f"keys-{node.name}")
-        self.ids[node.name] = self.facts.staged(numbered(keys, names), f"ids-{node.name}")
+        known = self._known(node, keys)
+        if known is None:
+            ids = numbered(keys, names)
+        else:
+            ids = numbered_after(
+                keys, names, known, lambda f, n: self.facts.staged(f, f"{n}-{node.name}")
+            )
+        self.ids[node.name] = self.facts.staged(ids, f"ids-{node.name}")
         self._key_orders[node.name] = self._key_order(keys, names)
+
+    def _known(self, node: NodePlan, keys: DataFrame) -> DataFrame | None:
+        """The numbers that the earlier graph gave; None where it has no such keys."""
+        before = self.before.get(node.name)
+        if before is None or not set(node.key) <= set(before.columns):
+            return None
+        names = [renamed(key, name) for key, name in zip(node.key, keys.columns, strict=True)]
+        known = before.select("node_id", *names)
+        # Of other types, they are other keys.
+        return known if known.dtypes[1:] == keys.dtypes else None
 
     @staticmethod
     def _key_order(keys: DataFrame, names: Sequence[str]) -> list[int]:

@@ -3,13 +3,17 @@
 Keys are divided into ranges of about `RANGE_KEYS` at boundaries that a sample of them gives; each
 range is numbered by itself, and starts where the ranges before it end. Where the boundaries lie
 changes who does the work, never a number.
+
+Where an earlier graph has numbers, the keys that it knows keep them (`numbered_after`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
+
+from isohop.engines.frames import equal, renamed, united
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -36,6 +40,36 @@ def numbered(keys: DataFrame, names: Sequence[str]) -> DataFrame:
     return ranged.select(
         (F.row_number().over(within) - 1 + start).cast("bigint").alias("node_id"), *names
     )
+
+
+def numbered_after(
+    keys: DataFrame,
+    names: Sequence[str],
+    known: DataFrame,
+    staged: Callable[[DataFrame, str], DataFrame],
+) -> DataFrame:
+    """As `numbered`, but for ``known``: ``node_id`` and the distinct keys of an earlier graph.
+
+    A known key keeps its number and new keys follow on. Where keys are gone numbers stay dense all
+    the same: what they leave free goes to the new keys and to the known ones beyond the end, in the
+    order of keys. ``staged``: writes a frame once, under a name, for several readers.
+    """
+    from pyspark.sql import functions as F
+
+    count = keys.count()
+    theirs = [f"known_{name}" for name in names]
+    before = known.select("node_id", *(renamed(n, t) for n, t in zip(names, theirs, strict=True)))
+    # The smaller side first, as everywhere: nearly all keys are on both.
+    found = before.where(F.col("node_id") < count).join(keys, equal(theirs, names), "inner")
+    kept = staged(found.select("node_id", *names), "kept")
+    ours = kept.select(*(renamed(n, t) for n, t in zip(names, theirs, strict=True)))
+    others = staged(keys.join(ours, equal(names, theirs), "left_anti"), "others")
+    every = keys.sparkSession.range(count).select(F.col("id").cast("bigint").alias("free"))
+    taken = kept.select(renamed("node_id", "taken"))
+    free = staged(every.join(taken, equal(["free"], ["taken"]), "left_anti"), "free")
+    places = numbered(free, ["free"]).withColumnRenamed("node_id", "place")
+    filled = numbered(others, names).join(places, equal(["node_id"], ["place"]), "inner")
+    return united([kept, filled.select(renamed("free", "node_id"), *names)])
 
 
 def _boundaries(keys: DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:

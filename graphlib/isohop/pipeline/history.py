@@ -5,15 +5,15 @@ Nothing here knows what a stage does; it reads the records that stages leave (`r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from isohop.engines.object_store import READING, StoredFolder
+from isohop.engines.object_store import StoredFolder
 from isohop.engines.storage import TEMPORARY, remove_folder
 from isohop.errors import IsohopError, did_you_mean
 from isohop.pipeline.pipeline_file import Pipeline
-from isohop.pipeline.runs import LOCK, TRAINING, Made, Run, StageRecord, size_of
+from isohop.pipeline.runs import LOCK, TRAINING, Made, Run, StageRecord, runs_in, size_of
 from isohop.pipeline.stages import STAGES
 
 
@@ -55,13 +55,13 @@ class Difference:
 
 def past_runs(pipeline: Pipeline) -> list[PastRun]:
     """All runs, the newest first."""
-    found = [PastRun.of(run) for run in _runs(pipeline)]
+    found = [PastRun.of(run) for run in runs_in(pipeline.runs)]
     return sorted(found, key=lambda one: (one.last, one.run.id), reverse=True)
 
 
 def past_run(pipeline: Pipeline, run_id: str) -> PastRun:
     """Raises `IsohopError` where there is none of that name."""
-    known = {run.id: run for run in _runs(pipeline)}
+    known = {run.id: run for run in runs_in(pipeline.runs)}
     if run_id not in known:
         hint = did_you_mean(run_id, known)
         raise IsohopError(f"{pipeline.runs} has no run '{run_id}'. {hint}")
@@ -110,23 +110,6 @@ def prune(pipeline: Pipeline, keep: int) -> list[Made]:
     # Runs whose removal was cut short.
     leftovers = sorted(pipeline.runs.glob(f"{TEMPORARY}*"))
     return told + [_remove(path, "leftover") for path in leftovers]
-
-
-def _runs(pipeline: Pipeline) -> Iterator[Run]:
-    """Those of which something was done, and nothing else that somebody may have put there."""
-    home = pipeline.runs
-    if isinstance(home, StoredFolder):
-        for name in home.folders():
-            run = Run.of(home, name, READING)
-            run.pull(records_only=True)
-            written = (run.folder / "stages").is_dir() or (home / name).read(LOCK) is not None
-            if not name.startswith(".") and written:
-                yield run
-        return
-    for folder in sorted(home.glob("*")):
-        hidden = folder.name.startswith(".")
-        if not hidden and ((folder / "stages").is_dir() or (folder / LOCK).is_file()):
-            yield Run(folder)
 
 
 def _remove_run(run: Run) -> Made:

@@ -9,6 +9,7 @@
     runs: output/runs                      # where runs keep what the stages make
     label: work.class                      # optional: an attribute to learn, and to hide
     until: 2013-12-01                      # optional: the first day whose edges nothing learns from
+    since: latest                          # optional: a run whose weights are kept (since.py)
     features: {dimensions: 128}            # giant/settings.py
     distill: {}                            # coldbrew/settings.py
     publish: {path: output/published}      # embeddings/settings.py
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from isohop.coldbrew.settings import DistillSettings
 from isohop.embeddings.settings import PublishSettings
@@ -52,11 +53,18 @@ class PipelineFile(StrictModel):
     label: str | None = None
     until: date | None = None
     as_of: Moment | None = None
+    since: str | None = None
     features: FeatureSettings = FeatureSettings()
     distill: DistillSettings = DistillSettings()
     publish: PublishSettings
     report: ReportSettings = ReportSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+
+    @field_validator("since")
+    @classmethod
+    def _nobody(cls, since: str | None) -> str | None:
+        """``none`` is said on a command line, which has no null."""
+        return None if since == "none" else since
 
 
 @dataclass(frozen=True)

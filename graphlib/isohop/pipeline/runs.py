@@ -3,7 +3,9 @@
 ::
 
     <runs>/<pipeline>/<run>/
-      graph/ features/ model/ embeddings/ student/ report.html   what the stages made
+      graph/ features/ model/ report.html                        what the stages made
+      embeddings/ student/ credible/                             and the stage `embed`
+      since.json                                                 the run it goes on from (since.py)
       metrics.jsonl                                              each attempt at a stage (events.py)
       evaluation.json                                            what `isohop evaluate` found
       stages/<stage>.json                                        StageRecord, written last
@@ -32,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isohop.engines.lease import Lease
 from isohop.engines.mirror import Mirror
-from isohop.engines.object_store import WRITING, StoredFolder
+from isohop.engines.object_store import READING, WRITING, StoredFolder
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
 
@@ -133,6 +135,10 @@ class Run:
         return self.folder / "student"
 
     @property
+    def credible(self) -> Path:
+        return self.folder / "credible"
+
+    @property
     def evaluation(self) -> Path:
         return self.folder / "evaluation.json"
 
@@ -202,6 +208,23 @@ class Run:
             self.folder / "stages" / f"{record.stage}.json", record.model_dump_json(indent=1)
         )
         self._push()
+
+
+def runs_in(home: Path | StoredFolder) -> Iterator[Run]:
+    """The runs of which something was done, and nothing else that somebody may have put there. Of
+    those in an object store, what says which stages are done is here."""
+    if isinstance(home, StoredFolder):
+        for name in home.folders():
+            run = Run.of(home, name, READING)
+            run.pull(records_only=True)
+            written = (run.folder / "stages").is_dir() or (home / name).read(LOCK) is not None
+            if not name.startswith(".") and written:
+                yield run
+        return
+    for folder in sorted(home.glob("*")):
+        hidden = folder.name.startswith(".")
+        if not hidden and ((folder / "stages").is_dir() or (folder / LOCK).is_file()):
+            yield Run(folder)
 
 
 def _this_process() -> str:

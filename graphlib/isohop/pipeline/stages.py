@@ -27,6 +27,7 @@ from isohop.pipeline.runs import (
     size_of,
     told_apart,
 )
+from isohop.pipeline.since import KEPT, depends_on, earlier_run
 
 if TYPE_CHECKING:
     from isohop.coldbrew.comparison import Comparison
@@ -38,33 +39,49 @@ GROUPS = ("overall", "isolated")
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage is given."""
+    """What a stage is given. ``earlier``: the run whose weights are kept, where there is one."""
 
     pipeline: Pipeline
     run: Run
     progress: Progress
+    earlier: Run | None = None
 
 
 def _build(context: Context) -> list[Made]:
+    from isohop.graph import Graph
     from isohop.graph.build import build
 
-    pipeline, run = context.pipeline, context.run
+    pipeline, run, earlier = context.pipeline, context.run, context.earlier
     settings = pipeline.settings
     graph = build(
-        pipeline.schema_path, run.graph, settings.engine, context.progress, settings.as_of
+        pipeline.schema_path,
+        run.graph,
+        settings.engine,
+        context.progress,
+        settings.as_of,
+        None if earlier is None else Graph.open(earlier.graph),
     )
     nodes = sum(node.count for node in graph.node_types)
     edges = sum(edge.count for edge in graph.edge_types)
-    return [
+    made = [
         Made(what=f"graph of {nodes:,} nodes and {edges:,} edges", where=str(run.graph)),
         Made(what=f"certificate {graph.manifest.certificate}", where="graph.json"),
     ]
+    if earlier is not None:
+        made.append(Made(what=f"goes on from run '{earlier.id}'", where=str(earlier.place)))
+    return made
 
 
 def _features(context: Context) -> list[Made]:
-    from isohop.giant.features import extract_features
+    from isohop.giant.features import extract_features, keep_features
 
-    settings, run = context.pipeline.settings, context.run
+    settings, run, earlier = context.pipeline.settings, context.run, context.earlier
+    if earlier is not None:
+        before = (earlier.graph, earlier.features)
+        kept = keep_features(run.graph, run.features, before, settings.label, context.progress)
+        nodes, encoded = sum(kept.node_types.values()), sum(kept.encoded.values())
+        what = f"features of {encoded:,} new or changed documents; {nodes - encoded:,} kept"
+        return [Made(what=what, where=str(run.features))]
     manifest = extract_features(
         run.graph,
         run.features,
@@ -91,7 +108,12 @@ def _features(context: Context) -> list[Made]:
 def _distill(context: Context) -> list[Made]:
     from isohop.coldbrew.distill import distill
 
-    settings, run = context.pipeline.settings, context.run
+    settings, run, earlier = context.pipeline.settings, context.run, context.earlier
+    if earlier is not None:
+        from isohop.coldbrew.keeping import keep_model
+
+        keep_model(run.graph, (earlier.graph, earlier.model), run.model)
+        return [Made(what=f"teacher and student of run '{earlier.id}'", where=str(run.model))]
     manifest = distill(
         run.graph,
         run.features,
@@ -122,9 +144,12 @@ def _distill(context: Context) -> list[Made]:
 
 
 def _embed(context: Context) -> list[Made]:
-    from isohop.coldbrew.embed import embed
+    from isohop.coldbrew.embed import Earlier, embed
 
-    run = context.run
+    run, earlier = context.run, context.earlier
+    before = None
+    if earlier is not None:
+        before = Earlier(earlier.graph, earlier.embeddings, earlier.student, earlier.credible)
     embed(
         run.graph,
         run.features,
@@ -132,6 +157,8 @@ def _embed(context: Context) -> list[Made]:
         run.embeddings,
         progress=context.progress,
         student=run.student,
+        credible=run.credible,
+        before=before,
     )
     return [
         Made(what="embeddings of every entity", where=str(run.embeddings)),
@@ -206,7 +233,7 @@ STAGES: Mapping[str, Stage] = {
         Stage("build", _build, (), ("engine", "as_of"), ("graph",)),
         Stage("features", _features, ("build",), ("features", *_LEARNING), ("features",)),
         Stage("distill", _distill, ("features",), ("distill", *_LEARNING), ("model",)),
-        Stage("embed", _embed, ("distill",), (), ("embeddings", "student")),
+        Stage("embed", _embed, ("distill",), (), ("embeddings", "student", "credible")),
         Stage("publish", _publish, ("embed",), ("publish", "name"), ()),
         Stage("report", _report, ("embed",), ("report", "name"), ("report.html",)),
     )
@@ -244,7 +271,26 @@ def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
     if stage.name == "features":
         folder = pipeline.features.text_model
         parts["text model"] = {} if folder is None else contents_of(folder)
+    earlier = _earlier(pipeline, run, stage)
+    if earlier is not None:
+        parts["since"] = depends_on(earlier, stage.name)
     return parts | before
+
+
+def _earlier(pipeline: Pipeline, run: Run, stage: Stage) -> Run | None:
+    """The run that a stage goes on from. Raises `IsohopError` where there is not the one that the
+    pipeline file names."""
+    if pipeline.settings.since is None or stage.name not in KEPT:
+        return None
+    learns = {name for stage in ("features", "distill") for name in STAGES[stage].settings}
+    folder = pipeline.features.text_model
+    learning = {
+        "version": isohop.__version__,
+        "schema": pipeline.planned.file.path.read_text("utf-8"),
+        "settings": pipeline.settings.model_dump(mode="json", include=learns),
+        "text model": {} if folder is None else contents_of(folder),
+    }
+    return earlier_run(pipeline, run, told_apart(learning))
 
 
 def _done_before(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, str]:
@@ -290,7 +336,10 @@ def _run_stage(
     if name == "publish":
         attempt.outputs = [pipeline.published_name]
     with told(attempt, run.folder):
-        made = _act(stage, Context(pipeline, run, progress))
+        earlier = _earlier(pipeline, run, stage)
+        if earlier is not None:
+            earlier.pull()
+        made = _act(stage, Context(pipeline, run, progress, earlier))
         attempt.made = [one.what for one in made]
         attempt.size = sum(size_of(run.folder / output) for output in stage.outputs)
         attempt.size += sum(one.size for one in made)

@@ -1,0 +1,91 @@
+"""How credible the edges of a graph were judged to be, for those who come later.
+
+::
+
+    credible/
+      credible.json            CredibleManifest
+      <edge type>.parquet      credible float32, of each edge in the order of the graph's; only of
+                               the edge types that messages are weighed on
+
+To judge them again would give other figures where an edge is new, and so another vector to every
+node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from isohop.coldbrew.tables import Table
+from isohop.errors import IsohopError
+from isohop.graph import Graph
+from isohop.graph.earlier import NOBODY, earlier_ids, later_ids
+
+MANIFEST = "credible.json"
+
+
+class CredibleManifest(BaseModel):
+    """``credible.json``: the graph's certificate, and how many edges of which types there are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    certificate: str
+    edges: dict[str, int]
+
+
+def write_credible(folder: Path, graph: Graph, credible: Table) -> None:
+    """``credible``: by edge type, float32 (edges,)."""
+    for name, judged in credible.items():
+        pq.write_table(pa.table({"credible": judged.numpy()}), folder / f"{name}.parquet")
+    edges = {name: len(judged) for name, judged in credible.items()}
+    about = CredibleManifest(certificate=graph.manifest.certificate, edges=edges)
+    (folder / MANIFEST).write_text(about.model_dump_json(indent=1), "utf-8")
+
+
+def read_credible(folder: Path, graph: Graph, edge_types: Iterable[str]) -> dict[str, Tensor]:
+    """Raises `IsohopError` where it is not that of ``graph``."""
+    try:
+        about = CredibleManifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValidationError) as error:
+        raise IsohopError(f"{folder} is none of this version. Run the stage 'embed'.") from error
+    counts = {edge.name: edge.count for edge in graph.edge_types}
+    if about.certificate != graph.manifest.certificate or not about.edges.items() <= counts.items():
+        raise IsohopError(
+            f"{folder} is not of the graph {graph.path}. Run the stage 'embed' again."
+        )
+    read = {n: pq.read_table(folder / f"{n}.parquet") for n in edge_types if n in about.edges}
+    return {name: torch.from_numpy(table["credible"].to_numpy()) for name, table in read.items()}
+
+
+def with_earlier(credible: Table, now: Graph, before: Graph, folder: Path) -> dict[str, Tensor]:
+    """As credible as they were before, where edges were there; as now, where they were not.
+    ``folder``: of what was judged of the graph ``before``."""
+    judged = read_credible(folder, before, credible)
+    later = {
+        node.name: later_ids(earlier_ids(before, now, node.name), before.node_type(node.name).count)
+        for node in now.node_types
+    }
+    found = dict(credible)
+    for name, values in judged.items():
+        edge = now.edge_type(name)
+        width = now.node_type(edge.target).count
+        source, target = before.edge_index(name)
+        ends = later[edge.source][source], later[edge.target][target]
+        there = (ends[0] != NOBODY) & (ends[1] != NOBODY)
+        known = (ends[0] * width + ends[1])[there]
+        order = np.argsort(known)
+        known, old = known[order], values.numpy()[there][order]
+        source, target = now.edge_index(name)
+        ours = source * width + target
+        place = np.minimum(np.searchsorted(known, ours), max(0, len(known) - 1))
+        same = known[place] == ours if len(known) else np.zeros(len(ours), bool)
+        merged = credible[name].numpy().copy()
+        merged[same] = old[place[same]]
+        found[name] = torch.from_numpy(merged)
+    return found

@@ -1,0 +1,62 @@
+"""An earlier graph of the same schema: which of its nodes are nodes of this one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from isohop.errors import IsohopError
+from isohop.graph.dataset import Graph
+
+NOBODY = -1
+
+
+def check_same_types(before: Graph, now: Graph) -> None:
+    """Raises `IsohopError` where the two differ in more than rows: what was learned on one is then
+    of no use for the other."""
+    for what, one, other in (
+        ("node types", _nodes(before), _nodes(now)),
+        ("edge types", _edges(before), _edges(now)),
+    ):
+        if one != other:
+            only = [f"only before: {', '.join(sorted(one - other))}"] if one - other else []
+            only += [f"only now: {', '.join(sorted(other - one))}"] if other - one else []
+            raise IsohopError(
+                f"The {what} of {now.path} are not those of {before.path} ({'; '.join(only)}), so "
+                "what was learned there cannot be kept. Learn anew: leave 'since' out."
+            )
+
+
+def _nodes(graph: Graph) -> set[str]:
+    return {node.name for node in graph.node_types}
+
+
+def _edges(graph: Graph) -> set[str]:
+    return {edge.name for edge in graph.edge_types}
+
+
+def earlier_ids(before: Graph, now: Graph, node_type: str) -> np.ndarray:
+    """int64 (nodes now,): the id that each node had before, by its key; `NOBODY` where it is new,
+    or its key is of another type now."""
+    key = now.node_type(node_type).key
+    names = [f"k{place}" for place in range(len(key))]
+    tables = []
+    for graph in (now, before):
+        if not set(key) <= set(graph.node_type(node_type).key):
+            return np.full(now.node_type(node_type).count, NOBODY)
+        nodes = graph.nodes(node_type, key)
+        tables.append(pa.table([nodes["node_id"], *(nodes[k] for k in key)], ["id", *names]))
+    ours, theirs = tables
+    if ours.schema != theirs.schema:
+        return np.full(ours.num_rows, NOBODY)
+    theirs = theirs.rename_columns(["before", *names])
+    joined = ours.join(theirs, names, join_type="left outer").sort_by("id")
+    return joined["before"].fill_null(NOBODY).to_numpy()
+
+
+def later_ids(earlier: np.ndarray, count: int) -> np.ndarray:
+    """int64 (``count`` nodes before,): the other way round, `NOBODY` for a node that is gone."""
+    later = np.full(count, NOBODY)
+    there = np.flatnonzero(earlier != NOBODY)
+    later[earlier[there]] = there
+    return later

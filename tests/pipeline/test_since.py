@@ -1,0 +1,233 @@
+"""Runs that go on from an earlier one: its ids, features and weights are kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import isohop
+from isohop.coldbrew.distill import read_manifest
+from isohop.engines.ray import ray_session
+from isohop.errors import IsohopError
+from isohop.giant.features import Features
+from isohop.graph import Graph
+from isohop.graph.build import build
+from isohop.pipeline.pipeline_file import read_pipeline
+from isohop.pipeline.runs import Run
+from isohop.pipeline.since import DECISION, KEPT
+from isohop.pipeline.stages import open_run, run_stage
+
+SCHEMA = """
+database: shop
+source: {path: data}
+tables:
+  customer: {key: id}
+  product: {key: id}
+  orders:
+    key: id
+    surrogate: true
+    time: at
+    references:
+      - {columns: customer_id, table: customer}
+      - {columns: product_id, table: product}
+entities: {customer: {table: customer}, product: {table: product}}
+"""
+PIPELINE = """
+name: shop
+schema: schema.yaml
+seed: 1
+runs: runs
+features: {dimensions: 8, levels: [4], epochs: 1, steps: 5, vocabulary: 256}
+distill: {dimensions: 8, steps: 6, batch: 64, negatives: 8}
+publish: {path: published}
+report: {sample: 50}
+"""
+CUSTOMERS, PRODUCTS = 150, 90
+
+
+@dataclass
+class Shop:
+    """A warehouse whose rows come and go. Customers buy among the products of their own ten."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        draw = np.random.default_rng(1)
+        self.names = {i: f"name{i % 7} word{i % 11}" for i in range(1000, 1000 + CUSTOMERS)}
+        self.products = {i: f"thing{i % 5} kind{i // 10}" for i in range(PRODUCTS)}
+        self.orders = [
+            (customer, (customer % 9) * 10 + int(product))
+            for customer in self.names
+            if customer % 8
+            for product in draw.choice(10, 3, replace=False)
+        ]
+        (self.folder / "schema.yaml").write_text(SCHEMA, "utf-8")
+        (self.folder / "pipeline.yaml").write_text(PIPELINE, "utf-8")
+        self.write()
+
+    def write(self) -> None:
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        bought, sold = zip(*self.orders, strict=True)
+        day = pa.array(np.arange(len(bought)) * 86_400_000_000, pa.timestamp("us"))
+        tables = {
+            "customer": pa.table({"id": [*self.names], "name": [*self.names.values()]}),
+            "product": pa.table({"id": [*self.products], "title": [*self.products.values()]}),
+            "orders": pa.table(
+                {
+                    "id": np.arange(len(bought)),
+                    "customer_id": bought,
+                    "product_id": sold,
+                    "at": day,
+                }
+            ),
+        }
+        for name, table in tables.items():
+            pq.write_table(table, data / f"{name}.parquet")
+
+    def run(self, name: str, **instead: str) -> Run:
+        read = read_pipeline(self.folder / "pipeline.yaml", instead)
+        run = open_run(read, name)
+        for stage in KEPT:
+            run_stage(read, run, stage)
+        return run
+
+    def stages(self, name: str, **instead: str) -> set[str]:
+        """Those that a run does now."""
+        read = read_pipeline(self.folder / "pipeline.yaml", instead)
+        run = open_run(read, name)
+        return {stage for stage in KEPT if run_stage(read, run, stage)[1]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray():
+    with ray_session():
+        yield
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Shop:
+    """A shop and its run ``monday``; by tuesday something happened at one end of the shop."""
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    shop.run("monday")
+    shop.names |= {7: "name3 word4", 1002: "another name", 5000: "brand new"}
+    del shop.names[1010], shop.names[1049]
+    shop.orders = [order for order in shop.orders if order[0] not in (1010, 1049)]
+    shop.orders += [(7, 3), (7, 4), (5000, 5)]
+    shop.write()
+    shop.run("tuesday", since="monday")
+    return shop
+
+
+def table_of(run: Run, entity: str) -> pa.Table:
+    return isohop.read_embeddings(run.embeddings, entity=entity).sort_by("id")
+
+
+def run_of(shop: Shop, name: str) -> Run:
+    return open_run(read_pipeline(shop.folder / "pipeline.yaml"), name)
+
+
+def test_known_nodes_keep_their_ids_and_the_graph_is_that_of_a_full_build(shop):
+    monday, tuesday = (Graph.open(run_of(shop, name).graph) for name in ("monday", "tuesday"))
+    anew = build(shop.folder / "schema.yaml", shop.folder / "anew")
+    assert tuesday.manifest.certificate == anew.manifest.certificate
+    assert tuesday.manifest.certificate != monday.manifest.certificate
+    ids = [
+        dict(zip(*graph.nodes("customer", ["id"]).to_pydict().values(), strict=True))
+        for graph in (monday, tuesday)
+    ]
+    before, after = ({key: node for node, key in found.items()} for found in ids)
+    assert sorted(after.values()) == list(range(len(shop.names)))
+    assert all(after[key] == before[key] for key in after if key in before)
+    assert {after[7], after[5000]} == {before[1010], before[1049]}
+
+
+def test_only_new_and_changed_documents_are_encoded(shop):
+    monday, tuesday = (Features.open(run_of(shop, n).features) for n in ("monday", "tuesday"))
+    assert tuesday.manifest.encoded == {"customer": 3, "product": 0}
+    assert monday.manifest.encoded == {"customer": CUSTOMERS, "product": PRODUCTS}
+    assert np.array_equal(monday.matrix("product"), tuesday.matrix("product"))
+    changed = (monday.matrix("customer") != tuesday.matrix("customer")).any(1)
+    assert changed.sum() == 3
+
+
+def test_what_did_not_change_keeps_its_embedding_byte_for_byte(shop):
+    """Of customers 7, 1002 and 5000 something is new; and what is two hops away hears of it."""
+    one, other = (table_of(run_of(shop, name), "customer") for name in ("monday", "tuesday"))
+    assert other["id"].to_pylist() == sorted(shop.names)
+    vectors = {
+        name: dict(zip(table["id"].to_pylist(), table["embedding"].to_pylist(), strict=True))
+        for name, table in (("before", one), ("after", other))
+    }
+    known = vectors["before"].keys() & vectors["after"].keys()
+    moved = {key for key in known if vectors["before"][key] != vectors["after"][key]}
+    near = {
+        customer
+        for customer, product in shop.orders
+        if product // 10 in (0, 1002 % 9, 1010 % 9, 1049 % 9)
+    }
+    assert 1002 in moved
+    assert moved <= near | {1002}
+    assert len(known - moved) > len(shop.names) / 3
+    assert np.isfinite(np.array(list(vectors["after"].values()))).all()
+
+
+def test_new_entities_are_served_by_their_edges(shop):
+    table = table_of(run_of(shop, "tuesday"), "customer").to_pylist()
+    found = {row["id"]: row for row in table}
+    assert found[7]["degree"] == 2
+    assert found[5000]["degree"] == 1
+    assert found[1000]["source"] == "student"  # 1000 % 8 == 0: bought nothing
+
+
+def test_nothing_is_learned_and_nothing_is_done_twice(shop):
+    manifest = read_manifest(run_of(shop, "tuesday").model)
+    monday = Graph.open(run_of(shop, "monday").graph).manifest.certificate
+    assert manifest.kept_from == monday
+    assert manifest.seconds == {}
+    assert shop.stages("tuesday", since="monday") == set()
+
+
+def test_latest_is_the_newest_and_where_no_row_has_changed_everything_is_as_it_was(shop):
+    wednesday = shop.run("wednesday", since="latest")
+    tuesday = run_of(shop, "tuesday")
+    assert json.loads((wednesday.folder / DECISION).read_text("utf-8")) == {"since": "tuesday"}
+    for entity in ("customer", "product"):
+        assert table_of(tuesday, entity).equals(table_of(wednesday, entity))
+    monday = Graph.open(run_of(shop, "monday").graph).manifest.certificate
+    assert read_manifest(wednesday.model).kept_from == monday
+    assert Features.open(wednesday.features).manifest.encoded == {"customer": 0, "product": 0}
+
+
+def test_latest_learns_where_nobody_fits_and_is_decided_once(shop):
+    others = {"since": "latest", "distill.steps": "7"}
+    assert read_manifest(shop.run("other", **others).model).kept_from is None
+    assert read_manifest(shop.run("another", **others).model).kept_from is not None
+    assert shop.stages("other", **others) == set()
+
+
+def test_none_on_a_command_line_is_to_learn(shop):
+    for said in ("none", "monday"):
+        read = read_pipeline(shop.folder / "pipeline.yaml", {"since": said})
+        assert read.settings.since == (None if said == "none" else said)
+
+
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [
+        ({"since": "sunday"}, "there is no such run"),
+        ({"since": "new"}, "cannot go on from itself"),
+        ({"since": "tuesday", "distill.steps": "9"}, "it has other distill.steps"),
+        ({"since": "tuesday", "as_of": "2026-01-01"}, "it knows rows of now"),
+    ],
+)
+def test_a_run_that_cannot_be_gone_on_from_is_said(shop, instead, said):
+    with pytest.raises(IsohopError, match=said):
+        shop.run("new", **instead)
+    assert not (shop.folder / "runs" / "shop" / "new" / "graph").exists()
