@@ -27,7 +27,7 @@ demo: install
 	@echo "Embeddings: examples/output/published/nycflights13 (docs/consume.md says how to read them)"
 
 test: install
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-airflow: install .venv-airflow/installed
 	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini -k "$(ONLY)" tests/airflow

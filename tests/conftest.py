@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# Two tests at a time share the cores: a thread that waits lets the other work. Before torch is
-# imported, and handed down to all processes that tests start.
+# A thread that waits lets others work. Before torch is imported, and handed down to all processes
+# that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+CORES = os.sched_getaffinity(0)
+TAKE_MINUTES = (
+    "property/test_rewrites",
+    "giant/test_fitting",
+    "pipeline/test_pipeline",
+    "graph/test_build",
+    "coldbrew/test_distill",
+    "graph/test_audit",
+    "pipeline/test_since",
+)
+"""Files that are begun first, lest one core waits for the other at the end."""
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -30,8 +43,30 @@ _NEEDS = {
 }
 
 
+def pytest_configure() -> None:
+    """Give each worker of xdist cores of its own, and so all that it starts: threads of two tests
+    that wait for each other on the same cores take several times as long."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        mine = sorted(CORES)[int(worker.removeprefix("gw")) % len(CORES) :: workers]
+        os.sched_setaffinity(0, mine)
+
+
+@pytest.fixture(scope="module")
+def all_cores() -> Iterator[None]:
+    """For what needs several cores: those of the other tests too."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, mine)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what a machine cannot run, loudly; in CI, where all is installed, let it fail."""
+    """Begin with what takes longest. Skip what a machine cannot run, loudly; in CI, where all is
+    installed, let it fail."""
+    first = {str(ROOT / "tests" / f"{name}.py"): at for at, name in enumerate(TAKE_MINUTES)}
+    items.sort(key=lambda item: first.get(str(item.path), len(first)))
     for marker, (there, reason) in _NEEDS.items():
         if there() or os.environ.get("CI"):
             continue

@@ -68,6 +68,6 @@ class Killer(Reader):
         if self.done < self.after or self.killed:
             return
         for process in psutil.Process().children(recursive=True):
-            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
+            if "ray::_guarded" in " ".join(process.cmdline()):
                 self.killed.append(process.pid)
                 process.kill()

@@ -53,6 +53,7 @@ def test_a_stage_waits_for_those_that_it_needs(tmp_path, monkeypatch):
         "report": ["embed"],
     }
     assert dag.max_active_runs == 1
+    assert dag.max_active_tasks == 1
 
 
 def test_the_pipeline_file_says_when_and_how_often(tmp_path, monkeypatch):

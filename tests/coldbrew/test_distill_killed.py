@@ -21,7 +21,7 @@ SAMPLED = SMALL.model_copy(update={"full_graph": 0, "fanout": 4})
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray():
+def ray(all_cores):
     with ray_session():
         yield
 

@@ -21,7 +21,7 @@ SMALL = FeatureSettings(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray():
+def ray(all_cores):
     with ray_session():
         yield
 

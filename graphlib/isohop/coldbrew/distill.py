@@ -7,7 +7,7 @@
       credible/<edge type>.parquet    src, dst, credible: how likely an edge is no mistake
       distill.json                    DistillManifest, with curves and the evaluation
 
-Trained on Ray Train (`engines/ray_train.py`), with a checkpoint wherever validation is due, and
+Trained on Ray (`engines/ray_train.py`), with a checkpoint wherever validation is due, and
 after each model. They lie in ``model.training`` until the model is there.
 """
 
@@ -166,7 +166,7 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     """What each worker does; the first one's answer is the run's."""
     from isohop.coldbrew.distiller import Distiller
 
-    workers = this_worker()
+    workers = this_worker(asked)
     first = workers.rank == 0
     log = Log(Path(asked[WHERE]) / LOG)
     if first:

@@ -37,7 +37,7 @@ def ray_session() -> Iterator[None]:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 ray.init(
-                    num_cpus=os.cpu_count(),
+                    num_cpus=len(os.sched_getaffinity(0)),  # not all that the machine has
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,

@@ -1,9 +1,10 @@
-"""Training on Ray Train, whatever dies on the way.
+"""Training on Ray, whatever dies on the way.
 
-One worker, or several that share each batch (`workers.py`). What they learn is kept in a folder of
-their own: a checkpoint that they write now and then, and a log of how it goes. Where a worker dies,
-Ray Train makes new ones, which go on from the last checkpoint. The folder stays where training
-fails or the whole process is killed: the next run that asks for the same goes on from it.
+One worker is a task of Ray; several, which share each batch (`workers.py`), are a group of Ray
+Train. What they learn is kept in a folder of their own: a checkpoint that they write now and then,
+and a log of how it goes. Where a worker dies, Ray makes new ones, which go on from the last
+checkpoint. The folder stays where training fails or the whole process is killed: the next run that
+asks for the same goes on from it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -42,6 +44,7 @@ Loop = Callable[[dict[str, Any]], Any]
 run's. An `IsohopError` ends the run: it would come again."""
 WHERE = "training"
 THREADS = "threads"
+WORKERS = "workers"
 
 
 def train(
@@ -72,17 +75,20 @@ def train(
             f"'{stage}.workers' is {workers}, but Ray has {sum(machines())} cores. "
             "Lower it, or give Ray more."
         )
-    work = _Work(loop, {**asked, WHERE: str(run), THREADS: threads}, workers, stage)
+    told = {**asked, WHERE: str(run), THREADS: threads, WORKERS: workers}
+    work = _Task(loop, told) if workers == 1 else _Group(loop, told)
     log = Log(run / LOG)
     _show(work, log, progress)
-    return work.result(), log
+    return _result(work, stage), log
 
 
-def this_worker() -> Workers:
-    """Of the run of Ray Train that this process is a worker of."""
+def this_worker(asked: Mapping[str, Any]) -> Workers:
+    """Which of the workers that do what is asked this process is."""
+    from isohop.engines.workers import ALONE, Workers
+
+    if asked[WORKERS] == 1:
+        return ALONE
     import ray.train
-
-    from isohop.engines.workers import Workers
 
     context = ray.train.get_context()
     return Workers(context.get_world_rank(), context.get_world_size())
@@ -157,14 +163,51 @@ class Log:
             opened.write(json.dumps(told) + "\n")
 
 
-class _Work:
-    """A run of Ray Train, waited for in a thread: it would take Ctrl-C away from the main one."""
+class _Failed(Exception):
+    """Training that Ray has given up; its words."""
 
-    def __init__(self, loop: Loop, asked: Mapping[str, Any], workers: int, stage: str):
-        self.stage = stage
-        self._answer: dict[str, Any] | None = None
+
+class _Task:
+    """One worker. It needs no group, whose own processes take longer to start than it does; and
+    its process serves the next task that asks for the same."""
+
+    def __init__(self, loop: Loop, asked: Mapping[str, Any]):
+        import ray
+
+        resources = _resources(asked)
+        task = ray.remote(
+            num_cpus=resources["CPU"],
+            num_gpus=resources.get("GPU", 0),
+            max_retries=RESTARTS,
+            retry_exceptions=True,
+            runtime_env={"env_vars": _environment(asked)},
+        )(_guarded)
+        self._answer = task.remote(loop, dict(asked))
+
+    def goes_on(self) -> bool:
+        """Whether it does, after a moment's wait."""
+        import ray
+
+        return not ray.wait([self._answer], timeout=POLL)[0]
+
+    def answer(self) -> Any:
+        """Raises `_Failed`."""
+        import ray
+
+        try:
+            return ray.get(self._answer)
+        except ray.exceptions.RayError as error:
+            raise _Failed(str(error)) from error
+
+
+class _Group:
+    """Several workers of Ray Train, waited for in a thread: it would take Ctrl-C away from the main
+    one."""
+
+    def __init__(self, loop: Loop, asked: Mapping[str, Any]):
+        self._answer: Any = None
         self._error: Exception | None = None
-        self._trainer = _ray_trainer(loop, asked, workers)
+        self._trainer = _trainer(loop, asked)
         self._thread = threading.Thread(target=self._wait, daemon=True)
         self._thread.start()
 
@@ -175,29 +218,38 @@ class _Work:
             self._error = error
 
     def goes_on(self) -> bool:
-        """Whether it does, after a moment's wait."""
+        """As of `_Task`."""
         self._thread.join(POLL)
         return self._thread.is_alive()
 
-    def result(self) -> Any:
-        """Raises `IsohopError` where there is none."""
+    def answer(self) -> Any:
+        """As of `_Task`."""
         from ray.train import TrainingFailedError
 
         self._thread.join()
         if isinstance(self._error, TrainingFailedError):
-            raise IsohopError(
-                f"The stage '{self.stage}' failed {RESTARTS + 1} times: {self._error}. Where "
-                "workers died, look at their memory; then run the same command again: it goes on "
-                "from the last checkpoint."
-            ) from self._error
+            raise _Failed(str(self._error)) from self._error
         if self._error is not None:
             raise self._error
-        if self._answer is None or "error" in self._answer:
-            raise IsohopError((self._answer or {}).get("error", "Training gave no result."))
-        return self._answer["found"]
+        return self._answer
 
 
-def _show(work: _Work, log: Log, progress: Progress) -> None:
+def _result(work: _Task | _Group, stage: str) -> Any:
+    """Raises `IsohopError` where there is none."""
+    try:
+        answer = work.answer()
+    except _Failed as error:
+        raise IsohopError(
+            f"The stage '{stage}' failed {RESTARTS + 1} times: {error}. Where workers died, look "
+            "at their memory; then run the same command again: it goes on from the last "
+            "checkpoint."
+        ) from error
+    if answer is None or "error" in answer:
+        raise IsohopError((answer or {}).get("error", "Training gave no result."))
+    return answer["found"]
+
+
+def _show(work: _Task | _Group, log: Log, progress: Progress) -> None:
     """A bar for each part of the work, until all of it is done."""
 
     def waits() -> bool:
@@ -228,61 +280,62 @@ def _advance(bar: Any, part: Part, told: int) -> int:
     return part.done
 
 
-def _ray_trainer(loop: Loop, asked: Mapping[str, Any], workers: int) -> Any:
+def _trainer(loop: Loop, asked: Mapping[str, Any]) -> Any:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(SECONDS_TO_START))
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     if "RAY_ADDRESS" not in os.environ:  # nobody takes this machine away
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    # Ray sets OMP_NUM_THREADS to what a worker asked for at its start; torch reads it then.
-    environment = {"OMP_NUM_THREADS": str(asked[THREADS])}
-    if "RAY_ADDRESS" not in os.environ and sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
-    gpus = ray.cluster_resources().get("GPU", 0) >= workers
-    folder = Path(asked[WHERE])
+    folder, resources = Path(asked[WHERE]), _resources(asked)
+    guarded: Any = partial(_guarded, loop)
     # Of the second version of Ray Train, which the stubs do not know.
     more: dict[str, Any] = {
-        "worker_runtime_env": {"env_vars": environment},
+        "worker_runtime_env": {"env_vars": _environment(asked)},
         "logging_config": LoggingConfig(log_level="ERROR"),
     }
-    how: dict[str, Any] = {
-        "train_loop_config": dict(asked),
-        "scaling_config": ScalingConfig(
-            num_workers=workers, use_gpu=gpus, resources_per_worker=_resources(asked, gpus)
+    return TorchTrainer(
+        guarded,
+        train_loop_config=dict(asked),
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=asked[WORKERS],
+            use_gpu="GPU" in resources,
+            resources_per_worker=resources,
         ),
-        "run_config": RunConfig(
+        run_config=RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
             failure_config=FailureConfig(max_failures=RESTARTS),
             **more,
         ),
-    }
-    guarded: Any = _Guarded(loop)
-    if workers == 1:  # nothing to talk about with others, so no process group either
-        return DataParallelTrainer(guarded, **how)
-    return TorchTrainer(guarded, torch_config=TorchConfig(backend="gloo"), **how)
+    )
 
 
-def _resources(asked: Mapping[str, Any], gpus: bool) -> dict[str, float]:
+def _environment(asked: Mapping[str, Any]) -> dict[str, str]:
+    # Ray sets OMP_NUM_THREADS to what a worker asked for at its start; torch reads it then.
+    environment = {"OMP_NUM_THREADS": str(asked[THREADS])}
+    if asked[WORKERS] > 1 and "RAY_ADDRESS" not in os.environ and sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    return environment
+
+
+def _resources(asked: Mapping[str, Any]) -> dict[str, float]:
+    """Of each worker."""
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0) >= asked[WORKERS]
     return {"CPU": asked[THREADS], **({"GPU": 1} if gpus else {})}
 
 
-@dataclass(frozen=True)
-class _Guarded:
+def _guarded(loop: Loop, asked: dict[str, Any]) -> dict[str, Any]:
     """A loop whose own errors are an answer: another try would meet them again."""
-
-    loop: Loop
-
-    def __call__(self, asked: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return {"found": self.loop(asked)}
-        except IsohopError as error:
-            return {"error": str(error)}
-        except Exception as error:
-            if is_disk_full(error):
-                return {"error": str(disk_full("Training"))}
-            raise
+    try:
+        return {"found": loop(asked)}
+    except IsohopError as error:
+        return {"error": str(error)}
+    except Exception as error:
+        if is_disk_full(error):
+            return {"error": str(disk_full("Training"))}
+        raise

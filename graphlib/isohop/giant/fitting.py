@@ -1,4 +1,4 @@
-"""Fitting: an encoder is trained on Ray Train (`engines/ray_train.py`), and tells what it knows.
+"""Fitting: an encoder is trained on Ray (`engines/ray_train.py`), and tells what it knows.
 
 Every `STEPS_A_CHECKPOINT` steps there is a checkpoint. It lies in ``training``, beside the features
 that are being made, until these are there.
@@ -77,7 +77,7 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     """What each worker does; the first one's answer is the run's."""
     from isohop.giant.training import Trainer
 
-    workers = this_worker()
+    workers = this_worker(asked)
     first = workers.rank == 0
     log = Log(Path(asked[WHERE]) / LOG)
     if first:
