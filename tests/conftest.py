@@ -13,6 +13,8 @@ import pytest
 # that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# Ray's processes wait for the next test instead of ending: most of a small job is their start.
+os.environ.setdefault("RAY_num_workers_soft_limit", "8")
 
 CORES = os.sched_getaffinity(0)
 TAKE_MINUTES = (
