@@ -21,7 +21,7 @@ from isohop.graph.build import build
 from isohop.pipeline.pipeline_file import read_pipeline
 from isohop.pipeline.runs import Run
 from isohop.pipeline.since import DECISION, KEPT
-from isohop.pipeline.stages import open_run, run_stage
+from isohop.pipeline.stages import evaluate, open_run, run_stage
 
 SCHEMA = """
 database: shop
@@ -197,7 +197,7 @@ def test_nothing_is_learned_and_nothing_is_done_twice(shop):
 def test_latest_is_the_newest_and_where_no_row_has_changed_everything_is_as_it_was(shop):
     wednesday = shop.run("wednesday", since="latest")
     tuesday = run_of(shop, "tuesday")
-    assert json.loads((wednesday.folder / DECISION).read_text("utf-8")) == {"since": "tuesday"}
+    assert json.loads((wednesday.folder / DECISION).read_text("utf-8"))["run"] == "tuesday"
     for entity in ("customer", "product"):
         assert table_of(tuesday, entity).equals(table_of(wednesday, entity))
     monday = Graph.open(run_of(shop, "monday").graph).manifest.certificate
@@ -216,6 +216,38 @@ def test_none_on_a_command_line_is_to_learn(shop):
     for said in ("none", "monday"):
         read = read_pipeline(shop.folder / "pipeline.yaml", {"since": said})
         assert read.settings.since == (None if said == "none" else said)
+
+
+def test_what_is_done_stays_done_and_nothing_else_goes_on_once_the_earlier_run_is_gone(shop):
+    others = {"since": "latest", "distill.steps": "7"}
+    shop.run("other", **others)
+    another = shop.run("another", **others)
+    run_of(shop, "other").forget(["embed"])
+    assert shop.stages("another", **others) == set()
+    another.forget(["features"])
+    with pytest.raises(IsohopError, match="goes on from run 'other', which is gone or has changed"):
+        shop.run("another", **others)
+
+
+def test_a_run_that_is_read_is_not_written(shop):
+    monday = run_of(shop, "monday")
+    with monday.reading():
+        with monday.reading():
+            pass
+        with pytest.raises(IsohopError, match="or read by one that goes on from it"):
+            shop.run("monday")
+    with (
+        monday.writing(),
+        pytest.raises(IsohopError, match="is being written, and this one goes on from it"),
+        monday.reading(),
+    ):
+        pass
+
+
+def test_what_was_not_learned_here_is_not_evaluated_here(shop):
+    read = read_pipeline(shop.folder / "pipeline.yaml", {"since": "monday"})
+    with pytest.raises(IsohopError, match="were learned by an earlier run"):
+        evaluate(read, open_run(read, "tuesday"), 1)
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,12 @@ MANIFEST = "credible.json"
 
 
 class CredibleManifest(BaseModel):
-    """``credible.json``: the graph's certificate, and how many edges of which types there are."""
+    """``credible.json``: the graph's certificate and numbering, and how many edges of which types
+    there are."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     certificate: str
+    numbering: str
     edges: dict[str, int]
 
 
@@ -44,7 +46,8 @@ def write_credible(folder: Path, graph: Graph, credible: Table) -> None:
     for name, judged in credible.items():
         pq.write_table(pa.table({"credible": judged.numpy()}), folder / f"{name}.parquet")
     edges = {name: len(judged) for name, judged in credible.items()}
-    about = CredibleManifest(certificate=graph.manifest.certificate, edges=edges)
+    of = graph.manifest
+    about = CredibleManifest(certificate=of.certificate, numbering=of.numbering, edges=edges)
     (folder / MANIFEST).write_text(about.model_dump_json(indent=1), "utf-8")
 
 
@@ -55,24 +58,26 @@ def read_credible(folder: Path, graph: Graph, edge_types: Iterable[str]) -> dict
     except (FileNotFoundError, ValidationError) as error:
         raise IsohopError(f"{folder} is none of this version. Run the stage 'embed'.") from error
     counts = {edge.name: edge.count for edge in graph.edge_types}
-    if about.certificate != graph.manifest.certificate or not about.edges.items() <= counts.items():
+    of = graph.manifest
+    same = (about.certificate, about.numbering) == (of.certificate, of.numbering)
+    if not same or not about.edges.items() <= counts.items():
         raise IsohopError(
             f"{folder} is not of the graph {graph.path}. Run the stage 'embed' again."
         )
     read = {n: pq.read_table(folder / f"{n}.parquet") for n in edge_types if n in about.edges}
-    return {name: torch.from_numpy(table["credible"].to_numpy()) for name, table in read.items()}
+    return {name: torch.from_numpy(table["credible"].to_numpy().copy()) for name, table in read.items()}
 
 
 def with_earlier(credible: Table, now: Graph, before: Graph, folder: Path) -> dict[str, Tensor]:
-    """As credible as they were before, where edges were there; as now, where they were not.
-    ``folder``: of what was judged of the graph ``before``."""
-    judged = read_credible(folder, before, credible)
+    """Of the edge types that were judged before: as credible as then, where edges were there; of
+    the others as now, or wholly where the type is not judged now. ``folder``: of what was judged of
+    the graph ``before``."""
     later = {
         node.name: later_ids(earlier_ids(before, now, node.name), before.node_type(node.name).count)
         for node in now.node_types
     }
-    found = dict(credible)
-    for name, values in judged.items():
+    found = {}
+    for name, values in read_credible(folder, before, [e.name for e in now.edge_types]).items():
         edge = now.edge_type(name)
         width = now.node_type(edge.target).count
         source, target = before.edge_index(name)
@@ -85,7 +90,7 @@ def with_earlier(credible: Table, now: Graph, before: Graph, folder: Path) -> di
         ours = source * width + target
         place = np.minimum(np.searchsorted(known, ours), max(0, len(known) - 1))
         same = known[place] == ours if len(known) else np.zeros(len(ours), bool)
-        merged = credible[name].numpy().copy()
+        merged = credible[name].numpy().copy() if name in credible else np.ones(len(ours), "f4")
         merged[same] = old[place[same]]
         found[name] = torch.from_numpy(merged)
     return found

@@ -46,6 +46,8 @@ class DistillManifest(BaseModel):
     seed: int
     certificate: str | None = None
     """Of the graph that it was distilled from."""
+    numbering: str | None = None
+    """Likewise: equal where a node has the same id."""
     label: str | None
     settings: DistillSettings
     outputs: int = 0
@@ -58,6 +60,9 @@ class DistillManifest(BaseModel):
     """
     weighed: bool = False
     """Whether messages weigh as much as their edges are credible."""
+    unheard: tuple[str, ...] = ()
+    """Edge types of which training saw no edge: no message passes over them, since nothing was
+    learned of what they say."""
     sampled: bool = False
     """Whether steps learned from samples of the graph."""
     choices: Mapping[str, Choice] = {}
@@ -70,6 +75,12 @@ class DistillManifest(BaseModel):
     kept_from: str | None = None
     """Certificate of the graph that it was trained and evaluated on, where that is another."""
     seconds: Mapping[str, float] = {}
+
+    def is_of(self, graph: Graph) -> bool:
+        """Whether that is the graph, each node under its id."""
+        of = graph.manifest
+        same = (self.certificate, self.numbering) == (of.certificate, of.numbering)
+        return self.certificate is None or same
 
 
 def read_manifest(model: Path) -> DistillManifest:
@@ -130,18 +141,20 @@ def _run(
     }
     read = {name: fingerprint(file) for name, file in _files(features)}
     chosen = (asked["settings"], read, seed, label, asked["until"])
-    parts = (graph.manifest.certificate, *chosen)
+    parts = (graph.manifest.certificate, graph.manifest.numbering, *chosen)
     found, log = train(_learn, asked, training, parts, settings.workers, "distill", progress)
     about = found["about"]
     return DistillManifest(
         seed=seed,
         certificate=graph.manifest.certificate,
+        numbering=graph.manifest.numbering,
         label=label,
         settings=settings,
         outputs=about["outputs"],
         structural=about["structural"],
         doubtful=about["doubtful"],
         weighed=about["weighed"],
+        unheard=about["unheard"],
         sampled=about["sampled"],
         choices=about["choices"],
         curves={

@@ -188,6 +188,7 @@ class Distiller:
                 for name, credible in self.credible.items()
             },
             "weighed": self.weighed,
+            "unheard": [name for name, edges in self.visible.items() if not edges.shape[1]],
             "sampled": self.sampled,
             "choices": {name: choice.model_dump() for name, choice in self.choices.items()},
         }

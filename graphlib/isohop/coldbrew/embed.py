@@ -66,7 +66,7 @@ def embed(
     bundle that embeds new rows there; in ``credible``, how credible edges are. ``before``: the run
     that the model was kept from. Raises `IsohopError`."""
     opened = Graph.open(graph)
-    if read_manifest(Path(model)).certificate not in (None, opened.manifest.certificate):
+    if not read_manifest(Path(model)).is_of(opened):
         raise IsohopError(
             f"{model} was distilled from another graph than {graph}. Run the stage 'distill' again."
         )
@@ -106,7 +106,7 @@ def _embed(
     with torch.no_grad():
         known = KnownGraph.open(opened, Path(features), Path(model))
         kept = None if before is None else _Kept.of(before, opened)
-        if kept is not None and known.credible:
+        if kept is not None and known.manifest.weighed:
             merged = with_earlier(known.credible, opened, kept.before, kept.run.credible)
             known = known.with_credible(merged)
         inputs, manifest = known.inputs, known.manifest

@@ -57,6 +57,7 @@ def keep_model(graph: str | Path, before: tuple[Path, Path], out: str | Path) ->
         kept = manifest.model_copy(
             update={
                 "certificate": now.manifest.certificate,
+                "numbering": now.manifest.numbering,
                 "structural": structural,
                 "kept_from": manifest.kept_from or earlier.manifest.certificate,
                 "seconds": {},
@@ -102,7 +103,9 @@ def moved_student(student: Student, earlier: np.ndarray, count: int) -> Student:
     if not isinstance(student, Guesser):
         return student
     index = student.index
-    now = torch.from_numpy(later_ids(earlier, count))[index.candidates]
+    later = torch.from_numpy(later_ids(earlier, count))
+    now = index.candidates.clone()
+    now[now != NOBODY] = later[now[now != NOBODY]]  # who was gone before stays so
     moved = LatentIndex(now, index.vectors, index.settings, index.centres)
     return replace(student, index=moved)
 
@@ -112,6 +115,8 @@ def settled(served: Served, before: pa.Table, earlier: np.ndarray) -> Served:
     the embeddings of the earlier graph, in the order of its ids; ``earlier``: int64 (nodes,), as of
     `earlier_ids`."""
     known = np.flatnonzero(earlier != NOBODY)
+    if not len(known):
+        return served
     ours = {
         "embedding": served.vectors.numpy().copy(),
         "confidence": served.confidence.numpy().copy(),

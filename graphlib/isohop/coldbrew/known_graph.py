@@ -51,6 +51,10 @@ class KnownGraph:
         about = (inputs.counts, inputs.edge_types, inputs.edges)
         if manifest.skipped is not None:
             return cls(inputs, manifest, None, {}, MessageGraph(*about))
+        nothing = torch.zeros((2, 0), dtype=torch.int64)
+        heard = {n: nothing if n in manifest.unheard else e for n, e in inputs.edges.items()}
+        inputs = replace(inputs, edges=heard)
+        about = (inputs.counts, inputs.edge_types, inputs.edges)
         structural = {
             name: torch.zeros(count, dtype=torch.int64)
             for name, (count,) in manifest.structural.items()
@@ -100,6 +104,8 @@ class KnownGraph:
         inputs, known = self.inputs, self.inputs.counts[entity]
         together, credible = dict(inputs.edges), dict(self.credible)
         for relation, (node, row) in edges.items():
+            if relation.edge_type in self.manifest.unheard:
+                continue
             name, ends = relation.edge_type, [node, row + known]
             new = torch.stack(ends[::-1] if relation.reverse else ends)
             together[name] = torch.cat([together[name], new], 1)

@@ -118,7 +118,7 @@ def embed_new(
         arguments: dict[str, Any] = {
             "student": str(student.resolve()),
             "entity": known.name,
-            "version": "".join(fingerprint(file) for file in sorted(student.glob("*.*"))),
+            "version": _version(student, edges),
             "out": str(folder.resolve()),
         }
         pieces, cores = list(pieces_of(landed.paths)), 1
@@ -160,13 +160,22 @@ def embed_new(
     return found
 
 
+def _version(student: Path, edges: NewEdges | None) -> str:
+    """Of all that workers keep open."""
+    files = sorted(student.glob("*.*"))
+    if edges is not None:
+        folders = (edges.graph, edges.features, edges.model, edges.credible)
+        files += [file for folder in folders for file in sorted(folder.glob("*.json"))]
+    return "".join(fingerprint(file) for file in files)
+
+
 def _linked(edges: NewEdges, bundle: Bundle, certificate: str) -> list[EdgeFiles]:
     from isohop.coldbrew.distill import read_manifest
     from isohop.coldbrew.new_edges import edge_files
 
     graph, about = Graph.open(edges.graph), read_manifest(edges.model)
     learned = about.kept_from or about.certificate
-    if (about.certificate, learned) != (graph.manifest.certificate, certificate):
+    if not about.is_of(graph) or learned != certificate:
         raise IsohopError(
             f"{edges.graph}, {edges.model} and the student are not of one run. Run the stages "
             "'distill' and 'embed' again."

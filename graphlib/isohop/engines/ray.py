@@ -25,6 +25,8 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # What needs more memory than there is would be tried again for ever.
+    os.environ.setdefault("RAY_task_oom_retries", "3")
     import ray
 
     if ray.is_initialized():

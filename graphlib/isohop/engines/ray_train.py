@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -257,8 +258,14 @@ def _show(work: _Task | _Group, log: Log, progress: Progress) -> None:
         log.read()
         return goes_on
 
+    end = time.monotonic() + SECONDS_TO_START
     for place in count():
         while len(log.parts) <= place:
+            if not log.parts and time.monotonic() > end:
+                raise IsohopError(
+                    f"Training did not begin within {SECONDS_TO_START} s: Ray has no place for its "
+                    "workers. Look at what else it does, or lower 'workers'."
+                )
             if not waits() and len(log.parts) <= place:
                 return
         part = list(log.parts.values())[place]

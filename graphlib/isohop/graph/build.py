@@ -240,6 +240,7 @@ def _write_manifest(
         name=plan.schema.database,
         certificate=certificate.combine(parts.values()),
         certificate_parts=parts,
+        numbering=certificate.combine(f"{n} {built.numbering}" for n, built in built_nodes.items()),
         node_types=nodes,
         edge_types=edges,
         inputs={name: table.fingerprint for name, table in landed.items()},

@@ -6,7 +6,8 @@
       graph.json                                 GraphManifest: types, counts, columns, certificate
       ledger.json                                what became of every input row
       nodes/<node type>/*.parquet                node_id int64 (dense from 0, in the order of the
-                                                 key); the key's columns; one column an attribute
+                                                 key, or as an earlier graph had them); the key's
+                                                 columns; one column an attribute
       edges/<source>--<role>--<target>/*.parquet src, dst int64 node ids; count int64; aggregated
                                                  event attributes. One row a pair, one direction.
       quarantine/<table>/*.parquet               rows that did not make it, with their reason
@@ -89,6 +90,8 @@ class GraphManifest(_Model):
     name: str
     certificate: str
     certificate_parts: Mapping[str, str] = {}
+    numbering: str = ""
+    """Digest of which key has which node id: equal graphs may differ in that."""
     node_types: tuple[NodeType, ...]
     edge_types: tuple[EdgeType, ...]
     inputs: Mapping[str, str] = {}

@@ -34,6 +34,8 @@ class Built:
     attributes: tuple[tuple[str, Kind, str | None], ...] = ()
     triple: tuple[str, str, str] = ("", "", "")
     functional: bool = False
+    numbering: str = ""
+    """Of a node type, the digest of which node has which id."""
 
 
 @dataclass
@@ -187,12 +189,14 @@ class Nodes:
         # What is hashed is what was written, under names that no name from outside can upset.
         made = self.facts.session.read.parquet(str(folder)).toDF(*internal)
         plain = [column for _, column, _, how in columns if how is None]
-        count, [found] = certificate.digests(made, [self.identity(node.name, made, names)], plain)
+        identity = self.identity(node.name, made, names)
+        count, [[*found, ids]] = certificate.digests(made, [identity], [*plain, "node_id"])
         self.built[node.name] = Built(
             node.name,
             count,
             certificate.told([*found, *parts]),
             tuple((name, kind, how) for name, _, kind, how in columns),
+            numbering=ids,
         )
 
     def _join_multi_valued(

@@ -156,8 +156,9 @@ class Run:
             except BlockingIOError as error:
                 lock.seek(0)
                 raise IsohopError(
-                    f"Run '{self.id}' is being written by {lock.read() or 'another process'}. Wait "
-                    "for it to end, or name another run with --run."
+                    f"Run '{self.id}' is being written by {lock.read() or 'another process'}, or "
+                    "read by one that goes on from it. Wait for it to end, or name another run "
+                    "with --run."
                 ) from error
             lock.truncate(0)
             lock.write(_this_process())
@@ -169,6 +170,27 @@ class Run:
                 self._catch_up()
                 yield
                 self._push()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep others from writing or removing it meanwhile; of one in an object store, have a
+        copy of one's own. Raises `IsohopError` where somebody is writing it."""
+        if self.stored is not None:
+            self.pull()
+            yield
+            return
+        if not self.folder.is_dir():
+            yield
+            return
+        with (self.folder / LOCK).open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise IsohopError(
+                    f"Run '{self.id}' is being written, and this one goes on from it. Wait for it "
+                    "to end."
+                ) from error
+            yield
 
     def pull(self, records_only: bool = False) -> None:
         """Bring a local copy up to date; or only what says which stages are done."""

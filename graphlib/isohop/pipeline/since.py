@@ -2,67 +2,133 @@
 
 With ``since: <run>`` in the pipeline file known nodes keep their ids, documents that have not
 changed their features, and encoder, teacher and student their weights. ``since: latest`` means the
-newest run that can be gone on from; where there is none the run learns for itself. Which it is, a
-run decides once: ``since.json`` in its folder says so.
+newest run that can be gone on from, of the published ones where there are any; where there is none
+the run learns for itself.
 
 A run can be gone on from where it is whole, its schema file and the settings of what was learned
-are the same, and it knew nothing that this run is not to know (``as_of``).
+are the same, and it knew nothing that this run is not to know (``as_of``). The stage `build`
+decides, and ``since.json`` in the run's folder says what; all later stages keep to that. What is
+done stays done, whatever becomes of the earlier run.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from isohop.engines.object_store import READING
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
 from isohop.pipeline.pipeline_file import Pipeline
-from isohop.pipeline.runs import Run, StageRecord, runs_in
+from isohop.pipeline.runs import Run, runs_in
 
 LATEST = "latest"
-DECISION = "since.json"
 KEPT = ("build", "features", "distill", "embed")
 """Stages that an earlier run has a part in."""
+DECISION = "since.json"
+_ELSE = "Name another run, or learn anew with 'since: none'."
 
 
-def earlier_run(pipeline: Pipeline, run: Run, learning: Mapping[str, str]) -> Run | None:
-    """The run that ``run`` goes on from; None where it learns for itself. ``learning``: what
-    learning depends on, as `told_apart` tells it. Raises `IsohopError` where the one that the
-    pipeline file names cannot be."""
-    asked = pipeline.settings.since
-    if asked is None:
-        return None
-    known = {one.id: one for one in runs_in(pipeline.runs)}
-    if asked != LATEST:
-        there = asked in known
-        why = _unfit(pipeline, run, known[asked], learning) if there else "there is no such run"
-        if why is not None:
-            raise IsohopError(
-                f"'since: {asked}' cannot be: {why}. Name another run, or learn anew: leave "
-                "'since' out."
-            )
-        return known[asked]
+class Decision(BaseModel):
+    """``since.json``. ``asked``: what the pipeline file said. ``run``: the earlier run, None where
+    this one learns for itself; ``made``: fingerprints of its stages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    asked: str
+    run: str | None = None
+    made: Mapping[str, str] = {}
+
+    def of_stage(self, stage: str) -> dict[str, str]:
+        """What a stage depends on because of it."""
+        return {} if self.run is None else {"run": self.run, "fingerprint": self.made[stage]}
+
+
+def decided(pipeline: Pipeline, run: Run) -> Decision | None:
+    """What was decided for what the pipeline file asks now; None where nothing was."""
     file = run.folder / DECISION
-    if file.is_file():
-        decided = json.loads(file.read_text("utf-8"))["since"]
-        if decided is None:
-            return None
-        if decided in known and _unfit(pipeline, run, known[decided], learning) is None:
-            return known[decided]
-    fit = [one for one in known.values() if _unfit(pipeline, run, one, learning) is None]
-    newest = max(fit, key=lambda one: (_started(one), one.id), default=None)
-    decision = {"since": None if newest is None else newest.id}
-    write_text_atomically(file, json.dumps(decision))
-    return newest
+    if not file.is_file():
+        return None
+    try:
+        found = Decision.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise IsohopError(f"{file} is damaged. Remove it, and the run decides anew.") from error
+    return found if found.asked == pipeline.settings.since else None
 
 
-def depends_on(earlier: Run | None, stage: str) -> dict[str, str]:
-    """What the result of a stage depends on besides, because of the run before."""
-    record = None if earlier is None or stage not in KEPT else earlier.record(stage)
-    if earlier is None or record is None:
-        return {}
-    return {"run": earlier.id, "fingerprint": record.fingerprint}
+def decide(pipeline: Pipeline, run: Run, learning: Mapping[str, str]) -> Decision:
+    """Which run ``run`` goes on from, written down. ``learning``: what learning depends on, as
+    `told_apart` tells it. Raises `IsohopError` where the run that the pipeline file names cannot be
+    gone on from."""
+    asked = pipeline.settings.since or LATEST
+    known = {one.id: one for one in runs_in(pipeline.runs)}
+    if asked == LATEST:
+        found = _latest(pipeline, run, known, learning)
+    else:
+        found = known.get(asked)
+        why = "there is no such run" if found is None else _unfit(pipeline, run, found, learning)
+        if why is not None:
+            raise IsohopError(f"'since: {asked}' cannot be: {why}. {_ELSE}")
+    made = {} if found is None else _made(found)
+    decision = Decision(asked=asked, run=None if found is None else found.id, made=made)
+    write_text_atomically(run.folder / DECISION, decision.model_dump_json(indent=1))
+    return decision
+
+
+def stands(pipeline: Pipeline, run: Run, decision: Decision, learning: Mapping[str, str]) -> bool:
+    """Whether it can still be kept to."""
+    if decision.run is None:
+        return True
+    earlier = Run.of(pipeline.runs, decision.run, READING)
+    if earlier.stored is not None:
+        earlier.pull(records_only=True)
+    try:
+        return _unfit(pipeline, run, earlier, learning) is None and _made(earlier) == decision.made
+    except IsohopError:
+        return False
+
+
+@contextmanager
+def going_on(
+    pipeline: Pipeline, run: Run, decision: Decision | None, learning: Mapping[str, str]
+) -> Iterator[Run | None]:
+    """The earlier run, which nobody changes or removes meanwhile. Raises `IsohopError` where it is
+    not what it was when that was decided."""
+    if decision is None or decision.run is None:
+        yield None
+        return
+    earlier = Run.of(pipeline.runs, decision.run, READING)
+    with earlier.reading():
+        if not stands(pipeline, run, decision, learning):
+            raise IsohopError(
+                f"Run '{run.id}' goes on from run '{decision.run}', which is gone or has changed "
+                f"since that was decided, or has other settings than the pipeline file. {_ELSE}"
+            )
+        yield earlier
+
+
+def _latest(
+    pipeline: Pipeline, run: Run, known: Mapping[str, Run], learning: Mapping[str, str]
+) -> Run | None:
+    fit: list[tuple[bool, str, str]] = []
+    for name, other in known.items():
+        try:
+            if _unfit(pipeline, run, other, learning) is None:
+                record = other.record("embed")
+                published = other.record("publish") is not None
+                fit.append((published, "" if record is None else record.started, name))
+        except IsohopError:
+            continue  # a record that cannot be read: `isohop runs list` tells it
+    # A run that the gates did not let pass is the last resort.
+    return known[max(fit)[2]] if fit else None
+
+
+def _made(run: Run) -> dict[str, str]:
+    records = {stage: run.record(stage) for stage in KEPT}
+    return {stage: record.fingerprint for stage, record in records.items() if record is not None}
 
 
 def _unfit(pipeline: Pipeline, run: Run, other: Run, learning: Mapping[str, str]) -> str | None:
@@ -74,11 +140,24 @@ def _unfit(pipeline: Pipeline, run: Run, other: Run, learning: Mapping[str, str]
     if missing:
         return f"its stage '{missing[0]}' is not done"
     done = {stage: record.depends for stage, record in records.items() if record is not None}
+    if json.dumps(run.id, ensure_ascii=False) in _line(pipeline, done["build"]):
+        return "it went on from this one"
     theirs = {**done["build"], **done["features"], **done["distill"]}
     other_than = sorted(name for name, value in learning.items() if theirs.get(name) != value)
     if other_than:
         return f"it has other {', '.join(name.removeprefix('settings.') for name in other_than)}"
     return _knew_more(pipeline.settings.as_of, theirs.get("settings.as_of", "null"))
+
+
+def _line(pipeline: Pipeline, built: Mapping[str, str]) -> set[str]:
+    """The runs that a run went on from, as JSON, as far back as they are there. ``built``: what
+    its stage `build` depends on."""
+    line: set[str] = set()
+    while "since.run" in built and built["since.run"] not in line:
+        line.add(built["since.run"])
+        record = Run.of(pipeline.runs, json.loads(built["since.run"]), READING).record("build")
+        built = {} if record is None else record.depends
+    return line
 
 
 def _knew_more(ours: datetime | None, theirs: str) -> str | None:
@@ -87,8 +166,3 @@ def _knew_more(ours: datetime | None, theirs: str) -> str | None:
     if ours is None or (known is not None and datetime.fromisoformat(known) <= ours):
         return None
     return f"it knows rows of {'now' if known is None else known}, and this one is as of {ours}"
-
-
-def _started(run: Run) -> str:
-    record: StageRecord | None = run.record("embed")
-    return "" if record is None else record.started

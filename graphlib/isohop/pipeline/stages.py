@@ -27,7 +27,7 @@ from isohop.pipeline.runs import (
     size_of,
     told_apart,
 )
-from isohop.pipeline.since import KEPT, depends_on, earlier_run
+from isohop.pipeline.since import KEPT, Decision, decide, decided, going_on, stands
 
 if TYPE_CHECKING:
     from isohop.coldbrew.comparison import Comparison
@@ -271,17 +271,21 @@ def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
     if stage.name == "features":
         folder = pipeline.features.text_model
         parts["text model"] = {} if folder is None else contents_of(folder)
-    earlier = _earlier(pipeline, run, stage)
-    if earlier is not None:
-        parts["since"] = depends_on(earlier, stage.name)
+    decision = _decision(pipeline, run, stage)
+    if decision is not None and decision.run is not None:
+        parts["since"] = decision.of_stage(stage.name)
     return parts | before
 
 
-def _earlier(pipeline: Pipeline, run: Run, stage: Stage) -> Run | None:
-    """The run that a stage goes on from. Raises `IsohopError` where there is not the one that the
-    pipeline file names."""
+def _decision(pipeline: Pipeline, run: Run, stage: Stage) -> Decision | None:
+    """Which run a stage goes on from, where the pipeline file asks for one."""
     if pipeline.settings.since is None or stage.name not in KEPT:
         return None
+    return decided(pipeline, run) or decide(pipeline, run, _learning(pipeline))
+
+
+def _learning(pipeline: Pipeline) -> dict[str, str]:
+    """All that learning depends on, but for the data."""
     learns = {name for stage in ("features", "distill") for name in STAGES[stage].settings}
     folder = pipeline.features.text_model
     learning = {
@@ -290,7 +294,7 @@ def _earlier(pipeline: Pipeline, run: Run, stage: Stage) -> Run | None:
         "settings": pipeline.settings.model_dump(mode="json", include=learns),
         "text model": {} if folder is None else contents_of(folder),
     }
-    return earlier_run(pipeline, run, told_apart(learning))
+    return told_apart(learning)
 
 
 def _done_before(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, str]:
@@ -329,6 +333,11 @@ def _run_stage(
     there = all((run.folder / output).exists() for output in stage.outputs)
     if record is not None and record.fingerprint == wanted and there:
         return record, False
+    decision = _decision(pipeline, run, stage)
+    learning = {} if decision is None else _learning(pipeline)
+    if decision is not None and name == KEPT[0] and not stands(pipeline, run, decision, learning):
+        decision = decide(pipeline, run, learning)
+        wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
     run.forget(_and_after(name))
     attempt = Attempt(pipeline.settings.name, run.id, name)
     if not stage.needs:
@@ -336,10 +345,8 @@ def _run_stage(
     if name == "publish":
         attempt.outputs = [pipeline.published_name]
     with told(attempt, run.folder):
-        earlier = _earlier(pipeline, run, stage)
-        if earlier is not None:
-            earlier.pull()
-        made = _act(stage, Context(pipeline, run, progress, earlier))
+        with going_on(pipeline, run, decision, learning) as earlier:
+            made = _act(stage, Context(pipeline, run, progress, earlier))
         attempt.made = [one.what for one in made]
         attempt.size = sum(size_of(run.folder / output) for output in stage.outputs)
         attempt.size += sum(one.size for one in made)
@@ -388,11 +395,18 @@ def evaluate(pipeline: Pipeline, run: Run, seeds: int, progress: Progress = SILE
     yet, over ``seeds`` seeds from the pipeline's on."""
     from isohop.coldbrew.comparison import compare
     from isohop.engines.ray import ray_session
+    from isohop.giant.features import Features
 
     settings = pipeline.settings
     with run.writing(), ray_session():
         for name in ("build", "features"):
             _run_stage(pipeline, run, STAGES[name], progress)
+        learned_on = Features.open(run.features).manifest.kept_from
+        if learned_on is not None:
+            raise IsohopError(
+                f"The features of run '{run.id}' were learned by an earlier run, from edges that "
+                "would be held out here. Evaluate a run that learned for itself."
+            )
         return compare(
             run.graph,
             run.features,
