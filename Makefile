@@ -36,7 +36,7 @@ test-clusters: install
 	@$(BIN)/python -m pytest -k "$(ONLY)" tests/clusters
 
 test-faults: install
-	@$(BIN)/python -m pytest -k "$(ONLY)" tests/faults
+	@$(BIN)/python -m pytest --numprocesses 2 --dist load -k "$(ONLY)" tests/faults
 
 .venv-airflow/installed: tests/airflow/requirements.txt
 	@echo "Installing Airflow into .venv-airflow (once; some minutes)"
