@@ -65,7 +65,9 @@ def read_credible(folder: Path, graph: Graph, edge_types: Iterable[str]) -> dict
             f"{folder} is not of the graph {graph.path}. Run the stage 'embed' again."
         )
     read = {n: pq.read_table(folder / f"{n}.parquet") for n in edge_types if n in about.edges}
-    return {name: torch.from_numpy(table["credible"].to_numpy().copy()) for name, table in read.items()}
+    return {
+        name: torch.from_numpy(table["credible"].to_numpy().copy()) for name, table in read.items()
+    }
 
 
 def with_earlier(credible: Table, now: Graph, before: Graph, folder: Path) -> dict[str, Tensor]:
