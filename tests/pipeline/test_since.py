@@ -229,6 +229,15 @@ def test_what_is_done_stays_done_and_nothing_else_goes_on_once_the_earlier_run_i
         shop.run("another", **others)
 
 
+def test_the_report_says_where_was_learned_what_it_shows(shop):
+    read = read_pipeline(shop.folder / "pipeline.yaml", {"since": "monday"})
+    run = open_run(read, "tuesday")
+    run_stage(read, run, "report")
+    monday = Graph.open(run_of(shop, "monday").graph).manifest.certificate
+    told = run.report.read_text("utf-8")
+    assert f'by an earlier run, on the graph <span class="mono">{monday}</span>' in told
+
+
 def test_a_run_that_is_read_is_not_written(shop):
     monday = run_of(shop, "monday")
     with monday.reading():
