@@ -1,11 +1,14 @@
-"""How many cores each of some workers gets."""
+"""Ray's start, and how many cores each of some workers gets."""
 
 from __future__ import annotations
 
+import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isohop.engines.ray import cores_each
+from isohop.engines.ray import cores_each, ray_session
+from isohop.errors import IsohopError
 
 
 @given(st.integers(1, 20), st.lists(st.integers(0, 64), max_size=8))
@@ -21,3 +24,25 @@ def test_a_worker_never_wants_more_than_the_largest_machine_has():
     assert cores_each(2, [8, 8]) == 8
     assert cores_each(4, [8, 2]) == 2
     assert cores_each(4, [1, 1, 1]) == 0
+
+
+@pytest.mark.parametrize("kind", [Exception, RuntimeError, TimeoutError, ConnectionError])
+def test_a_start_that_failed_is_tried_once_more_and_then_told(kind, monkeypatch):
+    tried = []
+
+    def init(**_: object) -> None:
+        tried.append(1)
+        if len(tried) < fails:
+            raise kind("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "1")
+    fails = 2
+    with ray_session():
+        assert len(tried) == 2
+    tried.clear()
+    fails = 3
+    with pytest.raises(IsohopError, match="Ray did not start on this machine"), ray_session():
+        pass
