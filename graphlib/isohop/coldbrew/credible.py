@@ -26,7 +26,7 @@ from torch import Tensor
 from isohop.coldbrew.tables import Table
 from isohop.errors import IsohopError
 from isohop.graph import Graph
-from isohop.graph.earlier import NOBODY, earlier_ids, later_ids
+from isohop.graph.earlier import NOBODY, later_nodes
 
 MANIFEST = "credible.json"
 
@@ -58,8 +58,7 @@ def read_credible(folder: Path, graph: Graph, edge_types: Iterable[str]) -> dict
     except (FileNotFoundError, ValidationError) as error:
         raise IsohopError(f"{folder} is none of this version. Run the stage 'embed'.") from error
     counts = {edge.name: edge.count for edge in graph.edge_types}
-    of = graph.manifest
-    same = (about.certificate, about.numbering) == (of.certificate, of.numbering)
+    same = graph.manifest.has_nodes_of(about.certificate, about.numbering)
     if not same or not about.edges.items() <= counts.items():
         raise IsohopError(
             f"{folder} is not of the graph {graph.path}. Run the stage 'embed' again."
@@ -74,10 +73,7 @@ def with_earlier(credible: Table, now: Graph, before: Graph, folder: Path) -> di
     """Of the edge types that were judged before: as credible as then, where edges were there; of
     the others as now, or wholly where the type is not judged now. ``folder``: of what was judged of
     the graph ``before``."""
-    later = {
-        node.name: later_ids(earlier_ids(before, now, node.name), before.node_type(node.name).count)
-        for node in now.node_types
-    }
+    later = later_nodes(before, now)
     found = {}
     for name, values in read_credible(folder, before, [e.name for e in now.edge_types]).items():
         edge = now.edge_type(name)

@@ -26,7 +26,7 @@ from isohop.coldbrew.student import LatentIndex
 from isohop.coldbrew.tables import module_key
 from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.graph import Graph
-from isohop.graph.earlier import NOBODY, check_same_types, earlier_ids, later_ids
+from isohop.graph.earlier import NOBODY, check_same_types, later_ids, later_nodes
 
 ROUNDING = 1e-5
 """How far two vectors of length 1 may lie apart, in any direction, and be one: products of tables
@@ -39,12 +39,7 @@ def keep_model(graph: str | Path, before: tuple[Path, Path], out: str | Path) ->
     now, earlier = Graph.open(graph), Graph.open(before[0])
     check_same_types(earlier, now)
     model, manifest = before[1], read_manifest(before[1])
-    later = {
-        node.name: torch.from_numpy(
-            later_ids(earlier_ids(earlier, now, node.name), earlier.node_type(node.name).count)
-        )
-        for node in now.node_types
-    }
+    later = {name: torch.from_numpy(ids) for name, ids in later_nodes(earlier, now).items()}
     with folder_atomically(Path(out)) as folder:
         structural = manifest.structural
         if manifest.skipped is None:

@@ -122,8 +122,8 @@ def keep_features(
     features. Raises `IsohopError` where its graph has other types."""
     from isohop.giant.inference import extract
 
-    opened, earlier = Graph.open(graph), Features.open(before[1])
-    check_same_types(Graph.open(before[0]), opened)
+    opened, were, earlier = Graph.open(graph), Graph.open(before[0]), Features.open(before[1])
+    check_same_types(were, opened)
     clock = time.monotonic()
     with ray_session(), folder_atomically(Path(out)) as folder:
         copy_encoder(earlier.path, folder)
@@ -132,8 +132,7 @@ def keep_features(
             update={
                 "node_types": {node.name: node.count for node in opened.node_types},
                 "encoded": encoded,
-                "kept_from": earlier.manifest.kept_from
-                or Graph.open(before[0]).manifest.certificate,
+                "kept_from": earlier.manifest.kept_from or were.manifest.certificate,
                 "seconds": {"extract": round(time.monotonic() - clock, 3)},
             }
         )

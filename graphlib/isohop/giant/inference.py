@@ -62,6 +62,7 @@ def encode_pieces(
     how many documents it ``encoded``. ``before``: an earlier graph, and its features by the same
     encoder."""
     opened, loaded = _opened(graph, encoder)
+    kept = None if before is None else (Graph.open(before[0]), Path(before[1]))
     encoded = []
     for piece in split(batch):
         name = piece["node_type"]
@@ -74,8 +75,8 @@ def encode_pieces(
                 ids = table["node_id"].to_numpy()
                 features = np.empty((len(ids), loaded.dimensions), np.float32)
                 new = np.ones(len(ids), bool)
-                if before is not None:
-                    new = ~_take_kept(before, name, label, loaded, ids, documents, features)
+                if kept is not None:
+                    new = ~_take_kept(*kept, name, label, loaded, ids, documents, features)
                 if new.any():
                     features[new] = encode_documents(loaded, name, documents.filter(pa.array(new)))
                 encoded[-1] += int(new.sum())
@@ -84,7 +85,8 @@ def encode_pieces(
 
 
 def _take_kept(
-    before: tuple[str, str],
+    graph: Graph,
+    of_all: Path,
     node_type: str,
     label: str | None,
     encoder: Encoder,
@@ -93,14 +95,13 @@ def _take_kept(
     features: np.ndarray,
 ) -> np.ndarray:
     """Fill ``features`` (rows, d) of the nodes ``ids`` whose ``documents`` are as before; which
-    they are, boolean (rows,)."""
-    graph, folder = Graph.open(before[0]), Path(before[1]) / node_type
+    they are, boolean (rows,). ``graph`` and ``of_all``: the earlier graph and its features."""
     fields = document_fields(graph, node_type, label)
     among = (pc.field("node_id") >= int(ids.min())) & (pc.field("node_id") <= int(ids.max()))
     tables = []
     for path, columns in (
         (graph.path / "nodes" / node_type, [field.name for field in fields]),
-        (folder, ["feature"]),
+        (of_all / node_type, ["feature"]),
     ):
         found = ds.dataset(path, format="parquet").to_table(["node_id", *columns], filter=among)
         tables.append(found.sort_by("node_id").combine_chunks())
@@ -108,10 +109,10 @@ def _take_kept(
     known = nodes["node_id"].to_numpy()
     if not len(known) or not np.array_equal(known, held["node_id"].to_numpy()):
         return np.zeros(len(ids), bool)
-    were = render_documents(nodes, fields, encoder.vocabulary.characters)
     place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    same = pc.equal(documents, were.take(pa.array(place))).fill_null(False)
-    neither = pc.and_(pc.is_null(documents), pc.is_null(were.take(pa.array(place))))
+    were = render_documents(nodes, fields, encoder.vocabulary.characters).take(pa.array(place))
+    same = pc.equal(documents, were).fill_null(False)
+    neither = pc.and_(pc.is_null(documents), pc.is_null(were))
     kept = pc.or_(same, neither).to_numpy(zero_copy_only=False) & (known[place] == ids)
     flat = held["feature"].combine_chunks().flatten().to_numpy()
     features[kept] = flat.reshape(len(known), -1)[place[kept]]

@@ -99,6 +99,10 @@ class GraphManifest(_Model):
     plan: Mapping[str, Any] = {}
     """What ``isohop explain`` tells, as JSON."""
 
+    def has_nodes_of(self, certificate: str | None, numbering: str | None) -> bool:
+        """Whether those are its own: what was kept by node id belongs to it."""
+        return (certificate, numbering) == (self.certificate, self.numbering)
+
 
 @dataclass(frozen=True)
 class Graph:

@@ -60,3 +60,11 @@ def later_ids(earlier: np.ndarray, count: int) -> np.ndarray:
     there = np.flatnonzero(earlier != NOBODY)
     later[earlier[there]] = there
     return later
+
+
+def later_nodes(before: Graph, now: Graph) -> dict[str, np.ndarray]:
+    """`later_ids` of every node type, the same in both."""
+    return {
+        node.name: later_ids(earlier_ids(before, now, node.name), before.node_type(node.name).count)
+        for node in now.node_types
+    }
