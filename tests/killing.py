@@ -20,6 +20,14 @@ def log_of(training: Path) -> str:
     return "".join(file.read_text("utf-8") for file in training.glob("*/log.jsonl"))
 
 
+def command_of(process: psutil.Process) -> str:
+    """Empty of a process that has ended, even if nobody has waited for it yet."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie is one, too
+        return ""
+
+
 def run_and_kill(program: str, arguments: list[str], training: Path, when: str) -> None:
     """Run a Python program until its log says something; then kill it and all that it started."""
     run = subprocess.Popen([sys.executable, "-c", program, *arguments], start_new_session=True)
@@ -68,6 +76,6 @@ class Killer(Reader):
         if self.done < self.after or self.killed:
             return
         for process in psutil.Process().children(recursive=True):
-            if "ray::_guarded" in " ".join(process.cmdline()):
+            if "ray::_guarded" in command_of(process):
                 self.killed.append(process.pid)
                 process.kill()

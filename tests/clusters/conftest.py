@@ -20,6 +20,8 @@ import psutil
 import pyspark
 import pytest
 
+from tests.killing import command_of
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SPARK = Path(pyspark.__file__).parent / "bin"
@@ -94,7 +96,7 @@ class SparkCluster:
     def executors(self) -> list[psutil.Process]:
         """Processes that work on an application's tasks."""
         found = [p for worker in self.workers for p in psutil.Process(worker.pid).children(True)]
-        return [p for p in found if "CoarseGrainedExecutorBackend" in _words(p)]
+        return [p for p in found if "CoarseGrainedExecutorBackend" in command_of(p)]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -116,13 +118,6 @@ class SparkCluster:
         told = [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
         command = [SPARK / "spark-submit", "--master", self.master, *told, *words]
         return [str(word) for word in command]
-
-
-def _words(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it has ended
-        return ""
 
 
 def know_secret(conf: Path, secret: str) -> None:

@@ -31,6 +31,7 @@ from isohop.engines.mirror import Mirror
 from isohop.engines.object_store import StoredFolder
 from isohop.engines.storage import TEMPORARY
 from isohop.graph import Graph
+from tests.killing import command_of
 from tests.s3 import BUCKET, environment, s3
 
 ROOT = Path(__file__).parents[2]
@@ -183,14 +184,10 @@ def a_worker_killed(folder: Path, seconds: float, draw: random.Random) -> Result
 
 
 def _workers(run: subprocess.Popen[str]) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []:
-        try:
-            if process.name().startswith("ray::") or "ray::" in " ".join(process.cmdline()[:1]):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    if run.poll() is not None:
+        return []
+    children = psutil.Process(run.pid).children(recursive=True)
+    return [process for process in children if command_of(process).startswith("ray::")]
 
 
 def two_at_once(folder: Path, seconds: float, draw: random.Random) -> Result:
