@@ -45,6 +45,25 @@ distill: {dimensions: 8, steps: 6, batch: 64, negatives: 8}
 report: {sample: 50}
 """
 PATIENCE = 900
+AHEAD = """
+import sys
+from datetime import datetime, timedelta
+
+from isohop.cli import main
+from isohop.embeddings import publisher
+from isohop.pipeline import events
+
+
+class Ahead(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(days=400)
+
+
+# All of its modules that ask for the time of day.
+events.datetime = publisher.datetime = Ahead
+sys.exit(main())
+"""
 
 
 @dataclass(frozen=True)
@@ -84,13 +103,12 @@ class Pipeline:
         file.write_text(f"name: {NAME}\nschema: schema.yaml\n{places}{SETTINGS}", "utf-8")
         return cls(file, home, more or {})
 
-    def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "isohop.cli", *words, str(self.file)]
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(
+        self, *words: str, program: tuple[str, str] = ("-m", "isohop.cli")
+    ) -> subprocess.Popen[str]:
         """In a session of its own, with all that it starts."""
         return subprocess.Popen(
-            self.command(*(words or ("run",))),
+            [sys.executable, *program, *(words or ("run",)), str(self.file)],
             env={**os.environ, "COLUMNS": "10000", **self.more},  # nothing is folded
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -148,14 +166,17 @@ def undisturbed(folder: Path) -> tuple[Result, float]:
     return result, time.monotonic() - clock
 
 
+def kill_after(seconds: float, run: subprocess.Popen[str]) -> None:
+    try:
+        run.wait(seconds)
+    except subprocess.TimeoutExpired:
+        kill_all(run)
+
+
 def killed_at_any_moment(folder: Path, seconds: float, draw: random.Random) -> Result:
     """The whole run, by ``kill -9``."""
     pipeline = Pipeline.make(folder)
-    run = pipeline.start()
-    try:
-        run.wait(draw.uniform(0.0, seconds))
-    except subprocess.TimeoutExpired:
-        kill_all(run)
+    kill_after(draw.uniform(0.0, seconds), pipeline.start())
     result = pipeline.completes()
     pipeline.is_tidy_after_pruning()
     return result
@@ -205,6 +226,15 @@ def two_at_once(folder: Path, seconds: float, draw: random.Random) -> Result:
     said, _ = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, said
     return pipeline.completes()
+
+
+def clock_set_back(folder: Path, seconds: float, draw: random.Random) -> Result:
+    """After a run that was killed, or had just ended."""
+    pipeline = Pipeline.make(folder)
+    kill_after(draw.uniform(0.0, 1.5 * seconds), pipeline.start(program=("-c", AHEAD)))
+    result = pipeline.completes()
+    pipeline.is_tidy_after_pruning()
+    return result
 
 
 @contextmanager
@@ -285,6 +315,7 @@ SCENARIOS = {
     "the run killed (kill -9) at any moment": killed_at_any_moment,
     "a worker of Ray killed": a_worker_killed,
     "two runs at once": two_at_once,
+    "the clock set back by a year": clock_set_back,
     "disk full": disk_full,
     "a truncated Parquet file": truncated_input,
     "every path on S3, one request in twenty fails": a_bad_line,

@@ -14,9 +14,10 @@ done stays done, whatever becomes of the earlier run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -113,17 +114,36 @@ def going_on(
 def _latest(
     pipeline: Pipeline, run: Run, known: Mapping[str, Run], learning: Mapping[str, str]
 ) -> Run | None:
-    fit: list[tuple[bool, str, str]] = []
+    fit = []
     for name, other in known.items():
         try:
             if _unfit(pipeline, run, other, learning) is None:
-                record = other.record("embed")
-                published = other.record("publish") is not None
-                fit.append((published, "" if record is None else record.started, name))
+                built, embedded = other.record("build"), other.record("embed")
+                if built is not None and embedded is not None:
+                    published = other.record("publish") is not None
+                    parent = json.loads(built.depends.get("since.run", "null"))
+                    fit.append(_Fit(published, embedded.started, name, parent))
         except IsohopError:
             continue  # a record that cannot be read: `isohop runs list` tells it
-    # A run that the gates did not let pass is the last resort.
-    return known[max(fit)[2]] if fit else None
+    return known[_newest(fit)] if fit else None
+
+
+class _Fit(NamedTuple):
+    """A run that can be gone on from; ``parent``: the one that it went on from itself."""
+
+    published: bool
+    started: str
+    name: str
+    parent: str | None
+
+
+def _newest(fit: Sequence[_Fit]) -> str:
+    """One that the gates did not let pass is the last resort. A run is older than those that went
+    on from it, whatever the clocks said."""
+    children = {(one.published, one.parent) for one in fit}
+    return max(
+        one for one in fit if children.isdisjoint({(True, one.name), (one.published, one.name)})
+    ).name
 
 
 def _made(run: Run) -> dict[str, str]:

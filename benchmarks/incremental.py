@@ -1,0 +1,149 @@
+"""A night after one on which little changed, against a night that learns everything.
+
+    python -m benchmarks.incremental [--quick] [--json FILE]
+
+Yesterday Gutenberg's catalogue was as it is today, but for one row in a hundred: of works, authors
+and subjects half of those were not there, and neither were their links; the other half had another
+name. One link in a hundred was not there either. Three runs, each a process of its own: that of
+yesterday, which learns; today's, which goes on from it (``since``); and the graph of today alone.
+
+*share*: seconds of the second run in those of the first, as a whole and by stage. The graphs of the
+second and third must have one certificate. ``--quick``: a tenth of the catalogue, and few steps.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from benchmarks.measure import DATA, ROOT, arguments, cost_of, show
+
+SHARE = 0.01
+QUICK = 10
+STAGES = ("build", "features", "distill", "embed", "publish", "report")
+ENTITIES = {
+    "works": ("gutenberg_id", "title"),
+    "authors": ("gutenberg_author_id", "author"),
+    "subjects": ("subject_id", "subject"),
+}
+LINKS = {
+    "work_authors": ("works", "authors"),
+    "work_subjects": ("works", "subjects"),
+    "work_languages": ("works",),
+}
+PIPELINE = """
+name: gutenberg
+schema: schema.yaml
+seed: 7
+runs: runs
+publish: {path: published}
+"""
+LITTLE = """
+features: {steps: 20}
+distill: {steps: 4}
+"""
+
+
+class Catalogue:
+    """Gutenberg's tables as they are today, and as they were yesterday. ``part``: one work in so
+    many, and what it is linked to."""
+
+    def __init__(self, part: int, seed: int = 1):
+        self._draw = np.random.default_rng(seed)
+        names = (*ENTITIES, *LINKS)
+        self.today = {name: pq.read_table(DATA / "gutenberg" / f"{name}.parquet") for name in names}
+        works = self.today["works"]
+        kept = {"works": works.filter(pa.array(np.arange(works.num_rows) % part == 0))}
+        self.today = self._with(self.today | kept)
+        for name in ("authors", "subjects"):
+            key, _ = ENTITIES[name]
+            linked = [links[key] for links in self.today.values() if key in links.column_names[1:]]
+            among = pc.is_in(self.today[name][key], linked[0].combine_chunks())
+            self.today[name] = self.today[name].filter(among)
+        self.yesterday = self._with(self.today | {name: self._was(name) for name in ENTITIES})
+        for name in LINKS:
+            table = self.yesterday[name]
+            there = self._draw.random(table.num_rows) >= SHARE
+            self.yesterday[name] = table.filter(pa.array(there))
+
+    def _was(self, name: str) -> pa.Table:
+        table = self.today[name]
+        draw = self._draw.random(table.num_rows)
+        text = table[ENTITIES[name][1]].combine_chunks()
+        renamed = pa.array((draw >= SHARE / 2) & (draw < SHARE))
+        was = pc.if_else(renamed, pc.binary_join_element_wise("Formerly", text, " "), text)
+        place = table.column_names.index(ENTITIES[name][1])
+        renamed_table = table.set_column(place, table.column_names[place], was)
+        return renamed_table.filter(pa.array(draw >= SHARE / 2))
+
+    def _with(self, tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+        """Without links to what is not there."""
+        found = dict(tables)
+        for name, ends in LINKS.items():
+            for end in ends:
+                key = ENTITIES[end][0]
+                there = pc.is_in(found[name][key], tables[end][key].combine_chunks())
+                found[name] = found[name].filter(there)
+        return found
+
+
+def write(tables: dict[str, pa.Table], folder: Path) -> None:
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet")
+
+
+def main() -> None:
+    asked = arguments(__doc__.splitlines()[0])
+    if not (DATA / "gutenberg").is_dir():
+        sys.exit(f"{DATA / 'gutenberg'} is absent, so nothing is measured.")
+    catalogue = Catalogue(QUICK if asked.quick else 1)
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="isohop-incremental-") as name:
+        folder = Path(name)
+        schema = (ROOT / "schemas" / "gutenberg.yaml").read_text("utf-8")
+        schema = schema.replace("../../shared/data/gutenberg", "data")
+        (folder / "schema.yaml").write_text(schema, "utf-8")
+        pipeline = folder / "pipeline.yaml"
+        pipeline.write_text(PIPELINE + (LITTLE if asked.quick else ""), "utf-8")
+        (folder / "data").mkdir()
+        isohop = [sys.executable, "-m", "isohop.cli"]
+        write(catalogue.yesterday, folder / "data")
+        first = cost_of([*isohop, "run", str(pipeline), "--run", "first"], told=True)
+        write(catalogue.today, folder / "data")
+        since = ["--run", "next", "--set", "since=first"]
+        following = cost_of([*isohop, "run", str(pipeline), *since], told=True)
+        cost_of([*isohop, "stage", "build", str(pipeline), "--run", "whole"], told=True)
+        runs = folder / "runs" / "gutenberg"
+        stages = {run: seconds(runs / run) for run in ("first", "next")}
+        certificates = [certificate(runs / run) for run in ("next", "whole")]
+    if len(set(certificates)) > 1:
+        sys.exit(f"the graphs differ: {' and '.join(certificates)}")
+    figures = {
+        "gutenberg/first/all/seconds": first.seconds,
+        "gutenberg/next/all/seconds": following.seconds,
+        "gutenberg/next/all/share": following.seconds / first.seconds,
+    }
+    for stage in STAGES:
+        for run, taken in stages.items():
+            figures[f"gutenberg/{run}/{stage}/seconds"] = taken[stage]
+    show("A night on which one row in a hundred is new or has changed", figures, asked.json)
+
+
+def seconds(run: Path) -> dict[str, float]:
+    """By stage."""
+    records = [json.loads(file.read_text("utf-8")) for file in (run / "stages").glob("*.json")]
+    return {record["stage"]: record["seconds"] for record in records}
+
+
+def certificate(run: Path) -> str:
+    return str(json.loads((run / "graph" / "graph.json").read_text("utf-8"))["certificate"])
+
+
+if __name__ == "__main__":
+    main()
