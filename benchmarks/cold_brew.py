@@ -18,8 +18,9 @@ teacher of so many convolutions.
 the same two settings.
 *gutenberg*: class of a work, *wordnet*: lexicographer file of a noun synset, as in `giant.py`, from
 the features that GIANT learns there; split 60/20/20. *whole*: all edges but the label's.
-*isolated*: test nodes have none, in GIANT either; *probe* is a logistic regression on the features
-alone. *random*: half of the edges of each type lead to random nodes instead.
+*isolated*: test nodes have none, in GIANT either, and neither has every other validation node;
+*probe* is a logistic regression on the features alone. *random*: half of the edges of each type lead
+to random nodes instead.
 
 *links*: link prediction in place of the label, by the stage's own settings: filtered MRR and
 Hits@10 of the other ends of a node's edges among 1,000 candidates of their type, on held-out edges
@@ -58,7 +59,7 @@ from isohop.graph.holdout import ISOLATION
 
 CONDITIONS = ("whole", "isolation", "random", "isolated", "links")
 MODELS = ("teacher", "mlp", "student", "gcn")
-NOTHING = {"validation": 0.0, "test": 0.0}
+NOTHING = {"validation": 0.0, "test": 0.0, "aside": 0.0}
 CORA = """
 database: cora
 source: {path: data}
@@ -241,7 +242,10 @@ class Comparison:
         for setting in ("isolated", "whole", "random"):
             if setting not in self.settings:
                 continue
-            gone = np.flatnonzero(split == 2) if setting == "isolated" else np.empty(0, int)
+            gone = split == 2
+            # Half of the validation nodes: what hears of no edges is chosen by them.
+            gone[np.flatnonzero(split == 1)[::2]] = True
+            gone = np.flatnonzero(gone & (setting == "isolated"))
             hidden = {self.task.entity: gone}
             holdout = hold_out(self.task.graph, seed, isolated=0.0, hidden=hidden, **NOTHING)
             if setting != "random" or "whole" not in self.settings:

@@ -18,7 +18,7 @@ from isohop.coldbrew.settings import DistillSettings
 from isohop.errors import IsohopError
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
 from isohop.graph.dataset import Attribute
-from isohop.graph.holdout import ISOLATION
+from isohop.graph.holdout import ASIDE, ISOLATION
 
 SMALL = DistillSettings(dimensions=8, steps=20, batch=64, negatives=8)
 PAPERS = 60
@@ -174,11 +174,13 @@ def test_labels_of_test_nodes_change_nothing_in_training(tmp_path):
 
 def test_labels_of_isolated_nodes_are_never_trained_on(tmp_path):
     distiller = Distiller.of(*citations(tmp_path, some_edges()), SMALL, 1, "paper.topic", 1)
-    alone = torch.from_numpy(distiller.holdout.groups["paper"] == ISOLATION)
+    groups = torch.from_numpy(distiller.holdout.groups["paper"])
+    alone, aside = groups == ISOLATION, groups == ASIDE
     labels = distiller.labels
     assert alone.any()
-    assert not (labels.train & alone).any()
-    assert not (labels.validation & alone).any()
+    assert aside.any()
+    assert labels.test[alone].all()
+    assert labels.validation[aside].all()
     assert torch.equal(
         (labels.train.int() + labels.validation + labels.test), torch.ones(PAPERS).int()
     )

@@ -9,7 +9,17 @@ import pyarrow as pa
 
 from isohop.graph import Graph, hold_out
 from isohop.graph.dataset import Attribute
-from isohop.graph.holdout import ISOLATED, ISOLATION, LATER, NO_EDGES, TEST, VALIDATION, VISIBLE
+from isohop.graph.holdout import (
+    ASIDE,
+    HEAD,
+    ISOLATED,
+    ISOLATION,
+    LATER,
+    NO_EDGES,
+    TEST,
+    VALIDATION,
+    VISIBLE,
+)
 from tests.worlds import library
 
 READS = "book--reads--reader"
@@ -27,6 +37,22 @@ def test_isolated_nodes_have_no_visible_edge_and_lowest_degree(tmp_path):
         others = connected & ~isolated
         assert held.degree[node.name][isolated].max() <= held.degree[node.name][others].min()
     assert (held.degree["book"][held.groups["book"] == NO_EDGES] == 0).all()
+
+
+def test_nodes_set_aside_have_no_visible_edge_and_no_hub_is_one(tmp_path):
+    graph = library(tmp_path / "g")
+    held, without = hold_out(graph, 3), hold_out(graph, 3, aside=0.0)
+    seen = held.visible_degree(graph)
+    for node in graph.entities:
+        aside = held.groups[node.name] == ASIDE
+        assert aside.sum() == round(0.05 * (held.degree[node.name] > 0).sum())
+        assert (seen[node.name][aside] == 0).all()
+        for group in (HEAD, ISOLATION):
+            same = [one.groups[node.name] == group for one in (held, without)]
+            assert np.array_equal(*same)
+    for name, state in held.edges.items():
+        changed = state != without.edges[name]
+        assert (state[changed] == ISOLATED).all()
 
 
 def test_every_edge_has_one_state_and_all_states_occur(tmp_path):

@@ -25,14 +25,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from isohop.coldbrew.choice import TO_BEGIN_WITH, Choice
+from isohop.coldbrew.evaluation import FEWEST
 
 KEPT = (0.0, 0.25, 0.5, 1.0)
 """Shares of the asking nodes' edges that are left, one in each round of trials."""
 TEACHER, STUDENT, BLEND = "teacher", "student", "blend"
 ALMOST = 0.95
 """Share of the teacher from which on its vector is served alone; of the student likewise."""
-FEWEST = 30
-"""Trials from which on anything is learned of them."""
 CAUTION = 1e-3
 """Weight of keeping to what is chosen where nothing is learned: the teacher."""
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.choosing import Evidence, blended, learn_choice, share_of
-from isohop.coldbrew.evaluation import Figure, LinkEvaluation, Model, label_figures
+from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures
 from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
 from isohop.coldbrew.inputs import Inputs, read_inputs
@@ -60,10 +60,11 @@ from isohop.engines.checkpoints import (
 from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
-from isohop.graph.holdout import ISOLATION
 
 DOUBTFUL = 0.5
 """How credible an edge is at most that is counted as doubtful."""
+BY_FEATURES = ("mlp", "student", "graph-mlp")
+"""Models that hear of no edges."""
 
 
 class Distiller:
@@ -159,8 +160,7 @@ class Distiller:
         holdout = hold_out(graph, seed, until=until)
         labels = None
         if label is not None:
-            isolated = holdout.groups[label.rpartition(".")[0]] == ISOLATION
-            labels = read_labels(graph, label, isolated, seed)
+            labels = read_labels(graph, label, holdout.groups[label.rpartition(".")[0]], seed)
         drawn = seed if training_seed is None else training_seed
         made = cls(inputs, holdout, labels, settings, drawn, threads, workers)
         if label is not None and labels is None:
@@ -270,11 +270,18 @@ class Distiller:
         return Batch(links, nodes, labelled, draw)
 
     def _validation_score(self, model: str, told: Told) -> float:
+        """A model that hears of no edges is asked about nodes that have none."""
+        alone = model in BY_FEATURES
         if self.labels is not None and told.answers is not None and self.labels.validation.any():
-            return self.labels.right(told.answers, self.labels.validation)
+            return self.labels.right(told.answers, self._validation_nodes(self.labels, alone))
         if not told.vectors:
             return 0.0
-        return self.evaluation.validation(self._model(model, told))
+        return self.evaluation.validation(self._model(model, told), alone)
+
+    def _validation_nodes(self, labels: Labels, alone: bool) -> Tensor:
+        """Mask of those that have edges, or of those ``alone``; of all, where these are too few."""
+        mask = labels.validation & (self.connected[labels.entity] != alone)
+        return mask if mask.sum() >= FEWEST else labels.validation
 
     def _conclude(self, model: str, learner: Learner, guess: Tensors | None = None) -> None:
         """What follows from a model's weights. ``guess``: those of MLP₁, where they are known."""

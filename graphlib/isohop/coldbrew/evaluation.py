@@ -23,8 +23,19 @@ from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.links import LinkScore, Query, adjacency, queries_of
 from isohop.coldbrew.tables import Table
 from isohop.graph import Holdout
-from isohop.graph.holdout import HEAD, ISOLATED, ISOLATION, NO_EDGES, TAIL, TEST, VALIDATION
+from isohop.graph.holdout import (
+    ASIDE,
+    HEAD,
+    ISOLATED,
+    ISOLATION,
+    NO_EDGES,
+    TAIL,
+    TEST,
+    VALIDATION,
+)
 
+FEWEST = 30
+"""Questions from which on anything is learned of them."""
 SAMPLE = 2000
 CANDIDATES = 1000
 K = 10
@@ -84,8 +95,10 @@ class LinkEvaluation:
             candidates = np.sort(draw.choice(inputs.counts[query.target], size, replace=False))
             source, target = query.ends(edges)
             state, group = holdout.edges[query.edge_type], holdout.groups[query.source]
+            tested = holdout.groups[query.target][target] == ISOLATION
             masks = {
                 "validation": state == VALIDATION,
+                "aside": (state == ISOLATED) & (group[source] == ASIDE) & ~tested,
                 "test": state == TEST,
                 "isolated": (state == ISOLATED) & (group[source] == ISOLATION),
             }
@@ -109,20 +122,25 @@ class LinkEvaluation:
                     )
                 )
 
-    @property
-    def on_validation(self) -> list[Asked]:
-        return [asked for asked in self._asked if asked.split == "validation"]
+    def on_validation(self, alone: bool = False) -> list[Asked]:
+        """Validation edges, of nodes that have others; ``alone``: edges of nodes set aside."""
+        split = "aside" if alone else "validation"
+        return [asked for asked in self._asked if asked.split == split]
 
-    def validation(self, model: Model) -> float:
-        """Mean reciprocal rank on validation edges, mean over queries; 0 where there are none."""
-        found = [_ranks(model, asked) for asked in self.on_validation]
+    def validation(self, model: Model, alone: bool = False) -> float:
+        """Mean reciprocal rank on validation edges, mean over queries; 0 where there are none.
+        ``alone``: on those of nodes set aside, where these are `FEWEST`."""
+        asked = self.on_validation(alone)
+        if alone and sum(len(one.source) for one in asked) < FEWEST:
+            asked = self.on_validation()
+        found = [_ranks(model, one) for one in asked]
         return float(np.mean([np.mean(1 / rank) for rank in found])) if found else 0.0
 
     def figures(self, model: Model) -> list[Figure]:
         """MRR and Hits@10 by entity and group; ``all`` is the mean over all edges asked."""
         ranks: dict[tuple[str, str], list[np.ndarray]] = {}
         for asked in self._asked:
-            if asked.split == "validation":
+            if asked.split not in ("test", "isolated"):
                 continue
             rank = _ranks(model, asked)
             parts = {"isolated": rank} if asked.split == "isolated" else {"overall": rank}

@@ -21,6 +21,7 @@ from torch.nn import functional
 from isohop.errors import IsohopError
 from isohop.giant.targets import label_edge
 from isohop.graph import Graph
+from isohop.graph.holdout import ASIDE, ISOLATION
 
 SHARPEN = 2.0
 """Power to which the mean answer is taken: the inverse of GRAND's temperature."""
@@ -91,16 +92,18 @@ class Labels:
         return (answers - taught).square().mean()
 
 
-def read_labels(graph: Graph, label: str, isolated: np.ndarray, seed: int) -> Labels | None:
-    """The label ``entity.attribute``: 60 % train, 20 % validation, 20 % test; ``isolated`` nodes
-    (boolean) are test nodes. An attribute of kind number is a number to tell; all else are classes.
-    None where training would see fewer than two values."""
+def read_labels(graph: Graph, label: str, groups: np.ndarray, seed: int) -> Labels | None:
+    """The label ``entity.attribute``: 60 % train, 20 % validation, 20 % test; of ``groups``, as
+    `Holdout` has them, isolated nodes are test nodes, and those set aside validation nodes. An
+    attribute of kind number is a number to tell; all else are classes. None where training would
+    see fewer than two values."""
     entity, _, attribute = label.rpartition(".")
     values, classes = _values(graph, label, entity, attribute)
     draw = np.random.default_rng([seed, 20]).random(len(values))
     known = values >= 0 if classes else np.isfinite(values)
-    test = known & (isolated | (draw >= 0.8))
-    validation = known & ~test & (draw >= 0.6)
+    aside = groups == ASIDE
+    test = known & ~aside & ((groups == ISOLATION) | (draw >= 0.8))
+    validation = known & ~test & (aside | (draw >= 0.6))
     train = known & ~test & ~validation
     if len(np.unique(values[train])) < 2:
         return None

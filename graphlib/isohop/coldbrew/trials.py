@@ -1,13 +1,15 @@
 """Trials: what the choice between teacher and student is learned from.
 
-Some nodes lose a part of their edges, all of them in one round of `choosing.KEPT`; then those nodes
-are asked about validation edges, or for their label where they are validation nodes. A node that
-loses edges loses its structural embedding with them, where it has fewer left than one is learned
-from.
+Some nodes lose a part of their edges, in one round for each of `choosing.KEPT`; then they are asked
+about validation edges, or for their label where they are validation nodes. A node that loses edges
+loses its structural embedding with them, where it has fewer left than one is learned from. Its
+features were learned from its edges all the same; so what is believed of nodes without edges is
+learned from those set aside, and from nodes that lose all only where these are too few.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isohop.coldbrew.choosing import FEWEST, KEPT, Trial
-from isohop.coldbrew.evaluation import Asked, K, link_loss, ranks
+from isohop.coldbrew.choosing import KEPT, Trial
+from isohop.coldbrew.evaluation import FEWEST, Asked, K, link_loss, ranks
 from isohop.coldbrew.links import LinkScore
 from isohop.coldbrew.tables import Table
 
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
+    from isohop.coldbrew.learners import Told
 
 SHARE = 0.1
 """Of an entity's connected nodes, those that lose edges at most: were they many more, it would be
@@ -34,7 +37,7 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
     """By entity, of a distiller whose student is trained."""
     draw = np.random.default_rng([distiller.seed, 80])
     labels = distiller.labels
-    asked = distiller.evaluation.on_validation
+    asked = distiller.evaluation.on_validation()
     if labels is not None:
         asked = [one for one in asked if one.query.source != labels.entity]
     nodes: dict[str, Tensor] = {}
@@ -49,7 +52,7 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
         chosen = known[np.sort(draw.permutation(len(known))[:most])]
         nodes[name] = torch.from_numpy(chosen.astype(np.int64))
     asked = [_of_nodes(one, nodes[one.query.source].numpy(), draw) for one in asked]
-    found: dict[str, list[Trial]] = {name: [] for name in nodes}
+    found = _set_aside(distiller)
     for kept in KEPT:
         left_out, degree = _hidden(distiller, nodes, kept, draw)
         least = distiller.settings.structural_degree
@@ -59,34 +62,63 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
             unplaced[name][some] = degree[name][some] < least
         with torch.no_grad():
             told = distiller.teach(left_out, unplaced)
-            guessed = distiller.told["student"]
-            evidence = {
-                name: distiller.evidence(name, told.vectors[name], degree[name]) for name in nodes
-            }
-        for one in asked:
-            name, rows = one.query.source, torch.from_numpy(one.source)
-            score, table = distiller.teacher.score, distiller.told["teacher"].vectors
-            found[name].append(
-                Trial(
-                    told.vectors[name][rows],
-                    guessed.vectors[name][rows],
-                    evidence[name][rows],
-                    partial(link_loss, score, table, one),
-                    partial(_found, score, table, one),
-                )
+        rows = {} if labels is None else {labels.entity: nodes[labels.entity]}
+        for name, trials in _trials(distiller, told, degree, asked, rows).items():
+            if kept or sum(len(trial.taught) for trial in found[name]) < FEWEST:
+                found[name] += trials
+    return found
+
+
+def _set_aside(distiller: Distiller) -> dict[str, list[Trial]]:
+    """Of nodes none of whose edges anything has seen."""
+    labels = distiller.labels
+    asked = distiller.evaluation.on_validation(alone=True)
+    rows = {}
+    if labels is not None:
+        asked = [one for one in asked if one.query.source != labels.entity]
+        alone = labels.validation & ~distiller.connected[labels.entity]
+        rows[labels.entity] = torch.nonzero(alone)[:, 0]
+    degree = distiller.graph.degrees_in(distiller.graph.weights({}))
+    return _trials(distiller, distiller.told["teacher"], degree, asked, rows)
+
+
+def _trials(
+    distiller: Distiller,
+    told: Told,
+    degree: Table,
+    asked: Sequence[Asked],
+    labelled: Mapping[str, Tensor],
+) -> dict[str, list[Trial]]:
+    """By entity. ``told``: what the teacher says where nodes have ``degree``; ``labelled``: the
+    nodes that are asked for their label, of the entity that has it."""
+    guessed, labels = distiller.told["student"], distiller.labels
+    names = distiller.inputs.entities
+    evidence = {name: distiller.evidence(name, told.vectors[name], degree[name]) for name in names}
+    found: dict[str, list[Trial]] = {name: [] for name in names}
+    for one in asked:
+        name, rows = one.query.source, torch.from_numpy(one.source)
+        score, table = distiller.teacher.score, distiller.told["teacher"].vectors
+        found[name].append(
+            Trial(
+                told.vectors[name][rows],
+                guessed.vectors[name][rows],
+                evidence[name][rows],
+                partial(link_loss, score, table, one),
+                partial(_found, score, table, one),
             )
-        if labels is not None and told.answers is not None and guessed.answers is not None:
-            rows = nodes[labels.entity]
-            found[labels.entity].append(
-                Trial(
-                    told.answers[rows],
-                    guessed.answers[rows],
-                    evidence[labels.entity][rows],
-                    partial(labels.losses, rows),
-                    partial(labels.hits, rows),
-                    unit=False,
-                )
+        )
+    if labels is not None and told.answers is not None and guessed.answers is not None:
+        rows = labelled[labels.entity]
+        found[labels.entity].append(
+            Trial(
+                told.answers[rows],
+                guessed.answers[rows],
+                evidence[labels.entity][rows],
+                partial(labels.losses, rows),
+                partial(labels.hits, rows),
+                unit=False,
             )
+        )
     return found
 
 

@@ -5,12 +5,15 @@ the features of the second stage would already have seen what it is tested on. S
 `hold_out`, which depends on the graph and the seed alone.
 
 Where edges have times, those that were first seen on a given day or later are out of the window:
-nothing learns from them, and nothing is asked about them. Of the others two things are held out
+nothing learns from them, and nothing is asked about them. Of the others three things are held out
 (Zheng et al., Cold Brew, ICLR 2022, section 4, made typed):
 
 - *edges*: a random share of the visible edges of each type, to test link prediction;
 - *isolated nodes*: of each entity, the nodes of lowest degree (ties broken by seed) have all their
-  edges removed, to test how nodes without edges fare.
+  edges removed, to test how nodes without edges fare;
+- nodes *set aside*: some others, at random, have all theirs removed as well, to choose what is best
+  for nodes without edges, and to learn how far to trust it. Features of any other node were learned
+  from its edges: it would seem better known from its text than a new one is.
 """
 
 from __future__ import annotations
@@ -29,8 +32,11 @@ VISIBLE, VALIDATION, TEST, ISOLATED, LATER = 0, 1, 2, 3, 4
 """State of an edge. ISOLATED: an end of it is a node whose edges are all removed. LATER: it is out
 of the window."""
 
-HEAD, MIDDLE, TAIL, ISOLATION, NO_EDGES = 0, 1, 2, 3, 4
-"""Group of a node by its degree in the whole graph; NO_EDGES had none to begin with."""
+HEAD, MIDDLE, TAIL, ISOLATION, NO_EDGES, ASIDE = 0, 1, 2, 3, 4, 5
+"""Group of a node by its degree in the whole graph; NO_EDGES had none to begin with, ASIDE were set
+aside."""
+MOST_ASIDE = 2000
+"""Of an entity: enough to choose by."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +68,17 @@ def hold_out(
     validation: float = 0.05,
     test: float = 0.05,
     isolated: float = 0.1,
+    aside: float = 0.05,
     hidden: Mapping[str, np.ndarray] | None = None,
     until: date | None = None,
 ) -> Holdout:
     """Divide the graph's edges and nodes; see the module.
 
     ``validation`` and ``test`` are shares of each edge type's edges; ``isolated`` is the share of
-    an entity's connected nodes that are isolated, and the size of head and tail as well. Values of
-    shared attributes are never isolated themselves: they are only seen through their holders.
+    an entity's connected nodes that are isolated, and the size of head and tail as well; ``aside``
+    the share that is set aside, up to `MOST_ASIDE`, of those that are neither isolated nor in the
+    head. Values of shared attributes are never isolated themselves: they are only seen through
+    their holders.
     ``hidden``: nodes, by type, that are isolated besides. ``until``: the first day out of the
     window, in UTC; an edge type without times is in it, an edge whose time is missing is not.
     """
@@ -87,6 +96,11 @@ def hold_out(
             group[order[-size:]] = HEAD
             group[order[size : 2 * size]] = TAIL
             group[order[:size]] = ISOLATION
+            # With one of highest degree too many edges of others would go.
+            others = np.sort(order[size:-size])
+            few = min(MOST_ASIDE, round(aside * len(connected)), len(others))
+            draw = _generator(seed, "aside", node.name)
+            group[draw.choice(others, few, replace=False)] = ASIDE
         if hidden is not None and node.name in hidden:
             group[hidden[node.name]] = ISOLATION
         groups[node.name] = group
@@ -97,10 +111,8 @@ def hold_out(
         state = np.full(len(source), VISIBLE, np.int8)
         state[draw < validation + test] = TEST
         state[draw < validation] = VALIDATION
-        ends_hidden = (groups[edge.source][source] == ISOLATION) | (
-            groups[edge.target][target] == ISOLATION
-        )
-        state[ends_hidden] = ISOLATED
+        for name, ends in ((edge.source, source), (edge.target, target)):
+            state[np.isin(groups[name][ends], (ISOLATION, ASIDE))] = ISOLATED
         if later:
             state[later[edge.name]] = LATER
         edges[edge.name] = state
