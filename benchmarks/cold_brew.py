@@ -19,8 +19,8 @@ the same two settings.
 *gutenberg*: class of a work, *wordnet*: lexicographer file of a noun synset, as in `giant.py`, from
 the features that GIANT learns there; split 60/20/20. *whole*: all edges but the label's.
 *isolated*: test nodes have none, in GIANT either, and neither has every other validation node;
-*probe* is a logistic regression on the features alone. *random*: half of the edges of each type lead
-to random nodes instead.
+*probe* is a logistic regression on the features alone. *random*: half of the edges of each type
+lead to random nodes instead.
 
 *links*: link prediction in place of the label, by the stage's own settings: filtered MRR and
 Hits@10 of the other ends of a node's edges among 1,000 candidates of their type, on held-out edges

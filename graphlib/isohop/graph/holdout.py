@@ -86,21 +86,8 @@ def hold_out(
     degree = _degrees(graph, {name: ~out for name, out in later.items()})
     groups: dict[str, np.ndarray] = {}
     for node in graph.node_types:
-        group = np.full(node.count, MIDDLE, np.int8)
-        connected = np.flatnonzero(degree[node.name] > 0)
-        group[degree[node.name] == 0] = NO_EDGES
-        if isolated and not node.shared and len(connected) >= 10:
-            size = max(1, round(isolated * len(connected)))
-            ties = _generator(seed, "nodes", node.name).random(len(connected))
-            order = connected[np.lexsort((ties, degree[node.name][connected]))]
-            group[order[-size:]] = HEAD
-            group[order[size : 2 * size]] = TAIL
-            group[order[:size]] = ISOLATION
-            # With one of highest degree too many edges of others would go.
-            others = np.sort(order[size:-size])
-            few = min(MOST_ASIDE, round(aside * len(connected)), len(others))
-            draw = _generator(seed, "aside", node.name)
-            group[draw.choice(others, few, replace=False)] = ASIDE
+        share = 0.0 if node.shared else isolated
+        group = _groups(degree[node.name], share, aside, seed, node.name)
         if hidden is not None and node.name in hidden:
             group[hidden[node.name]] = ISOLATION
         groups[node.name] = group
@@ -117,6 +104,26 @@ def hold_out(
             state[later[edge.name]] = LATER
         edges[edge.name] = state
     return Holdout(edges, groups, degree)
+
+
+def _groups(degree: np.ndarray, isolated: float, aside: float, seed: int, name: str) -> np.ndarray:
+    """int8 (nodes,): the group of each node of a type by its ``degree``, int64 (nodes,)."""
+    group = np.full(len(degree), MIDDLE, np.int8)
+    group[degree == 0] = NO_EDGES
+    connected = np.flatnonzero(degree > 0)
+    if not isolated or len(connected) < 10:
+        return group
+    size = max(1, round(isolated * len(connected)))
+    ties = _generator(seed, "nodes", name).random(len(connected))
+    order = connected[np.lexsort((ties, degree[connected]))]
+    group[order[-size:]] = HEAD
+    group[order[size : 2 * size]] = TAIL
+    group[order[:size]] = ISOLATION
+    # With nodes of highest degree too many edges of others would go.
+    others = np.sort(order[size:-size])
+    few = min(MOST_ASIDE, round(aside * len(connected)), len(others))
+    group[_generator(seed, "aside", name).choice(others, few, replace=False)] = ASIDE
+    return group
 
 
 def _later(graph: Graph, edge: EdgeType, until: date) -> np.ndarray:
