@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch.nn import functional
 
+from isohop.coldbrew.choosing import confidence_of
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.embed import embed
@@ -71,10 +73,13 @@ MODELS = ("teacher", "mlp", "student")
 def trained(
     made: tuple[Graph, Path], label: str | None = None, settings: DistillSettings = SMALL
 ) -> Distiller:
-    distiller = Distiller.of(*made, settings, 1, label, 1)
+    return learn(Distiller.of(*made, settings, 1, label, 1))
+
+
+def learn(distiller: Distiller) -> Distiller:
     for model in MODELS:
         distiller.start(model)
-        distiller.train(settings.steps)
+        distiller.train(distiller.settings.steps)
         distiller.finish()
     return distiller
 
@@ -184,6 +189,30 @@ def test_labels_of_isolated_nodes_are_never_trained_on(tmp_path):
     assert torch.equal(
         (labels.train.int() + labels.validation + labels.test), torch.ones(PAPERS).int()
     )
+
+
+def test_confidence_in_nodes_without_edges_is_that_of_nodes_set_aside(tmp_path):
+    """Features tell the topic of nodes from whose edges they were learned, and another of the
+    rest."""
+    papers = 800
+    pairs = np.random.default_rng(2).integers(0, papers, (4000, 2))
+    pairs = np.unique(pairs[pairs[:, 0] % 3 == pairs[:, 1] % 3], axis=0)
+    settings = SMALL.model_copy(update={"steps": 60, "learning_rate": 0.02})
+    made = citations(tmp_path, pairs, papers)
+    distiller = Distiller.of(*made, settings, 1, "paper.topic", 1)
+    topics = torch.arange(papers) % 3
+    new = ~distiller.connected["paper"]
+    told = functional.one_hot(torch.where(new, (topics + 1) % 3, topics), 5)
+    distiller.inputs.features["paper"].copy_(told)
+    learn(distiller)
+    degree = distiller.graph.degrees_in(distiller.graph.weights({}))["paper"]
+    evidence = distiller.evidence("paper", distiller.told["teacher"].vectors["paper"], degree)
+    confidence = confidence_of(distiller.choices["paper"], evidence)
+    labels, alone = distiller.labels, new & distiller.labels.test
+    right = labels.right(distiller.served().answers, alone)
+    assert right < 0.8
+    assert abs(confidence[alone].mean() - right) < 0.1
+    assert confidence[~new].mean() > 0.9
 
 
 def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhere(tmp_path):

@@ -135,9 +135,10 @@ class Served:
 
 @dataclass(frozen=True)
 class Trial:
-    """Questions put to nodes some of whose edges were taken away. ``taught`` and ``guessed``:
-    float32 (questions, d), ``unit`` vectors or answers about a label; ``loss`` (questions,) and
-    ``right``, boolean, of what becomes of them."""
+    """Questions put to nodes some of whose edges were taken away, or that were set ``aside``, and
+    none of whose edges was seen. ``taught`` and ``guessed``: float32 (questions, d), ``unit``
+    vectors or answers about a label; ``loss`` (questions,) and ``right``, boolean, of what becomes
+    of them."""
 
     taught: Tensor
     guessed: Tensor
@@ -145,6 +146,7 @@ class Trial:
     loss: Callable[[Tensor], Tensor]
     right: Callable[[Tensor], Tensor]
     unit: bool = True
+    aside: bool = False
 
     def served(self, share: Tensor) -> Tensor:
         return blended(self.taught, self.guessed, share, self.unit)
@@ -156,17 +158,29 @@ def learn_choice(trials: Sequence[Trial]) -> Choice:
         return Choice()
     blend = _learn_blend(trials)
     choice = Choice(blend=blend)
-    columns, nearness, linked, right = [], [], [], []
+    aside = [trial for trial in trials if trial.aside]
+    if sum(len(trial.taught) for trial in aside) < FEWEST:
+        aside = list(trials)
     with torch.no_grad():
-        for trial in trials:
-            right.append(trial.right(trial.served(share_of(choice, trial.evidence))))
-            columns.append(trial.evidence.columns)
-            nearness.append(trial.evidence.nearness[:, None])
-            linked.append(trial.evidence.degree > 0)
-    has, answers = torch.cat(linked).numpy(), torch.cat(right).numpy()
-    connected = _logistic(torch.cat(columns).numpy()[has, :3], answers[has])
-    alone = _logistic(torch.cat(nearness).numpy()[~has], answers[~has])
+        connected = _believed(choice, trials, lambda one: one.columns[:, :3], linked=True)
+        alone = _believed(choice, aside, lambda one: one.nearness[:, None], linked=False)
     return Choice.model_validate({"blend": blend, "connected": connected, "alone": alone})
+
+
+def _believed(
+    choice: Choice,
+    trials: Sequence[Trial],
+    columns: Callable[[Evidence], Tensor],
+    linked: bool,
+) -> tuple[float, ...] | None:
+    """How far to believe what is served, by some columns of the evidence, of nodes that are
+    ``linked`` or of those that are not."""
+    told, right = [], []
+    for trial in trials:
+        rows = (trial.evidence.degree > 0) == linked
+        told.append(columns(trial.evidence)[rows])
+        right.append(trial.right(trial.served(share_of(choice, trial.evidence)))[rows])
+    return _logistic(torch.cat(told).numpy(), torch.cat(right).numpy())
 
 
 def _learn_blend(trials: Sequence[Trial]) -> tuple[float, ...]:

@@ -64,8 +64,7 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
             told = distiller.teach(left_out, unplaced)
         rows = {} if labels is None else {labels.entity: nodes[labels.entity]}
         for name, trials in _trials(distiller, told, degree, asked, rows).items():
-            if kept or sum(len(trial.taught) for trial in found[name]) < FEWEST:
-                found[name] += trials
+            found[name] += trials
     return found
 
 
@@ -79,7 +78,7 @@ def _set_aside(distiller: Distiller) -> dict[str, list[Trial]]:
         alone = labels.validation & ~distiller.connected[labels.entity]
         rows[labels.entity] = torch.nonzero(alone)[:, 0]
     degree = distiller.graph.degrees_in(distiller.graph.weights({}))
-    return _trials(distiller, distiller.told["teacher"], degree, asked, rows)
+    return _trials(distiller, distiller.told["teacher"], degree, asked, rows, aside=True)
 
 
 def _trials(
@@ -88,6 +87,7 @@ def _trials(
     degree: Table,
     asked: Sequence[Asked],
     labelled: Mapping[str, Tensor],
+    aside: bool = False,
 ) -> dict[str, list[Trial]]:
     """By entity. ``told``: what the teacher says where nodes have ``degree``; ``labelled``: the
     nodes that are asked for their label, of the entity that has it."""
@@ -105,6 +105,7 @@ def _trials(
                 evidence[name][rows],
                 partial(link_loss, score, table, one),
                 partial(_found, score, table, one),
+                aside=aside,
             )
         )
     if labels is not None and told.answers is not None and guessed.answers is not None:
@@ -117,6 +118,7 @@ def _trials(
                 partial(labels.losses, rows),
                 partial(labels.hits, rows),
                 unit=False,
+                aside=aside,
             )
         )
     return found
