@@ -93,11 +93,24 @@ def test_the_gate_begins_nearly_shut_and_what_is_shut_out_is_not_heard():
     assert torch.equal(module(both), module(alone))
 
 
+def test_who_does_not_listen_hears_no_latent_neighbours():
+    torch.manual_seed(0)
+    student = Student({"paper": 6}, SETTINGS).eval()
+    own, latent = {"paper": torch.randn(9, 6)}, {"paper": torch.randn(9, SETTINGS.dimensions)}
+    nothing = {"paper": torch.zeros(9, SETTINGS.dimensions)}
+    assert not torch.equal(student(own, latent)["paper"], student(own, nothing)["paper"])
+    student.hear("paper", False)
+    assert torch.equal(student(own, latent)["paper"], student(own, nothing)["paper"])
+    again = Student({"paper": 6}, SETTINGS).eval()
+    again.load_state_dict(student.state_dict())
+    assert torch.equal(again(own, latent)["paper"], student(own, nothing)["paper"])
+
+
 def test_training_opens_the_gate_where_latent_neighbours_tell_more_than_features():
     torch.manual_seed(0)
     module = GatedMLP(6 + 4, 4, 0.0)
     optimiser = torch.optim.Adam(module.parameters(), lr=0.02)
-    for _ in range(200):
+    for _ in range(400):
         own, latent = torch.randn(64, 6), torch.randn(64, 4)
         optimiser.zero_grad()
         (module(torch.cat([own, latent], 1)) - latent).square().mean().backward()

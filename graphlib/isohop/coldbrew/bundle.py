@@ -57,7 +57,7 @@ class BundleManifest(BaseModel):
     """``bundle.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[5] = 5
+    format: Literal[6] = 6
     certificate: str
     """Of the graph that the student learned from."""
     settings: DistillSettings

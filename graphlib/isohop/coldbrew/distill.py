@@ -65,6 +65,8 @@ class DistillManifest(BaseModel):
     learned of what they say."""
     sampled: bool = False
     """Whether steps learned from samples of the graph."""
+    listens: Mapping[str, bool] = {}
+    """By entity, whether the student hears of latent neighbours: validation decided."""
     choices: Mapping[str, Choice] = {}
     """What to serve, by entity."""
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}

@@ -121,7 +121,9 @@ class Distiller:
         self.teacher = Teacher(inputs, self.structural, settings, self.outputs, sparse)
         self.baseline = Baseline(self)
         widths = {n: inputs.features[n].shape[1] for n in inputs.entities}
-        self.student = Student(widths, settings, self.outputs)
+        self.student = Student(widths, settings)
+        self.listens: dict[str, bool] = {}
+        """By entity, whether the student hears of latent neighbours."""
         self.choices: dict[str, Choice] = {}
         self.told: dict[str, Told] = {}
         """Of each model that is trained."""
@@ -190,6 +192,7 @@ class Distiller:
             "weighed": self.weighed,
             "unheard": [name for name, edges in self.visible.items() if not edges.shape[1]],
             "sampled": self.sampled,
+            "listens": self.listens,
             "choices": {name: choice.model_dump() for name, choice in self.choices.items()},
         }
 
@@ -287,7 +290,7 @@ class Distiller:
         """What follows from a model's weights. ``guess``: those of MLP₁, where they are known."""
         learner.module.eval()
         with torch.no_grad():
-            told = learner.tell()
+            told = self._listen(learner) if model == "student" else learner.tell()
             if model == "teacher":
                 told = self._believe(told)
         if model == "teacher":
@@ -341,6 +344,28 @@ class Distiller:
             return told
         self.graph = graph
         return weighed
+
+    def _listen(self, student: Learner) -> Told:
+        """What it says; it hears of latent neighbours where validation is better for it."""
+        told = {}
+        for whether in (False, True):
+            for name in self.inputs.entities:
+                self.student.hear(name, whether)
+            told[whether] = student.tell()
+        for name in self.inputs.entities:
+            alone, among = (self._score_of(name, told[whether]) for whether in (False, True))
+            self.listens[name] = among > alone
+            self.student.hear(name, among > alone)
+        vectors = {name: told[listens].vectors[name] for name, listens in self.listens.items()}
+        listens = self.labels is not None and self.listens[self.labels.entity]
+        return Told(vectors, told[listens].answers)
+
+    def _score_of(self, name: str, told: Told) -> float:
+        """Of one entity, by what a student says of nodes without edges."""
+        labels = self.labels
+        if labels is not None and name == labels.entity and told.answers is not None:
+            return labels.right(told.answers, self._validation_nodes(labels, alone=True))
+        return self.evaluation.validation(self._model("student", told), True, name)
 
     def _teach_latent(self, taught: Told, guess: Tensors | None) -> None:
         """MLP₁ learns the teacher's vectors, then finds every entity's latent neighbours."""

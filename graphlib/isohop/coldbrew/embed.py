@@ -183,7 +183,7 @@ def _students(
             continue
         if distilled is None:
             widths = {entity: inputs.features[entity].shape[1] for entity in inputs.entities}
-            distilled = Distilled(widths, manifest.settings, manifest.outputs).eval()
+            distilled = Distilled(widths, manifest.settings).eval()
             load_weights(distilled, load_file(model / "student.safetensors"), model)
         first, second = (m.mlp[module_key(name)] for m in (distilled.first, distilled.second))
         index = latent_index(taught[name], degree[name] > 0, manifest.settings, manifest.seed)

@@ -122,17 +122,19 @@ class LinkEvaluation:
                     )
                 )
 
-    def on_validation(self, alone: bool = False) -> list[Asked]:
-        """Validation edges, of nodes that have others; ``alone``: edges of nodes set aside."""
+    def on_validation(self, alone: bool = False, entity: str | None = None) -> list[Asked]:
+        """Validation edges, of nodes that have others; ``alone``: edges of nodes set aside.
+        ``entity``: those that it asks about, where one is named."""
         split = "aside" if alone else "validation"
-        return [asked for asked in self._asked if asked.split == split]
+        asked = [one for one in self._asked if one.split == split]
+        return [one for one in asked if entity in (None, one.query.source)]
 
-    def validation(self, model: Model, alone: bool = False) -> float:
+    def validation(self, model: Model, alone: bool = False, entity: str | None = None) -> float:
         """Mean reciprocal rank on validation edges, mean over queries; 0 where there are none.
         ``alone``: on those of nodes set aside, where these are `FEWEST`."""
-        asked = self.on_validation(alone)
+        asked = self.on_validation(alone, entity)
         if alone and sum(len(one.source) for one in asked) < FEWEST:
-            asked = self.on_validation()
+            asked = self.on_validation(entity=entity)
         found = [_ranks(model, one) for one in asked]
         return float(np.mean([np.mean(1 / rank) for rank in found])) if found else 0.0
 

@@ -32,7 +32,7 @@ from isohop.engines.workers import Workers
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
 
-MATCH_WEIGHT = 5.0
+MATCH_WEIGHT = 1.0
 """Weight of being like the teacher, beside the teacher's own task, in the student's loss."""
 PLAIN = {"layers": 2, "initial_residual": 0.0, "answers": 1, "teacher": "convolution"}
 """A graph convolutional network as others have it: settings in place of the teacher's. It has no
@@ -216,7 +216,8 @@ class ByFeatures:
 
 
 class ByTeacher:
-    """The student; the teacher has told, and latent neighbours are known."""
+    """The student; the teacher has told, and latent neighbours are known. Of links and labels it
+    answers by the teacher's own weights: what is told of both lives in one space."""
 
     def __init__(self, distiller: Distiller):
         self.module = distiller.student
@@ -231,17 +232,19 @@ class ByTeacher:
         score = of.teacher.score.requires_grad_(False)
         link = of.task.loss(score, batch.links, seen.vectors, Seen(None, taught.vectors).rows)
         matched = MATCH_WEIGHT * match(of, batch, seen.vectors, taught.vectors)
-        if of.labels is None or module.classify is None or taught.answers is None:
+        classify = of.teacher.classify
+        if of.labels is None or classify is None or taught.answers is None:
             return link + matched
+        classify.requires_grad_(False)
         entity = of.labels.entity
         share, some = of.workers.share, batch.some[entity]
         known = of.connected[entity][some] | of.labels.train[some]
         own = some[share][known[share]]
         alike = torch.zeros(())
         if len(own):
-            answers = module.classify(seen.rows(entity, own))
+            answers = classify(seen.rows(entity, own))
             alike = of.labels.like(answers, taught.answers[own]) * (len(own) / known.sum())
-        label = label_loss(of.labels, of.workers, batch, seen, module.classify)
+        label = label_loss(of.labels, of.workers, batch, seen, classify)
         label = label + of.settings.imitation * alike
         return of.settings.link_weight * link + label + matched
 
@@ -251,7 +254,7 @@ class ByTeacher:
         for name, latent in of.latent.items():
             both = torch.cat([of.inputs.features[name], latent], 1)
             held[name] = by_blocks(alone(self.module.second, name), both)
-        return of.told_by(held, self.module.classify)
+        return of.told_by(held, of.teacher.classify)
 
 
 class FirstGuess:

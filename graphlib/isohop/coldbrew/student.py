@@ -3,7 +3,8 @@
 ê = MLP₁(x) learns the teacher's vector Ē from every node that has edges. The connected nodes whose
 Ē are nearest to ê are its latent neighbours, ẽ = softmax(top-K ⟨ê, Ē⟩) Ē, and MLP₂([x, g ẽ]) gives
 the vector (Zheng et al., section 3.3; the gate g is ours). It learns Ē, and the teacher's own task
-besides. A node is no latent neighbour of itself in training, since a new node will not be either.
+besides, by the teacher's own scores. A node is no latent neighbour of itself in training, since a
+new node will not be either.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ BLOCK = 16_384
 SHUT = -1.4
 """Of the gate at first: a fifth of ẽ comes in. Vectors of length 1 would outweigh the features of a
 node from the first step on."""
+SILENT = 0.5
+"""Share of the nodes that hear of no latent neighbours in a step of training: a new node's may be
+wrong, and then what is learned holds without them."""
 
 
 class GatedMLP(nn.Module):
     """MLP₂ of one node type: [x, ẽ], float32 (n, d_in + d) -> (n, d). How much of ẽ it hears, a
-    gate in (0, 1) decides for each node by both."""
+    gate in (0, 1) decides for each node by both; nothing where ``hears`` is 0."""
+
+    hears: Tensor
 
     def __init__(self, inputs: int, outputs: int, dropout: float):
         super().__init__()
@@ -38,10 +44,14 @@ class GatedMLP(nn.Module):
         nn.init.constant_(self.gate.bias, SHUT)
         self.mlp = mlp(inputs, outputs, dropout)
         self.latent = outputs
+        self.register_buffer("hears", torch.ones(()))
 
     def forward(self, both: Tensor) -> Tensor:
         own, latent = both[:, : -self.latent], both[:, -self.latent :]
-        return self.mlp(torch.cat([own, torch.sigmoid(self.gate(both)) * latent], 1))
+        gate = torch.sigmoid(self.gate(both)) * self.hears
+        if self.training:
+            gate = gate * (torch.rand(len(gate), 1) >= SILENT)
+        return self.mlp(torch.cat([own, gate * latent], 1))
 
 
 class FeatureMLP(nn.Module):
@@ -69,16 +79,21 @@ class FeatureMLP(nn.Module):
 
 
 class Student(nn.Module):
-    """MLP₁ and MLP₂ of every entity type. ``outputs``: of the label, as the teacher's."""
+    """MLP₁ and MLP₂ of every entity type."""
 
-    def __init__(self, widths: Mapping[str, int], settings: DistillSettings, outputs: int = 0):
+    def __init__(self, widths: Mapping[str, int], settings: DistillSettings):
         super().__init__()
         d = settings.dimensions
-        self.classify = nn.Linear(d, outputs) if outputs else None
         self.first = FeatureMLP(widths, d, settings.dropout)
         self.second = FeatureMLP(
             {name: width + d for name, width in widths.items()}, d, settings.dropout, GatedMLP
         )
+
+    def hear(self, entity: str, whether: bool) -> None:
+        """Of latent neighbours."""
+        second = self.second.mlp[module_key(entity)]
+        if isinstance(second, GatedMLP):
+            second.hears.fill_(whether)
 
     def forward(self, features: Table, latent: Table) -> dict[str, Tensor]:
         return self.second({name: torch.cat([features[name], latent[name]], 1) for name in latent})
