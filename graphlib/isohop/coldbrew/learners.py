@@ -32,7 +32,7 @@ from isohop.engines.workers import Workers
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
 
-MATCH_WEIGHT = 1.0
+MATCH_WEIGHT = 0.2
 """Weight of being like the teacher, beside the teacher's own task, in the student's loss."""
 PLAIN = {"layers": 2, "initial_residual": 0.0, "answers": 1, "teacher": "convolution"}
 """A graph convolutional network as others have it: settings in place of the teacher's. It has no
@@ -238,12 +238,13 @@ class ByTeacher:
         classify.requires_grad_(False)
         entity = of.labels.entity
         share, some = of.workers.share, batch.some[entity]
-        known = of.connected[entity][some] | of.labels.train[some]
-        own = some[share][known[share]]
+        # What the teacher says of labels that it was told it knows by heart.
+        told = of.connected[entity][some] & ~of.labels.train[some]
+        own = some[share][told[share]]
         alike = torch.zeros(())
         if len(own):
             answers = classify(seen.rows(entity, own))
-            alike = of.labels.like(answers, taught.answers[own]) * (len(own) / known.sum())
+            alike = of.labels.like(answers, taught.answers[own]) * (len(own) / told.sum())
         label = label_loss(of.labels, of.workers, batch, seen, classify)
         label = label + of.settings.imitation * alike
         return of.settings.link_weight * link + label + matched
