@@ -15,6 +15,8 @@ from isohop.coldbrew.choosing import confidence_of
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.embed import embed
+from isohop.coldbrew.evaluation import Model
+from isohop.coldbrew.learners import ByTeacher
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
 from isohop.errors import IsohopError
@@ -213,6 +215,32 @@ def test_confidence_in_nodes_without_edges_is_that_of_nodes_set_aside(tmp_path):
     assert right < 0.8
     assert abs(confidence[alone].mean() - right) < 0.1
     assert confidence[~new].mean() > 0.9
+
+
+@pytest.mark.parametrize("label", ["paper.topic", None])
+def test_latent_neighbours_are_heard_of_where_nodes_without_edges_are_better_for_it(
+    tmp_path, label
+):
+    papers = 800
+    pairs = np.random.default_rng(2).integers(0, papers, (4000, 2))
+    pairs = np.unique(pairs[pairs[:, 0] % 3 == pairs[:, 1] % 3], axis=0)
+    distiller = trained(citations(tmp_path, pairs, papers), label)
+    teacher, labels = distiller.teacher, distiller.labels
+    among = distiller.told["teacher"].vectors
+    told, score = {}, {}
+    for listens in (False, True):
+        distiller.student.hear("paper", listens)
+        with torch.no_grad():
+            told[listens] = ByTeacher(distiller).tell()
+        if labels is None:
+            model = Model("student", told[listens].vectors, among, teacher.score)
+            score[listens] = distiller.evaluation.validation(model, alone=True)
+        else:
+            aside = labels.validation & ~distiller.connected["paper"]
+            score[listens] = labels.right(told[listens].answers, aside)
+    listens = distiller.listens["paper"]
+    assert score[listens] > score[not listens]
+    assert torch.equal(told[listens].vectors["paper"], distiller.told["student"].vectors["paper"])
 
 
 def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhere(tmp_path):
