@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,3 +106,17 @@ def test_a_blend_has_length_1_and_its_ends_are_the_vectors_themselves(seed):
     assert torch.equal(mixed[share == 0], guessed[share == 0])
     for source, part in zip(sources(share), share, strict=True):
         assert source == {0.0: "student", 1.0: "teacher"}.get(float(part), "blend")
+
+
+@pytest.mark.parametrize(("count", "believed"), [(FEWEST, False), (FEWEST // 3, True)])
+def test_what_has_no_edges_is_believed_as_far_as_nodes_set_aside_are(count, believed):
+    """Unless these are too few."""
+    found = trial(3, count)
+    nothing = replace(found.evidence, degree=torch.zeros(count))
+    wrong = torch.zeros(count, dtype=torch.bool)
+    aside = replace(found, evidence=nothing, right=lambda vectors: wrong, aside=True)
+    choice, other = learn_choice([trial(1), aside]), trial(2)
+    alone = other.evidence.degree == 0
+    confidence = confidence_of(choice, other.evidence)
+    assert (confidence[alone].mean() > 0.5) == believed
+    assert confidence[~alone].mean() > 0.5

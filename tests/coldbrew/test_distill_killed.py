@@ -73,8 +73,9 @@ def test_a_run_that_was_killed_as_a_whole_goes_on_from_its_last_checkpoint(quiet
 
 def test_two_workers_share_each_batch_and_learn_what_one_learns(quiet, tmp_path):
     found = []
+    alike = {"dropout": 0.0, "latent_dropout": 0.0, "fanout": 100}
     for workers in (1, 2):
-        many = SAMPLED.model_copy(update={"workers": workers, "dropout": 0.0, "fanout": 100})
+        many = SAMPLED.model_copy(update={**alike, "workers": workers})
         out = tmp_path / str(workers)
         found.append(distill(quiet / "g", quiet / "f", out, many, 1, label="book.topic"))
     for model in ("teacher", "mlp", "student"):

@@ -15,10 +15,9 @@ from isohop.coldbrew.choosing import confidence_of
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.embed import embed
-from isohop.coldbrew.evaluation import Model
-from isohop.coldbrew.learners import ByTeacher
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.tables import module_key
 from isohop.errors import IsohopError
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
 from isohop.graph.dataset import Attribute
@@ -64,7 +63,7 @@ def citations(
 
 
 def some_edges(papers: int = PAPERS, connected: int = 50) -> np.ndarray:
-    pairs = np.random.default_rng(1).integers(0, connected, (200, 2))
+    pairs = np.random.default_rng(1).integers(0, connected, (4 * connected, 2))
     return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
 
 
@@ -80,10 +79,14 @@ def trained(
 
 def learn(distiller: Distiller) -> Distiller:
     for model in MODELS:
-        distiller.start(model)
-        distiller.train(distiller.settings.steps)
-        distiller.finish()
+        train(distiller, model)
     return distiller
+
+
+def train(distiller: Distiller, model: str) -> None:
+    distiller.start(model)
+    distiller.train(distiller.settings.steps)
+    distiller.finish()
 
 
 def weights(distiller: Distiller) -> dict[str, torch.Tensor]:
@@ -119,7 +122,7 @@ def test_samples_teach_what_the_whole_graph_teaches(tmp_path):
         nearest = alike.fill_diagonal_(-9).argmax(1).numpy()
         near[model] = (camp[nearest] == camp)[connected].mean()
     assert near["teacher"] > 0.95
-    assert near["student"] > 0.8 > near["mlp"]
+    assert near["student"] > 0.75 > near["mlp"] + 0.1
 
 
 @pytest.mark.parametrize("label", [None, "paper.topic"])
@@ -180,7 +183,8 @@ def test_labels_of_test_nodes_change_nothing_in_training(tmp_path):
 
 
 def test_labels_of_isolated_nodes_are_never_trained_on(tmp_path):
-    distiller = Distiller.of(*citations(tmp_path, some_edges()), SMALL, 1, "paper.topic", 1)
+    made = citations(tmp_path, some_edges(800, 700), 800)
+    distiller = Distiller.of(*made, SMALL, 1, "paper.topic", 1)
     groups = torch.from_numpy(distiller.holdout.groups["paper"])
     alone, aside = groups == ISOLATION, groups == ASIDE
     labels = distiller.labels
@@ -189,7 +193,7 @@ def test_labels_of_isolated_nodes_are_never_trained_on(tmp_path):
     assert labels.test[alone].all()
     assert labels.validation[aside].all()
     assert torch.equal(
-        (labels.train.int() + labels.validation + labels.test), torch.ones(PAPERS).int()
+        (labels.train.int() + labels.validation + labels.test), torch.ones(800).int()
     )
 
 
@@ -217,30 +221,37 @@ def test_confidence_in_nodes_without_edges_is_that_of_nodes_set_aside(tmp_path):
     assert confidence[~new].mean() > 0.9
 
 
-@pytest.mark.parametrize("label", ["paper.topic", None])
-def test_latent_neighbours_are_heard_of_where_nodes_without_edges_are_better_for_it(
-    tmp_path, label
-):
+@pytest.mark.parametrize(("label", "telling"), [("paper.topic", True), (None, False)])
+def test_latent_neighbours_are_heard_of_where_they_are_right(tmp_path, label, telling):
+    """Either they alone tell the topic, or features do and theirs is another's in new nodes."""
     papers = 800
-    pairs = np.random.default_rng(2).integers(0, papers, (4000, 2))
+    pairs = np.random.default_rng(2).integers(0, papers, (12000, 2))
     pairs = np.unique(pairs[pairs[:, 0] % 3 == pairs[:, 1] % 3], axis=0)
-    distiller = trained(citations(tmp_path, pairs, papers), label)
-    teacher, labels = distiller.teacher, distiller.labels
-    among = distiller.told["teacher"].vectors
-    told, score = {}, {}
-    for listens in (False, True):
-        distiller.student.hear("paper", listens)
-        with torch.no_grad():
-            told[listens] = ByTeacher(distiller).tell()
-        if labels is None:
-            model = Model("student", told[listens].vectors, among, teacher.score)
-            score[listens] = distiller.evaluation.validation(model, alone=True)
-        else:
-            aside = labels.validation & ~distiller.connected["paper"]
-            score[listens] = labels.right(told[listens].answers, aside)
-    listens = distiller.listens["paper"]
-    assert score[listens] > score[not listens]
-    assert torch.equal(told[listens].vectors["paper"], distiller.told["student"].vectors["paper"])
+    settings = SMALL.model_copy(update={"steps": 100, "learning_rate": 0.02})
+    distiller = Distiller.of(*citations(tmp_path, pairs, papers), settings, 1, label, 1)
+    topics = torch.arange(papers) % 3
+    if not telling:
+        distiller.inputs.features["paper"].copy_(functional.one_hot(topics, 5))
+    train(distiller, "teacher")
+    new = ~distiller.connected["paper"] & (not telling)
+    latent = functional.one_hot(torch.where(new, (topics + 1) % 3, topics), 8)
+    distiller.latent["paper"] = latent.float()
+    train(distiller, "student")
+    assert distiller.listens["paper"] == telling
+    assert distiller.student.second.mlp[module_key("paper")].hears.item() == telling
+    assert distiller.about()["listens"] == distiller.listens
+
+
+def test_what_is_tested_is_not_chosen_by(tmp_path):
+    pairs = np.random.default_rng(2).integers(0, 800, (4000, 2))
+    pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+    made = Distiller.of(*citations(tmp_path, pairs, 800), SMALL, 1, None, 1)
+    groups = made.holdout.groups["paper"]
+    asked = made.evaluation.on_validation(alone=True)
+    assert asked
+    for one in asked:
+        assert (groups[one.source] == ASIDE).all()
+        assert not (groups[one.target] == ISOLATION).any()
 
 
 def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhere(tmp_path):

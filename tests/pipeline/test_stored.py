@@ -46,7 +46,7 @@ def run(*words: str | Path, machine: Path) -> subprocess.CompletedProcess[str]:
     """A command on a machine with a cache of its own."""
     return subprocess.run(
         command(*words),
-        env={**os.environ, "ISOHOP_CACHE": str(machine)},
+        env={**os.environ, "ISOHOP_CACHE": str(machine), "COLUMNS": "200"},
         capture_output=True,
         text=True,
         timeout=600,
@@ -77,6 +77,15 @@ def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp
     table = isohop.read_embeddings(f"{bucket}/published/shop", "customer", verify=True)
     assert table.num_rows == 120
 
+    # A machine that has nothing goes on from that run, learns nothing, and tells the same.
+    more = ("--run", "next", "--set", "since=current")
+    done = run("run", file, *more, machine=tmp_path / "third")
+    assert done.returncode == 0, done.stderr
+    assert "teacher and student of run 'current'" in " ".join(done.stdout.split())
+    again = isohop.read_embeddings(f"{bucket}/published/shop", "customer", verify=True)
+    assert isohop.embeddings.read_manifest(f"{bucket}/published/shop").version == 2
+    assert again.equals(table)
+
     # New customers, by a student that comes down from the store.
     new = table.select(["id"]).slice(0, 3).append_column("name", pa.nulls(3, pa.string()))
     pq.write_table(new, tmp_path / "new.parquet")
@@ -84,9 +93,11 @@ def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp
     done = run("embed", file, *words, machine=tmp_path / "third")
     assert done.returncode == 0, done.stderr
 
-    [past] = past_runs(read_pipeline(file))
-    assert [record.stage for record in past.records] == list(STAGES)
-    assert past.size > 10_000
+    past = past_runs(read_pipeline(file))
+    assert [one.run.id for one in past] == ["next", "current"]
+    for one in past:
+        assert [record.stage for record in one.records] == list(STAGES)
+        assert one.size > 10_000
     secrets = [
         one.name
         for one in StoredFolder.of(bucket).objects()

@@ -9,7 +9,7 @@ does a row that no graph has seen.
 
 ``confidence`` is the chance that such evidence leads to a right answer: the true end of a
 validation edge among the first ten of those asked, or the label. A logistic regression on the same
-trials, of vectors as they are served.
+trials, of vectors as they are served; for nodes without edges on those set aside, if there are any.
 """
 
 from __future__ import annotations

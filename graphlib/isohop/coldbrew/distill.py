@@ -66,7 +66,7 @@ class DistillManifest(BaseModel):
     sampled: bool = False
     """Whether steps learned from samples of the graph."""
     listens: Mapping[str, bool] = {}
-    """By entity, whether the student hears of latent neighbours: validation decided."""
+    """By entity, whether its student hears of latent neighbours."""
     choices: Mapping[str, Choice] = {}
     """What to serve, by entity."""
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
@@ -157,6 +157,7 @@ def _run(
         weighed=about["weighed"],
         unheard=about["unheard"],
         sampled=about["sampled"],
+        listens=about["listens"],
         choices=about["choices"],
         curves={
             f"{model}/{name}": curve

@@ -1,9 +1,10 @@
 """Teacher, baselines and student of a graph: what they learn from, one after the other, and what
 becomes of it.
 
-Each keeps the weights that were best on validation edges (or nodes, where there is a label); test
-edges are met once, in `evaluate`. The same inputs and seed give the same weights, bit for bit on
-one machine and for one number of workers.
+Each keeps the weights that were best on validation edges (or nodes, where there is a label); one
+that hears of no edges those that were best for nodes without any. Test edges are met once, in
+`evaluate`. The same inputs and seed give the same weights, bit for bit on one machine and for one
+number of workers.
 """
 
 from __future__ import annotations
@@ -290,7 +291,7 @@ class Distiller:
         """What follows from a model's weights. ``guess``: those of MLP₁, where they are known."""
         learner.module.eval()
         with torch.no_grad():
-            told = self._listen(learner) if model == "student" else learner.tell()
+            told = learner.tell()
             if model == "teacher":
                 told = self._believe(told)
         if model == "teacher":
@@ -345,26 +346,24 @@ class Distiller:
         self.graph = graph
         return weighed
 
-    def _listen(self, student: Learner) -> Told:
-        """What it says; it hears of latent neighbours where validation is better for it."""
-        told = {}
-        for whether in (False, True):
-            for name in self.inputs.entities:
-                self.student.hear(name, whether)
-            told[whether] = student.tell()
+    def listen(self, told: Mapping[bool, Told]) -> Told:
+        """What the student says, and what it hears of from now on: latent neighbours of an entity
+        where validation is not worse for it. ``told``: with them, and without."""
         for name in self.inputs.entities:
             alone, among = (self._score_of(name, told[whether]) for whether in (False, True))
-            self.listens[name] = among > alone
-            self.student.hear(name, among > alone)
+            self.listens[name] = among >= alone
+            self.student.hear(name, among >= alone)
         vectors = {name: told[listens].vectors[name] for name, listens in self.listens.items()}
-        listens = self.labels is not None and self.listens[self.labels.entity]
+        listens = self.labels is None or self.listens[self.labels.entity]
         return Told(vectors, told[listens].answers)
 
     def _score_of(self, name: str, told: Told) -> float:
         """Of one entity, by what a student says of nodes without edges."""
         labels = self.labels
-        if labels is not None and name == labels.entity and told.answers is not None:
-            return labels.right(told.answers, self._validation_nodes(labels, alone=True))
+        answers = told.answers
+        of_label = labels is not None and name == labels.entity and labels.validation.any()
+        if labels is not None and of_label and answers is not None:
+            return labels.right(answers, self._validation_nodes(labels, alone=True))
         return self.evaluation.validation(self._model("student", told), True, name)
 
     def _teach_latent(self, taught: Told, guess: Tensors | None) -> None:

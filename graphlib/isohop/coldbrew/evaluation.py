@@ -123,7 +123,7 @@ class LinkEvaluation:
                 )
 
     def on_validation(self, alone: bool = False, entity: str | None = None) -> list[Asked]:
-        """Validation edges, of nodes that have others; ``alone``: edges of nodes set aside.
+        """Validation edges; ``alone``: edges of nodes set aside.
         ``entity``: those that it asks about, where one is named."""
         split = "aside" if alone else "validation"
         asked = [one for one in self._asked if one.split == split]

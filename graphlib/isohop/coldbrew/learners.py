@@ -225,6 +225,8 @@ class ByTeacher:
 
     def loss(self, batch: Batch) -> Tensor:
         of, module = self._of, self.module
+        for name in of.latent:
+            module.hear(name, True)
         nodes = asked_of(of, batch, targets=False, some=batch.some)
         entities = {name: of.inputs.features[name] for name in of.latent}
         seen = Seen(nodes, module(rows_of(entities, nodes), rows_of(of.latent, nodes)))
@@ -250,6 +252,15 @@ class ByTeacher:
         return of.settings.link_weight * link + label + matched
 
     def tell(self) -> Told:
+        """By entity with or without latent neighbours, as validation is better for it."""
+        told = {}
+        for whether in (False, True):
+            for name in self._of.latent:
+                self.module.hear(name, whether)
+            told[whether] = self._tell()
+        return self._of.listen(told)
+
+    def _tell(self) -> Told:
         of = self._of
         held = {}
         for name, latent in of.latent.items():

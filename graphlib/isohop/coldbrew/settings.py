@@ -50,6 +50,9 @@ class DistillSettings(StrictModel):
     """Connected nodes of each type among which latent neighbours are found, drawn by the seed.
     Search is exact among 8,192 at most, in inverted lists among more."""
     latent_temperature: float = Field(0.1, gt=0)
+    latent_dropout: float = Field(0.5, ge=0, lt=1)
+    """Share of nodes that hear of no latent neighbours in a step: a new node's may be wrong, and
+    then what was learned is to hold without them."""
     link_weight: float = Field(0.2, ge=0)
     """Weight of link prediction where the pipeline names a label."""
     answers: int = Field(2, ge=1)

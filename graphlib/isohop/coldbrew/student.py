@@ -10,6 +10,7 @@ new node will not be either.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import faiss
 import numpy as np
@@ -26,19 +27,18 @@ BLOCK = 16_384
 SHUT = -1.4
 """Of the gate at first: a fifth of ẽ comes in. Vectors of length 1 would outweigh the features of a
 node from the first step on."""
-SILENT = 0.5
-"""Share of the nodes that hear of no latent neighbours in a step of training: a new node's may be
-wrong, and then what is learned holds without them."""
 
 
 class GatedMLP(nn.Module):
     """MLP₂ of one node type: [x, ẽ], float32 (n, d_in + d) -> (n, d). How much of ẽ it hears, a
-    gate in (0, 1) decides for each node by both; nothing where ``hears`` is 0."""
+    gate in (0, 1) decides for each node by both; nothing where ``hears`` is 0, and in training a
+    share ``silent`` of the nodes."""
 
     hears: Tensor
 
-    def __init__(self, inputs: int, outputs: int, dropout: float):
+    def __init__(self, inputs: int, outputs: int, dropout: float, silent: float = 0.0):
         super().__init__()
+        self.silent = silent
         self.gate = nn.Linear(inputs, 1)
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, SHUT)
@@ -49,8 +49,8 @@ class GatedMLP(nn.Module):
     def forward(self, both: Tensor) -> Tensor:
         own, latent = both[:, : -self.latent], both[:, -self.latent :]
         gate = torch.sigmoid(self.gate(both)) * self.hears
-        if self.training:
-            gate = gate * (torch.rand(len(gate), 1) >= SILENT)
+        if self.training and self.silent:
+            gate = gate * (torch.rand(len(gate), 1) >= self.silent)
         return self.mlp(torch.cat([own, gate * latent], 1))
 
 
@@ -85,9 +85,9 @@ class Student(nn.Module):
         super().__init__()
         d = settings.dimensions
         self.first = FeatureMLP(widths, d, settings.dropout)
-        self.second = FeatureMLP(
-            {name: width + d for name, width in widths.items()}, d, settings.dropout, GatedMLP
-        )
+        both = {name: width + d for name, width in widths.items()}
+        gated = partial(GatedMLP, silent=settings.latent_dropout)
+        self.second = FeatureMLP(both, d, settings.dropout, gated)
 
     def hear(self, entity: str, whether: bool) -> None:
         """Of latent neighbours."""

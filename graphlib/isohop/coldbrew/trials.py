@@ -69,7 +69,7 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
 
 
 def _set_aside(distiller: Distiller) -> dict[str, list[Trial]]:
-    """Of nodes none of whose edges anything has seen."""
+    """Of nodes that were set aside; for their label, of all that have no visible edge."""
     labels = distiller.labels
     asked = distiller.evaluation.on_validation(alone=True)
     rows = {}

@@ -35,8 +35,8 @@ of the window."""
 HEAD, MIDDLE, TAIL, ISOLATION, NO_EDGES, ASIDE = 0, 1, 2, 3, 4, 5
 """Group of a node by its degree in the whole graph; NO_EDGES had none to begin with, ASIDE were set
 aside."""
-MOST_ASIDE = 2000
-"""Of an entity: enough to choose by."""
+FEWEST_ASIDE, MOST_ASIDE = 30, 2000
+"""Of an entity: fewer are too few to choose by, and none is set aside; more are not needed."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def hold_out(
 
     ``validation`` and ``test`` are shares of each edge type's edges; ``isolated`` is the share of
     an entity's connected nodes that are isolated, and the size of head and tail as well; ``aside``
-    the share that is set aside, up to `MOST_ASIDE`, of those that are neither isolated nor in the
-    head. Values of shared attributes are never isolated themselves: they are only seen through
-    their holders.
+    the share that is set aside, of those that are neither isolated nor in the head, and none where
+    none are isolated. Values of shared attributes are never isolated themselves: they are only
+    seen through their holders.
     ``hidden``: nodes, by type, that are isolated besides. ``until``: the first day out of the
     window, in UTC; an edge type without times is in it, an edge whose time is missing is not.
     """
@@ -121,8 +121,9 @@ def _groups(degree: np.ndarray, isolated: float, aside: float, seed: int, name: 
     group[order[:size]] = ISOLATION
     # With nodes of highest degree too many edges of others would go.
     others = np.sort(order[size:-size])
-    few = min(MOST_ASIDE, round(aside * len(connected)), len(others))
-    group[_generator(seed, "aside", name).choice(others, few, replace=False)] = ASIDE
+    few = min(MOST_ASIDE, round(aside * len(connected)))
+    if FEWEST_ASIDE <= few <= len(others):
+        group[_generator(seed, "aside", name).choice(others, few, replace=False)] = ASIDE
     return group
 
 
