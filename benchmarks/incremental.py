@@ -103,7 +103,6 @@ def main() -> None:
     if not (DATA / "gutenberg").is_dir():
         sys.exit(f"{DATA / 'gutenberg'} is absent, so nothing is measured.")
     catalogue = Catalogue(QUICK if asked.quick else 1)
-    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="isohop-incremental-") as name:
         folder = Path(name)
         schema = (ROOT / "schemas" / "gutenberg.yaml").read_text("utf-8")
