@@ -67,6 +67,12 @@ def some_edges(papers: int = PAPERS, connected: int = 50) -> np.ndarray:
     return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
 
 
+def within_topics(papers: int, drawn: int) -> np.ndarray:
+    """Edges between papers of one topic, of ``drawn`` pairs."""
+    pairs = np.random.default_rng(2).integers(0, papers, (drawn, 2))
+    return np.unique(pairs[pairs[:, 0] % 3 == pairs[:, 1] % 3], axis=0)
+
+
 SAMPLED = SMALL.model_copy(update={"full_graph": 0, "batch": 16, "fanout": 3})
 MODELS = ("teacher", "mlp", "student")
 
@@ -112,7 +118,7 @@ def test_samples_teach_what_the_whole_graph_teaches(tmp_path):
     camp = np.arange(PAPERS) % 2
     pairs = draw.integers(0, PAPERS, (900, 2))
     pairs = np.unique(pairs[camp[pairs[:, 0]] == camp[pairs[:, 1]]], axis=0)
-    more = {"steps": 120, "learning_rate": 0.02, "batch": 40, "fanout": 8}
+    more = {"steps": 200, "learning_rate": 0.02, "batch": 40, "fanout": 8}
     distiller = trained(citations(tmp_path, pairs), settings=SAMPLED.model_copy(update=more))
     assert distiller.sampled
     connected = distiller.connected["paper"].numpy()
@@ -122,7 +128,7 @@ def test_samples_teach_what_the_whole_graph_teaches(tmp_path):
         nearest = alike.fill_diagonal_(-9).argmax(1).numpy()
         near[model] = (camp[nearest] == camp)[connected].mean()
     assert near["teacher"] > 0.95
-    assert near["student"] > 0.75 > near["mlp"] + 0.1
+    assert near["student"] > 0.8 > near["mlp"]
 
 
 @pytest.mark.parametrize("label", [None, "paper.topic"])
@@ -201,10 +207,8 @@ def test_confidence_in_nodes_without_edges_is_that_of_nodes_set_aside(tmp_path):
     """Features tell the topic of nodes from whose edges they were learned, and another of the
     rest."""
     papers = 800
-    pairs = np.random.default_rng(2).integers(0, papers, (4000, 2))
-    pairs = np.unique(pairs[pairs[:, 0] % 3 == pairs[:, 1] % 3], axis=0)
     settings = SMALL.model_copy(update={"steps": 60, "learning_rate": 0.02})
-    made = citations(tmp_path, pairs, papers)
+    made = citations(tmp_path, within_topics(papers, 4000), papers)
     distiller = Distiller.of(*made, settings, 1, "paper.topic", 1)
     topics = torch.arange(papers) % 3
     new = ~distiller.connected["paper"]
@@ -225,10 +229,10 @@ def test_confidence_in_nodes_without_edges_is_that_of_nodes_set_aside(tmp_path):
 def test_latent_neighbours_are_heard_of_where_they_are_right(tmp_path, label, telling):
     """Either they alone tell the topic, or features do and theirs is another's in new nodes."""
     papers = 800
-    pairs = np.random.default_rng(2).integers(0, papers, (12000, 2))
-    pairs = np.unique(pairs[pairs[:, 0] % 3 == pairs[:, 1] % 3], axis=0)
     settings = SMALL.model_copy(update={"steps": 100, "learning_rate": 0.02})
-    distiller = Distiller.of(*citations(tmp_path, pairs, papers), settings, 1, label, 1)
+    distiller = Distiller.of(
+        *citations(tmp_path, within_topics(papers, 12000), papers), settings, 1, label, 1
+    )
     topics = torch.arange(papers) % 3
     if not telling:
         distiller.inputs.features["paper"].copy_(functional.one_hot(topics, 5))

@@ -110,7 +110,7 @@ def test_training_opens_the_gate_where_latent_neighbours_tell_more_than_features
     torch.manual_seed(0)
     module = GatedMLP(6 + 4, 4, 0.0)
     optimiser = torch.optim.Adam(module.parameters(), lr=0.02)
-    for _ in range(400):
+    for _ in range(200):
         own, latent = torch.randn(64, 6), torch.randn(64, 4)
         optimiser.zero_grad()
         (module(torch.cat([own, latent], 1)) - latent).square().mean().backward()

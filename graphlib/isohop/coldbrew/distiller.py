@@ -273,14 +273,16 @@ class Distiller:
         draw = np.random.default_rng([self.seed, 3, *number, self.workers.rank])
         return Batch(links, nodes, labelled, draw)
 
-    def _validation_score(self, model: str, told: Told) -> float:
-        """A model that hears of no edges is asked about nodes that have none."""
-        alone = model in BY_FEATURES
-        if self.labels is not None and told.answers is not None and self.labels.validation.any():
-            return self.labels.right(told.answers, self._validation_nodes(self.labels, alone))
+    def _validation_score(self, model: str, told: Told, entity: str | None = None) -> float:
+        """Of all that is told, or of one entity. A model that hears of no edges is asked about
+        nodes that have none."""
+        labels, alone = self.labels, model in BY_FEATURES
+        answers = told.answers if labels and entity in (None, labels.entity) else None
+        if labels is not None and answers is not None and labels.validation.any():
+            return labels.right(answers, self._validation_nodes(labels, alone))
         if not told.vectors:
             return 0.0
-        return self.evaluation.validation(self._model(model, told), alone)
+        return self.evaluation.validation(self._model(model, told), alone, entity)
 
     def _validation_nodes(self, labels: Labels, alone: bool) -> Tensor:
         """Mask of those that have edges, or of those ``alone``; of all, where these are too few."""
@@ -350,21 +352,14 @@ class Distiller:
         """What the student says, and what it hears of from now on: latent neighbours of an entity
         where validation is not worse for it. ``told``: with them, and without."""
         for name in self.inputs.entities:
-            alone, among = (self._score_of(name, told[whether]) for whether in (False, True))
+            alone, among = (
+                self._validation_score("student", told[whether], name) for whether in (False, True)
+            )
             self.listens[name] = among >= alone
             self.student.hear(name, among >= alone)
         vectors = {name: told[listens].vectors[name] for name, listens in self.listens.items()}
         listens = self.labels is None or self.listens[self.labels.entity]
         return Told(vectors, told[listens].answers)
-
-    def _score_of(self, name: str, told: Told) -> float:
-        """Of one entity, by what a student says of nodes without edges."""
-        labels = self.labels
-        answers = told.answers
-        of_label = labels is not None and name == labels.entity and labels.validation.any()
-        if labels is not None and of_label and answers is not None:
-            return labels.right(answers, self._validation_nodes(labels, alone=True))
-        return self.evaluation.validation(self._model("student", told), True, name)
 
     def _teach_latent(self, taught: Told, guess: Tensors | None) -> None:
         """MLP₁ learns the teacher's vectors, then finds every entity's latent neighbours."""
