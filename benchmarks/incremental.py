@@ -7,13 +7,12 @@ and subjects half of those were not there, and neither were their links; the oth
 name. One link in a hundred was not there either. Three runs, each a process of its own: that of
 yesterday, which learns; today's, which goes on from it (``since``); and the graph of today alone.
 
-*share*: seconds of the second run in those of the first, as a whole and by stage. The graphs of the
-second and third must have one certificate. ``--quick``: a tenth of the catalogue, and few steps.
+*share*: seconds of the second run in those of the first. The second and third must have one
+certificate. ``--quick``: a tenth of the catalogue, and few steps.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -24,9 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from benchmarks.measure import DATA, ROOT, arguments, cost_of, show
 
+from isohop.graph import Graph
+from isohop.pipeline.history import past_runs
+from isohop.pipeline.pipeline_file import read_pipeline
+
 SHARE = 0.01
 QUICK = 10
-STAGES = ("build", "features", "distill", "embed", "publish", "report")
 ENTITIES = {
     "works": ("gutenberg_id", "title"),
     "authors": ("gutenberg_author_id", "author"),
@@ -118,30 +120,19 @@ def main() -> None:
         since = ["--run", "next", "--set", "since=first"]
         following = cost_of([*isohop, "run", str(pipeline), *since], told=True)
         cost_of([*isohop, "stage", "build", str(pipeline), "--run", "whole"], told=True)
-        runs = folder / "runs" / "gutenberg"
-        stages = {run: seconds(runs / run) for run in ("first", "next")}
-        certificates = [certificate(runs / run) for run in ("next", "whole")]
-    if len(set(certificates)) > 1:
-        sys.exit(f"the graphs differ: {' and '.join(certificates)}")
+        runs = {past.run.id: past for past in past_runs(read_pipeline(pipeline))}
+        made = [Graph.open(runs[run].run.graph).manifest.certificate for run in ("next", "whole")]
+    if len(set(made)) > 1:
+        sys.exit(f"the graphs differ: {' and '.join(made)}")
     figures = {
         "gutenberg/first/all/seconds": first.seconds,
         "gutenberg/next/all/seconds": following.seconds,
         "gutenberg/next/all/share": following.seconds / first.seconds,
     }
-    for stage in STAGES:
-        for run, taken in stages.items():
-            figures[f"gutenberg/{run}/{stage}/seconds"] = taken[stage]
+    for run in ("first", "next"):
+        for record in runs[run].records:
+            figures[f"gutenberg/{run}/{record.stage}/seconds"] = record.seconds
     show("A night on which one row in a hundred is new or has changed", figures, asked.json)
-
-
-def seconds(run: Path) -> dict[str, float]:
-    """By stage."""
-    records = [json.loads(file.read_text("utf-8")) for file in (run / "stages").glob("*.json")]
-    return {record["stage"]: record["seconds"] for record in records}
-
-
-def certificate(run: Path) -> str:
-    return str(json.loads((run / "graph" / "graph.json").read_text("utf-8"))["certificate"])
 
 
 if __name__ == "__main__":
