@@ -14,6 +14,7 @@ from torch.nn import functional
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.choosing import (
     FEWEST,
+    Edges,
     Evidence,
     Trial,
     blended,
@@ -32,20 +33,21 @@ def noisy(truth: torch.Tensor, noise: torch.Tensor, random: torch.Generator) -> 
     return functional.normalize(ends + noise[:, None] * drawn, dim=1)
 
 
-def trial(seed: int, count: int = NODES) -> Trial:
+def trial(seed: int, count: int = NODES, guess: float = 0.6, edges: Edges = "some") -> Trial:
     """The teacher is right about nodes of many edges, the student about as right everywhere."""
     random = torch.Generator().manual_seed(seed)
     truth = torch.randint(0, CLASSES, (count,), generator=random)
     degree = torch.randint(0, 20, (count,), generator=random).float()
     taught = noisy(truth, 3 / (1 + degree), random)
-    guessed = noisy(truth, torch.full((count,), 0.6), random)
+    guessed = noisy(truth, torch.full((count,), guess), random)
     evidence = Evidence.of(degree, taught, guessed, torch.rand(count, generator=random))
     return Trial(
         taught,
         guessed,
         evidence,
         lambda vectors: functional.cross_entropy(10 * vectors, truth, reduction="none"),
-        lambda vectors: vectors.argmax(1) == truth,
+        lambda vectors: (vectors.argmax(1) == truth).float(),
+        edges=edges,
     )
 
 
@@ -63,6 +65,27 @@ def test_what_is_served_is_as_good_as_the_better_of_both_whatever_the_degree():
         assert right(other, share, rows) >= max(single) - noise
     few, many = (share[other.evidence.degree == degree].mean() for degree in (1, 19))
     assert few < 0.5 < many
+
+
+def test_the_teacher_serves_nodes_that_keep_their_edges_where_it_is_better_whatever_others_say():
+    """Nodes that lost edges for the occasion are better known to the student than nodes that have
+    few."""
+    lost, keep = trial(1, guess=0.1), trial(2, guess=1.0, edges="all")
+    choice, other = learn_choice([lost, keep]), trial(3, guess=1.0)
+    assert (share_of(choice.model_copy(update={"teacher_from": None}), other.evidence) < 1).any()
+    share = share_of(choice, other.evidence)
+    for degree in range(4, 20):
+        rows = other.evidence.degree == degree
+        noise = 2 * (0.25 / int(rows.sum())) ** 0.5
+        assert right(other, share, rows) >= right(other, torch.ones(NODES), rows) - noise
+    assert (share[other.evidence.degree >= 8] == 1).all()
+    assert (share[other.evidence.degree == 1] < 1).all()
+
+
+def test_where_nobody_keeps_many_edges_a_blend_is_not_given_up():
+    keep = trial(2, edges="all")
+    few = replace(keep, evidence=replace(keep.evidence, degree=keep.evidence.degree.clamp(max=1)))
+    assert learn_choice([trial(1), few]).teacher_from is None
 
 
 def test_confidence_holds_for_nodes_it_was_not_learned_from():
@@ -113,8 +136,8 @@ def test_what_has_no_edges_is_believed_as_far_as_nodes_set_aside_are(count, beli
     """Unless these are too few."""
     found = trial(3, count)
     nothing = replace(found.evidence, degree=torch.zeros(count))
-    wrong = torch.zeros(count, dtype=torch.bool)
-    aside = replace(found, evidence=nothing, right=lambda vectors: wrong, aside=True)
+    wrong = torch.zeros(count)
+    aside = replace(found, evidence=nothing, worth=lambda vectors: wrong, edges="none")
     choice, other = learn_choice([trial(1), aside]), trial(2)
     alone = other.evidence.degree == 0
     confidence = confidence_of(choice, other.evidence)

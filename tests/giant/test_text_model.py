@@ -75,6 +75,28 @@ def test_a_document_is_read_the_same_whatever_is_read_with_it(folder):
     assert not among[2].any()
 
 
+def test_shapes_as_an_accelerator_has_them_give_the_same_vectors_and_gradients(folder):
+    """And no row of them attends to nothing: of that its gradient would be no number."""
+    found = []
+
+    def looks(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
+        assert given["attention_mask"].any(1).all()
+
+    for fixed in (False, True):
+        model = TextModel(folder, 32)
+        model.fixed, model.mixed = fixed, False
+        model.model.register_forward_pre_hook(looks, with_kwargs=True)
+        model.tune(True)
+        model.eval()  # without dropout
+        told = model(model.tokenize(texts("a", "the sea", None, "ships of the sea and stars " * 9)))
+        told.square().sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert gradients
+        found.append([told.detach(), *gradients])
+    for tight, padded in zip(*found, strict=True):
+        torch.testing.assert_close(padded, tight, atol=1e-4, rtol=1e-3)
+
+
 def test_atoms_are_not_for_the_text_model(folder):
     model = TextModel(folder, 32)
     with_atoms = model.tokenize(texts(f"size=u{FIELD_END}the sea{FIELD_END}born≈2e3 born≈18e2"))
@@ -141,7 +163,7 @@ def test_a_text_model_learns_in_the_last_steps_alone(folder, tmp_path):
 
     def weights() -> np.ndarray:
         named = dict(trainer.encoder.text_model.model.named_parameters())
-        return named["embeddings.word_embeddings.weight"].detach().numpy().copy()
+        return named["embeddings.word_embeddings.weight"].detach().cpu().numpy().copy()
 
     begun = weights()
     trainer.train(40)

@@ -9,10 +9,13 @@ TO_BEGIN_WITH = (0.0, 0.0, 0.0, 3.0)
 
 class Choice(BaseModel):
     """Of one entity. ``blend``: weights of `Evidence.columns` in the logit of the teacher's share.
-    ``connected``: of the same in the logit of confidence; ``alone``: of nearness and 1, for what
-    has no edges. None where there were too few trials to learn it from."""
+    ``teacher_from``: the degree from which on the teacher is served alone, whatever these say; None
+    where there is no such degree. ``connected``: weights as of ``blend`` in the logit of
+    confidence; ``alone``: of nearness and 1, for what has no edges. None where there were too few
+    trials to learn it from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     blend: tuple[float, float, float, float] = TO_BEGIN_WITH
+    teacher_from: float | None = None
     connected: tuple[float, float, float, float] | None = None
     alone: tuple[float, float] | None = None

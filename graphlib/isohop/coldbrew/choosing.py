@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +28,9 @@ from torch.nn import functional
 from isohop.coldbrew.choice import TO_BEGIN_WITH, Choice
 from isohop.coldbrew.evaluation import FEWEST
 
-KEPT = (0.0, 0.25, 0.5, 1.0)
-"""Shares of the asking nodes' edges that are left, one in each round of trials."""
+KEPT = (0.0, 0.25, 0.5)
+"""Shares of the asking nodes' edges that are left, one in each round of trials; in one round more
+they keep all."""
 TEACHER, STUDENT, BLEND = "teacher", "student", "blend"
 ALMOST = 0.95
 """Share of the teacher from which on its vector is served alone; of the student likewise."""
@@ -64,6 +66,8 @@ def share_of(choice: Choice, evidence: Evidence) -> Tensor:
     """float32 (nodes,): how much of the teacher is served; 0 and 1 are all or nothing."""
     share = torch.sigmoid(evidence.columns @ torch.tensor(choice.blend))
     share = torch.where(share >= ALMOST, 1.0, torch.where(share <= 1 - ALMOST, 0.0, share))
+    if choice.teacher_from is not None:
+        share = torch.where(evidence.degree >= choice.teacher_from, 1.0, share)
     return torch.where(evidence.degree > 0, share, 0.0)
 
 
@@ -133,38 +137,67 @@ class Served:
         }
 
 
+Edges = Literal["some", "all", "none"]
+
+
 @dataclass(frozen=True)
 class Trial:
-    """Questions put to nodes some of whose edges were taken away, or that were set ``aside``, and
-    none of whose edges was seen. ``taught`` and ``guessed``: float32 (questions, d), ``unit``
-    vectors or answers about a label; ``loss`` (questions,) and ``right``, boolean, of what becomes
-    of them."""
+    """Questions put to nodes some of whose edges were taken away for the occasion, to nodes that
+    keep ``all`` of their ``edges``, or to nodes of which ``none`` was ever seen. ``taught`` and
+    ``guessed``: float32 (questions, d), ``unit`` vectors or answers about a label. Of what becomes
+    of them, (questions,): ``loss``, and ``worth``, float32 from 0 to 1; an answer is right that is
+    worth ``enough``."""
 
     taught: Tensor
     guessed: Tensor
     evidence: Evidence
     loss: Callable[[Tensor], Tensor]
-    right: Callable[[Tensor], Tensor]
+    worth: Callable[[Tensor], Tensor]
+    enough: float = 1.0
     unit: bool = True
-    aside: bool = False
+    edges: Edges = "some"
 
     def served(self, share: Tensor) -> Tensor:
         return blended(self.taught, self.guessed, share, self.unit)
+
+    def right(self, vectors: Tensor) -> Tensor:
+        """Boolean (questions,)."""
+        return self.worth(vectors) >= self.enough
 
 
 def learn_choice(trials: Sequence[Trial]) -> Choice:
     """Of one entity's trials."""
     if sum(len(trial.taught) for trial in trials) < FEWEST:
         return Choice()
-    blend = _learn_blend(trials)
-    choice = Choice(blend=blend)
-    aside = [trial for trial in trials if trial.aside]
+    choice = Choice(blend=_learn_blend(trials))
+    aside = [trial for trial in trials if trial.edges == "none"]
     if sum(len(trial.taught) for trial in aside) < FEWEST:
         aside = list(trials)
     with torch.no_grad():
+        choice = choice.model_copy(update={"teacher_from": _teacher_from(choice, trials)})
         connected = _believed(choice, trials, lambda one: one.columns[:, :3], linked=True)
         alone = _believed(choice, aside, lambda one: one.nearness[:, None], linked=False)
-    return Choice.model_validate({"blend": blend, "connected": connected, "alone": alone})
+    return choice.model_copy(update={"connected": connected, "alone": alone})
+
+
+def _teacher_from(choice: Choice, trials: Sequence[Trial]) -> float | None:
+    """The power of two from which on nodes that keep their edges are worth most as the teacher has
+    them: a blend with less loss may rank worse, and what nodes are that lost edges for the occasion
+    says little of those that have many."""
+    lost, degree = [torch.zeros(0)], [torch.zeros(0)]
+    for trial in trials:
+        if trial.edges == "all":
+            share = share_of(choice, trial.evidence)
+            lost.append(trial.worth(trial.taught) - trial.worth(trial.served(share)))
+            degree.append(trial.evidence.degree)
+    bucket = torch.cat(degree).clamp(min=0.5).log2().floor()
+    linked = torch.cat(degree) > 0
+    best, found = 0.0, None
+    for number in reversed(bucket[linked].unique().tolist()):
+        total = float(torch.cat(lost)[linked & (bucket >= number)].double().sum())
+        if total > best:
+            best, found = total, 2.0**number
+    return found
 
 
 def _believed(

@@ -1,10 +1,11 @@
 """Trials: what the choice between teacher and student is learned from.
 
 Some nodes lose a part of their edges, in one round for each of `choosing.KEPT`; then they are asked
-about validation edges, or for their label where they are validation nodes. A node that loses edges
-loses its structural embedding with them, where it has fewer left than one is learned from. Its
-features were learned from its edges all the same; so what is believed of nodes without edges is
-learned from those set aside, and from nodes that lose all only where these are too few.
+about validation edges, or for their label where they are validation nodes. All are asked as they
+are besides. A node that loses edges loses its structural embedding with them, where it has fewer
+left than one is learned from. Its features were learned from its edges all the same; so what is
+believed of nodes without edges is learned from those set aside, and from nodes that lose all only
+where these are too few.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isohop.coldbrew.choosing import KEPT, Trial
+from isohop.coldbrew.choosing import KEPT, Edges, Trial
 from isohop.coldbrew.evaluation import FEWEST, Asked, K, link_loss, ranks
+from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.links import LinkScore
 from isohop.coldbrew.tables import Table
 
@@ -51,8 +53,8 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
         most = max(FEWEST, round(SHARE * connected.sum()))
         chosen = known[np.sort(draw.permutation(len(known))[:most])]
         nodes[name] = torch.from_numpy(chosen.astype(np.int64))
+    found = _as_they_are(distiller)
     asked = [_of_nodes(one, nodes[one.query.source].numpy(), draw) for one in asked]
-    found = _set_aside(distiller)
     for kept in KEPT:
         left_out, degree = _hidden(distiller, nodes, kept, draw)
         least = distiller.settings.structural_degree
@@ -68,17 +70,24 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
     return found
 
 
-def _set_aside(distiller: Distiller) -> dict[str, list[Trial]]:
-    """Of nodes that were set aside; for their label, of all that have no visible edge."""
+def _as_they_are(distiller: Distiller) -> dict[str, list[Trial]]:
+    """Of nodes that keep their edges, and of nodes that were set aside; for their label, of those
+    that have a visible edge and those that have none."""
     labels = distiller.labels
-    asked = distiller.evaluation.on_validation(alone=True)
-    rows = {}
-    if labels is not None:
-        asked = [one for one in asked if one.query.source != labels.entity]
-        alone = labels.validation & ~distiller.connected[labels.entity]
-        rows[labels.entity] = torch.nonzero(alone)[:, 0]
     degree = distiller.graph.degrees_in(distiller.graph.weights({}))
-    return _trials(distiller, distiller.told["teacher"], degree, asked, rows, aside=True)
+    found: dict[str, list[Trial]] = {name: [] for name in distiller.inputs.entities}
+    every: tuple[Edges, ...] = ("all", "none")
+    for edges in every:
+        asked = distiller.evaluation.on_validation(alone=edges == "none")
+        rows = {}
+        if labels is not None:
+            asked = [one for one in asked if one.query.source != labels.entity]
+            of = labels.validation & (distiller.connected[labels.entity] == (edges == "all"))
+            rows[labels.entity] = torch.nonzero(of)[:, 0]
+        told = _trials(distiller, distiller.told["teacher"], degree, asked, rows, edges)
+        for name, trials in told.items():
+            found[name] += trials
+    return found
 
 
 def _trials(
@@ -87,7 +96,7 @@ def _trials(
     degree: Table,
     asked: Sequence[Asked],
     labelled: Mapping[str, Tensor],
-    aside: bool = False,
+    edges: Edges = "some",
 ) -> dict[str, list[Trial]]:
     """By entity. ``told``: what the teacher says where nodes have ``degree``; ``labelled``: the
     nodes that are asked for their label, of the entity that has it."""
@@ -104,8 +113,9 @@ def _trials(
                 guessed.vectors[name][rows],
                 evidence[name][rows],
                 partial(link_loss, score, table, one),
-                partial(_found, score, table, one),
-                aside=aside,
+                partial(_reciprocal, score, table, one),
+                enough=1 / K,
+                edges=edges,
             )
         )
     if labels is not None and told.answers is not None and guessed.answers is not None:
@@ -116,9 +126,9 @@ def _trials(
                 guessed.answers[rows],
                 evidence[labels.entity][rows],
                 partial(labels.losses, rows),
-                partial(labels.hits, rows),
+                partial(_hits, labels, rows),
                 unit=False,
-                aside=aside,
+                edges=edges,
             )
         )
     return found
@@ -147,5 +157,9 @@ def _hidden(
     return left_out, distiller.graph.degrees_in(distiller.graph.weights(left_out))
 
 
-def _found(score: LinkScore, table: Table, asked: Asked, vectors: Tensor) -> Tensor:
-    return torch.from_numpy(ranks(score, table, asked, vectors) <= K)
+def _reciprocal(score: LinkScore, table: Table, asked: Asked, vectors: Tensor) -> Tensor:
+    return torch.from_numpy(1 / ranks(score, table, asked, vectors)).float()
+
+
+def _hits(labels: Labels, rows: Tensor, answers: Tensor) -> Tensor:
+    return labels.hits(rows, answers).float()

@@ -24,8 +24,8 @@ class FeatureSettings(StrictModel):
     """A document's length at most, as the text model reads it."""
     tuning_steps: int = Field(0, ge=0)
     """Steps after all others in which the text model learns too: slow without a GPU."""
-    tuning_batch: int = Field(128, ge=1)
-    tuning_rate: float = Field(5e-5, gt=0)
+    tuning_batch: int = Field(512, ge=1)
+    tuning_rate: float = Field(1e-4, gt=0)
     """Learning rate of the text model."""
     dimensions: int = Field(128, ge=2, le=4096)
     vocabulary: int = Field(1 << 17, ge=16, le=1 << 22)

@@ -87,7 +87,12 @@ class TextModel(nn.Module):
         self.mean = _pools_mean(folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device)
-        if self.device.type == "cuda":
+        self.fixed = self.device.type == "cuda"
+        """Whether batches have one of a few shapes."""
+        if self.fixed:
+            # The same run gives the same model, or a run that goes on from a checkpoint another.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
             self.model.compile()
         self.mixed = self.device.type == "cuda" or _bfloat16_on_cpu()
         self.tune(False)
@@ -134,21 +139,22 @@ class TextModel(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """float32 (documents, d) on the CPU; zero for documents without text."""
-        fixed = self.device.type != "cpu"
         pooled = [torch.zeros(0, self.dimensions)]
         at = [np.empty(0, np.int64)]
-        for rows, shape in batches(tokens.sizes, fixed):
+        for rows, shape in batches(tokens.sizes, self.fixed):
             pooled.append(self._pooled(tokens[rows], shape)[: len(rows)].float().cpu())
             at.append(rows)
         empty = torch.zeros(len(tokens), self.dimensions)
         return empty.index_copy(0, torch.from_numpy(np.concatenate(at)), torch.cat(pooled))
 
     def _pooled(self, tokens: Tokens, shape: tuple[int, int]) -> Tensor:
-        sizes = np.zeros(shape[0], np.int64)
+        # A row that only fills the shape sees one token all the same: a softmax over nothing is
+        # 0/0, and what a kernel makes of its gradient reaches every weight.
+        sizes = np.ones(shape[0], np.int64)
         sizes[: len(tokens)] = tokens.sizes
         mask = np.arange(shape[1]) < sizes[:, None]
         ids = np.full(shape, self.tokenizer.pad_token_id or 0, np.int64)
-        ids[mask] = tokens.ids
+        ids[: len(tokens)][mask[: len(tokens)]] = tokens.ids
         seen = torch.from_numpy(mask).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             hidden = self.model(
