@@ -24,7 +24,7 @@ from isohop.terminal import _by_degree, print_comparison
 from tests.coldbrew.test_distill import topical
 from tests.worlds import library
 
-SMALL = DistillSettings(dimensions=16, steps=40, batch=256, negatives=16)
+SMALL = DistillSettings(dimensions=32, steps=40, batch=256, negatives=16)
 CITES = {"paper--cites--paper": ("paper", "paper")}
 
 

@@ -19,7 +19,7 @@ from isohop.errors import IsohopError
 from isohop.graph import Graph
 from tests.worlds import TOPICS, library
 
-SMALL = DistillSettings(dimensions=16, steps=30, batch=256, negatives=16)
+SMALL = DistillSettings(dimensions=32, steps=30, batch=256, negatives=16)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,7 +16,7 @@ from tests.coldbrew.test_distill import topical
 from tests.killing import Killer, Reader, run_and_kill
 from tests.worlds import library
 
-SMALL = DistillSettings(dimensions=16, steps=60, batch=64, negatives=16)
+SMALL = DistillSettings(dimensions=32, steps=60, batch=64, negatives=16)
 SAMPLED = SMALL.model_copy(update={"full_graph": 0, "fanout": 4})
 
 

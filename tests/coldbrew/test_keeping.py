@@ -57,8 +57,8 @@ def test_where_nobody_is_known_everything_is_new(rows, were):
 
 
 def test_a_candidate_that_is_gone_does_not_come_back():
-    index = LatentIndex(torch.arange(3), served(3).vectors, DistillSettings(dimensions=4))
-    student = Guesser(nn.Identity(), nn.Identity(), index)
+    index = LatentIndex(torch.arange(3), served(3).vectors, DistillSettings(dimensions=8))
+    student = Guesser(nn.Identity(), nn.Identity(), nn.Identity(), index)
     tuesday = moved_student(student, np.array([0, 2]), 3)
     assert tuesday.index.candidates.tolist() == [0, NOBODY, 1]
     wednesday = moved_student(tuesday, np.array([0, 1]), 2)

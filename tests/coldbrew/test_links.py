@@ -7,8 +7,18 @@ from dataclasses import replace
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
-from isohop.coldbrew.links import Links, LinkScore, LinkTask, adjacency, queries_of, some_of
+from isohop.coldbrew.links import (
+    JoinedScore,
+    Links,
+    LinkScore,
+    LinkTask,
+    adjacency,
+    queries_of,
+    some_of,
+)
+from isohop.coldbrew.tables import joined
 from isohop.engines.workers import ALONE, Workers
 
 CITES = "paper--cites--paper"
@@ -58,6 +68,22 @@ def test_known_neighbours_are_no_negatives():
         return tables[name][ids]
 
     assert made.loss(score, links, vectors, vectors).item() < 1e-6
+
+
+@given(st.integers(0, 2**31 - 1))
+def test_of_joined_vectors_the_score_is_the_mean_of_those_of_their_halves(seed):
+    draw = torch.Generator().manual_seed(seed)
+    one, other = (LinkScore((CITES,), 4, "distmult", scale) for scale in (2.0, 5.0))
+    halves = functional.normalize(torch.randn(4, 6, 4, generator=draw), dim=2)
+    asking, told = joined(halves[0], halves[1]), joined(halves[2], halves[3])
+    with torch.no_grad():
+        found = JoinedScore(one, other).query(CITES, asking) @ told.T
+        apart = [
+            score.query(CITES, halves[half]) @ halves[half + 2].T
+            for half, score in enumerate((one, other))
+        ]
+    torch.testing.assert_close(found, sum(apart) / 2, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(asking.norm(dim=1), torch.ones(6))
 
 
 def test_losses_of_workers_add_up_to_that_of_one():

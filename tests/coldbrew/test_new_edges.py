@@ -40,7 +40,7 @@ def world(tmp_path_factory) -> World:
 
 def known_graph(kind: str) -> KnownGraph:
     of = teacher(kind)
-    manifest = DistillManifest(seed=1, label=None, settings={"dimensions": 5})
+    manifest = DistillManifest(seed=1, label=None, settings={"dimensions": 10})
     return KnownGraph(inputs(), manifest, of, {}, GRAPH)
 
 

@@ -33,7 +33,7 @@ from tests.damage import damage_is_told
 from tests.worlds import TOPICS, library
 
 FEATURES = FeatureSettings(dimensions=16, levels=(4, 16), epochs=1, steps=60, batch=64)
-DISTILL = DistillSettings(dimensions=16, steps=30, batch=256, negatives=16)
+DISTILL = DistillSettings(dimensions=32, steps=30, batch=256, negatives=16)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -136,7 +136,7 @@ def test_the_bundle_alone_is_enough(world, tmp_path):
     finally:
         gone.rename(world.graph.path)
     assert told.embedded == found.num_rows == 1
-    assert found.schema.field("embedding").type == pa.list_(pa.float32(), 16)
+    assert found.schema.field("embedding").type == pa.list_(pa.float32(), DISTILL.dimensions)
     assert (found["source"].to_pylist(), found["degree"].to_pylist()) == (["student"], [0])
 
 

@@ -33,7 +33,7 @@ def a_teacher(graph: MessageGraph, layers: int, seed: int) -> tuple[Teacher, dic
     torch.manual_seed(seed)
     features = {name: torch.randn(count, 4) for name, count in COUNTS.items()}
     inputs = Inputs(COUNTS, TYPES, graph.edges, features, ("paper",))
-    settings = DistillSettings(dimensions=6, layers=layers)
+    settings = DistillSettings(dimensions=12, layers=layers)
     teacher = Teacher(inputs, structural_nodes(graph, 3), settings, sampled=True).eval()
     for layer in teacher.structural:
         for values in layer.values():

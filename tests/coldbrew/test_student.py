@@ -9,7 +9,7 @@ from torch.nn import functional
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import SHUT, GatedMLP, LatentIndex, Student, latent_index
 
-SETTINGS = DistillSettings(dimensions=4, latent_neighbours=3)
+SETTINGS = DistillSettings(dimensions=8, latent_neighbours=3)
 
 
 def unit(rows: int, seed: int = 0) -> torch.Tensor:
@@ -96,8 +96,8 @@ def test_the_gate_begins_nearly_shut_and_what_is_shut_out_is_not_heard():
 def test_who_does_not_listen_hears_no_latent_neighbours():
     torch.manual_seed(0)
     student = Student({"paper": 6}, SETTINGS).eval()
-    own, latent = {"paper": torch.randn(9, 6)}, {"paper": torch.randn(9, SETTINGS.dimensions)}
-    nothing = {"paper": torch.zeros(9, SETTINGS.dimensions)}
+    own, latent = {"paper": torch.randn(9, 6)}, {"paper": torch.randn(9, SETTINGS.part)}
+    nothing = {"paper": torch.zeros(9, SETTINGS.part)}
     assert not torch.equal(student(own, latent)["paper"], student(own, nothing)["paper"])
     student.hear("paper", False)
     assert torch.equal(student(own, latent)["paper"], student(own, nothing)["paper"])

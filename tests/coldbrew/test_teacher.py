@@ -32,7 +32,7 @@ def inputs(types: dict[str, tuple[str, str]] = TYPES) -> Inputs:
 def teacher(kind: str, **chosen: object) -> Teacher:
     torch.manual_seed(0)
     settings = DistillSettings.model_validate(
-        {"teacher": kind, "dimensions": 5, "layers": 2, "hops": 3, **chosen}
+        {"teacher": kind, "dimensions": 10, "layers": 2, "hops": 3, **chosen}
     )
     return Teacher(inputs(), structural_nodes(GRAPH, 2), settings).eval()
 
@@ -74,7 +74,7 @@ def test_a_node_out_of_place_is_as_one_that_has_no_place(kind):
 
 def test_a_convolution_without_residual_is_a_gcn():
     features = inputs().features
-    settings = {"teacher": "convolution", "dimensions": 5, "layers": 2, "initial_residual": 0.0}
+    settings = {"teacher": "convolution", "dimensions": 10, "layers": 2, "initial_residual": 0.0}
     of = Teacher(
         inputs({CITES: TYPES[CITES]}),
         {name: torch.zeros(0, dtype=torch.int64) for name in COUNTS},

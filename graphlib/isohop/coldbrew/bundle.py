@@ -5,9 +5,10 @@
     student/
       bundle.json              BundleManifest
       rows/<entity>.parquet    no rows; the columns that new rows must have: key, then what is read
-      student.safetensors      of each entity MLP₁, MLP₂, its latent candidates (their ids in the
-                               run's graph, their vectors and the centres of their lists); of one
-                               that had no edge to learn from, the axes of its features
+      student.safetensors      of each entity MLP₁, MLP₂, the MLP of its content, its latent
+                               candidates (their ids in the run's graph, their vectors and the
+                               centres of their lists); of one that had no edge to learn from, the
+                               axes of its features
       encoder/                 the text encoder, as the stage `features` wrote it
 
 Nothing else is needed: no graph, no features, no teacher. Isolated nodes of a graph are embedded by
@@ -57,7 +58,7 @@ class BundleManifest(BaseModel):
     """``bundle.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[6] = 6
+    format: Literal[7] = 7
     certificate: str
     """Of the graph that the student learned from."""
     settings: DistillSettings
@@ -95,10 +96,11 @@ class BundleManifest(BaseModel):
 @dataclass(frozen=True)
 class Guesser:
     """An entity's student: MLP₁ guesses the teacher's vector, its latent neighbours are near that,
-    MLP₂ sees both."""
+    MLP₂ sees both. And beside it what tells its content."""
 
     first: nn.Module
     second: nn.Module
+    of_content: nn.Module
     index: LatentIndex
 
     def vectors(self, features: Tensor, itself: bool = False) -> tuple[Tensor, Tensor]:
@@ -110,9 +112,17 @@ class Guesser:
         both = torch.cat([features, latent], 1)
         return functional.normalize(self.second(both), dim=1), nearness
 
+    def content(self, features: Tensor) -> Tensor:
+        """float32 (rows, d) at length 1: what features say alone."""
+        return functional.normalize(self.of_content(features), dim=1)
+
     def tensors(self) -> dict[str, Tensor]:
-        found = {f"first.{name}": value for name, value in self.first.state_dict().items()}
-        found |= {f"second.{name}": value for name, value in self.second.state_dict().items()}
+        modules = {"first": self.first, "second": self.second, "content": self.of_content}
+        found = {
+            f"{module}.{name}": value
+            for module, held in modules.items()
+            for name, value in held.state_dict().items()
+        }
         index = self.index
         held = {"latent": index.vectors, "latent lists": index.centres}
         return found | held | {"latent ids": index.candidates}
@@ -120,7 +130,7 @@ class Guesser:
 
 @dataclass(frozen=True)
 class Projection:
-    """Features on their first principal axes, float32 (d_in, d): all there is where nothing could
+    """Features on their first principal axes, float32 (d_in, 2d): all there is where nothing could
     be learned."""
 
     axes: Tensor
@@ -133,8 +143,16 @@ class Projection:
         return cls(functional.pad(axes, (0, dimensions - axes.shape[1])))
 
     def vectors(self, features: Tensor, itself: bool = False) -> tuple[Tensor, Tensor]:
-        """As `Guesser.vectors`; near to nobody."""
-        return functional.normalize(features @ self.axes, dim=1), torch.zeros(len(features))
+        """As `Guesser.vectors`, but not of length 1; near to nobody."""
+        return self._halves(features)[0], torch.zeros(len(features))
+
+    def content(self, features: Tensor) -> Tensor:
+        """The other half of what has length 1."""
+        return self._halves(features)[1]
+
+    def _halves(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        one, other = functional.normalize(features @ self.axes, dim=1).chunk(2, 1)
+        return one, other
 
     def tensors(self) -> dict[str, Tensor]:
         return {"axes": self.axes}
@@ -217,11 +235,15 @@ def _student(
     state = {n.removeprefix(prefix): v for n, v in bundled.items() if n.startswith(prefix)}
     if "axes" in state:
         return Projection(state["axes"])
-    d = settings.dimensions
-    modules = {"first": mlp(width, d, 0.0), "second": GatedMLP(width + d, d, 0.0)}
+    d = settings.part
+    modules = {
+        "first": mlp(width, d, 0.0),
+        "second": GatedMLP(width + d, d, 0.0),
+        "content": mlp(width, d, 0.0),
+    }
     for name, module in modules.items():
         of_it = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(name)}
         module.load_state_dict(of_it)
         module.eval()
     index = LatentIndex(state["latent ids"], state["latent"], settings, state["latent lists"])
-    return Guesser(modules["first"], modules["second"], index)
+    return Guesser(modules["first"], modules["second"], modules["content"], index)

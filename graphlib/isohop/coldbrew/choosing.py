@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from isohop.coldbrew.choice import TO_BEGIN_WITH, Choice
 from isohop.coldbrew.evaluation import FEWEST
+from isohop.coldbrew.tables import joined
 
 KEPT = (0.0, 0.25, 0.5)
 """Shares of the asking nodes' edges that are left, one in each round of trials; in one round more
@@ -114,15 +115,17 @@ class Served:
         choice: Choice,
         taught: Tensor | None,
         guessed: Tensor,
+        content: Tensor,
         believed: Tensor,
         nearness: Tensor,
     ) -> Served:
         """``taught``: the teacher's vectors (nodes, d), where there is a teacher; ``guessed``: the
-        student's; ``believed`` and ``nearness``: (nodes,), as in `Evidence`."""
+        student's; ``content``: what features say alone; ``believed`` and ``nearness``: (nodes,),
+        as in `Evidence`."""
         own = guessed if taught is None else taught
         evidence = Evidence.of(believed, own, guessed, nearness)
         share = share_of(choice, evidence)
-        vectors = blended(own, guessed, share)
+        vectors = joined(blended(own, guessed, share), content)
         return cls(vectors, sources(share), confidence_of(choice, evidence))
 
     def columns(self, degree: np.ndarray) -> dict[str, pa.Array]:
@@ -144,9 +147,9 @@ Edges = Literal["some", "all", "none"]
 class Trial:
     """Questions put to nodes some of whose edges were taken away for the occasion, to nodes that
     keep ``all`` of their ``edges``, or to nodes of which ``none`` was ever seen. ``taught`` and
-    ``guessed``: float32 (questions, d), ``unit`` vectors or answers about a label. Of what becomes
-    of them, (questions,): ``loss``, and ``worth``, float32 from 0 to 1; an answer is right that is
-    worth ``enough``."""
+    ``guessed``: float32 (questions, d), vectors, served beside their ``content``, or, where there
+    is none, answers about a label. Of what is served, (questions,): ``loss``, and ``worth``,
+    float32 from 0 to 1; an answer is right that is worth ``enough``."""
 
     taught: Tensor
     guessed: Tensor
@@ -154,11 +157,13 @@ class Trial:
     loss: Callable[[Tensor], Tensor]
     worth: Callable[[Tensor], Tensor]
     enough: float = 1.0
-    unit: bool = True
+    content: Tensor | None = None
     edges: Edges = "some"
 
     def served(self, share: Tensor) -> Tensor:
-        return blended(self.taught, self.guessed, share, self.unit)
+        if self.content is None:
+            return blended(self.taught, self.guessed, share, unit=False)
+        return joined(blended(self.taught, self.guessed, share), self.content)
 
     def right(self, vectors: Tensor) -> Tensor:
         """Boolean (questions,)."""
@@ -188,7 +193,8 @@ def _teacher_from(choice: Choice, trials: Sequence[Trial]) -> float | None:
     for trial in trials:
         if trial.edges == "all":
             share = share_of(choice, trial.evidence)
-            lost.append(trial.worth(trial.taught) - trial.worth(trial.served(share)))
+            whole = trial.served(torch.ones_like(share))
+            lost.append(trial.worth(whole) - trial.worth(trial.served(share)))
             degree.append(trial.evidence.degree)
     bucket = torch.cat(degree).clamp(min=0.5).log2().floor()
     linked = torch.cat(degree) > 0

@@ -3,7 +3,7 @@
 ::
 
     model/
-      teacher.safetensors, student.safetensors
+      teacher.safetensors, mlp.safetensors, student.safetensors
       credible/<edge type>.parquet    src, dst, credible: how likely an edge is no mistake
       distill.json                    DistillManifest, with curves and the evaluation
 
@@ -42,7 +42,7 @@ class DistillManifest(BaseModel):
     """``distill.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     seed: int
     certificate: str | None = None
     """Of the graph that it was distilled from."""

@@ -42,14 +42,14 @@ from isohop.coldbrew.learners import (
     Learner,
     Told,
 )
-from isohop.coldbrew.links import LinkTask, queries_of, some_of
+from isohop.coldbrew.links import JoinedScore, LinkTask, queries_of, some_of
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.oversmoothing import figures_of
 from isohop.coldbrew.reliability import credible_edges
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import Student, latent_index
-from isohop.coldbrew.tables import Table, unit
+from isohop.coldbrew.tables import Table, joined, unit
 from isohop.coldbrew.teacher import Teacher, structural_nodes
 from isohop.coldbrew.training import Training, mixed
 from isohop.coldbrew.trials import trials_of
@@ -414,8 +414,23 @@ class Distiller:
         guessed = self.told["student"].vectors[name]
         return Evidence.of(degree, taught, guessed, self.nearness[name])
 
+    @property
+    def joined_score(self) -> JoinedScore:
+        """Of what is served."""
+        return JoinedScore(self.teacher.score, self.baseline.score)
+
+    @property
+    def candidates(self) -> dict[str, Tensor]:
+        """What is served is told from: the teacher's vectors, each beside its content."""
+        return self._with_content(self.told["teacher"].vectors)
+
+    def _with_content(self, vectors: Table) -> dict[str, Tensor]:
+        content = self.told["mlp"].vectors
+        return {name: joined(held, content[name]) for name, held in vectors.items()}
+
     def served(self) -> Told:
-        """What every entity is served; the teacher's for what is no entity."""
+        """What every entity is served; the teacher's for what is no entity. Beside it the
+        content."""
         taught, guessed = self.told["teacher"], self.told["student"]
         degrees = self.graph.degrees_in(self.graph.weights({}))
         vectors, answers = dict(taught.vectors), taught.answers
@@ -426,7 +441,7 @@ class Distiller:
             of_label = self.labels is not None and name == self.labels.entity
             if of_label and taught.answers is not None and guessed.answers is not None:
                 answers = blended(taught.answers, guessed.answers, share, unit=False)
-        return Told(vectors, answers)
+        return Told(self._with_content(vectors), answers)
 
     def _model(self, name: str, told: Told) -> Model:
         """The student asks among the teacher's vectors: both live in one space."""
@@ -435,6 +450,8 @@ class Distiller:
         if name in ("teacher", "gcn"):
             score = self.teacher.score if name == "teacher" else self.gcn.score
             return Model(name, told.vectors, told.vectors, score)
+        if name == "served":
+            return Model(name, told.vectors, self.candidates, self.joined_score)
         return Model(name, told.vectors, self.told["teacher"].vectors, self.teacher.score)
 
     def evaluate(self) -> list[Figure]:
@@ -464,9 +481,11 @@ class Distiller:
         return figures_of(self.graph, layers, self.seed)
 
     def save(self, folder: Path) -> None:
-        """teacher.safetensors, student.safetensors, and of each edge type that was judged
-        ``credible/<edge type>.parquet``: src, dst, credible float32, of the visible edges."""
-        for name, module in (("teacher", self.teacher), ("student", self.student)):
+        """teacher.safetensors, mlp.safetensors, student.safetensors, and ``credible/<edge
+        type>.parquet`` of each edge type that was judged: src, dst, credible float32, of the
+        visible edges."""
+        modules = {"teacher": self.teacher, "mlp": self.baseline.mlp, "student": self.student}
+        for name, module in modules.items():
             state = {key: value.detach().contiguous() for key, value in module.state_dict().items()}
             save_file(state, folder / f"{name}.safetensors")
         for name, credible in self.credible.items():

@@ -118,8 +118,10 @@ def _embed(
             students = kept.students(inputs)
         for name in inputs.entities:
             choice = manifest.choices.get(name, Choice())
-            guessed, nearness = students[name].vectors(inputs.features[name], itself=True)
-            served = Served.of(choice, taught.get(name), guessed, believed[name], nearness)
+            student, features_of = students[name], inputs.features[name]
+            guessed, nearness = student.vectors(features_of, itself=True)
+            told = taught.get(name), guessed, student.content(features_of)
+            served = Served.of(choice, *told, believed[name], nearness)
             if kept is not None:
                 served = kept.settled(name, served)
             _write(opened, Path(out) / name, name, served, degree[name].numpy())
@@ -169,25 +171,29 @@ def _students(
 
     from isohop.coldbrew.bundle import Guesser, Projection
     from isohop.coldbrew.known_graph import load_weights
+    from isohop.coldbrew.student import FeatureMLP, latent_index
     from isohop.coldbrew.student import Student as Distilled
-    from isohop.coldbrew.student import latent_index
     from isohop.coldbrew.tables import module_key
 
     labelled = (manifest.label or "").rpartition(".")[0] if manifest.outputs else None
     found: dict[str, Student] = {}
-    distilled = None
+    distilled = content = None
     for name in inputs.entities:
         if manifest.skipped is not None or not ((degree[name] > 0).any() or name == labelled):
             # No node of this type has an edge, so the student of this type has learned nothing.
             found[name] = Projection.of(inputs.features[name], manifest.settings.dimensions)
             continue
-        if distilled is None:
-            widths = {entity: inputs.features[entity].shape[1] for entity in inputs.entities}
-            distilled = Distilled(widths, manifest.settings).eval()
+        if distilled is None or content is None:
+            widths = {of: features.shape[1] for of, features in inputs.features.items()}
+            content = FeatureMLP(widths, manifest.settings.part, 0.0).eval()
+            load_weights(content, load_file(model / "mlp.safetensors"), model)
+            of_entities = {entity: widths[entity] for entity in inputs.entities}
+            distilled = Distilled(of_entities, manifest.settings).eval()
             load_weights(distilled, load_file(model / "student.safetensors"), model)
-        first, second = (m.mlp[module_key(name)] for m in (distilled.first, distilled.second))
+        modules = (distilled.first, distilled.second, content)
+        first, second, own = (module.mlp[module_key(name)] for module in modules)
         index = latent_index(taught[name], degree[name] > 0, manifest.settings, manifest.seed)
-        found[name] = Guesser(first, second, index)
+        found[name] = Guesser(first, second, own, index)
     return found
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from isohop.coldbrew.figures import Figure
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.labels import Labels
-from isohop.coldbrew.links import LinkScore, Query, adjacency, queries_of
+from isohop.coldbrew.links import Query, Score, adjacency, queries_of
 from isohop.coldbrew.tables import Table
 from isohop.graph import Holdout
 from isohop.graph.holdout import (
@@ -49,7 +49,7 @@ class Model:
     name: str
     asking: Table
     candidates: Table
-    score: LinkScore
+    score: Score
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _ranks(model: Model, asked: Asked) -> np.ndarray:
     return ranks(model.score, model.candidates, asked, vectors)
 
 
-def ranks(score: LinkScore, candidates: Table, asked: Asked, vectors: Tensor) -> np.ndarray:
+def ranks(score: Score, candidates: Table, asked: Asked, vectors: Tensor) -> np.ndarray:
     """Rank of each true end from 1, float64; of equal scores half come first. ``vectors``: float32
     (edges, d) of the nodes that ask."""
     with torch.no_grad():
@@ -188,14 +188,14 @@ def ranks(score: LinkScore, candidates: Table, asked: Asked, vectors: Tensor) ->
     return rank.numpy().astype(np.float64)
 
 
-def link_loss(score: LinkScore, candidates: Table, asked: Asked, vectors: Tensor) -> Tensor:
+def link_loss(score: Score, candidates: Table, asked: Asked, vectors: Tensor) -> Tensor:
     """Cross entropy of each true end among the candidates, float32 (edges,)."""
     true, false = _scores(score, candidates, asked, vectors)
     return torch.cat([true, false], 1).logsumexp(1) - true[:, 0]
 
 
 def _scores(
-    score: LinkScore, candidates: Table, asked: Asked, vectors: Tensor
+    score: Score, candidates: Table, asked: Asked, vectors: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Of true ends (edges, 1) and of candidates (edges, candidates), known neighbours at -inf."""
     query = asked.query

@@ -50,7 +50,7 @@ class ByContrast:
         self._entity = labels.entity
         self._features = distiller.inputs.features[labels.entity]
         width = self._features.shape[1]
-        self.module = GraphMLP(width, settings.dimensions, settings.dropout, labels.outputs)
+        self.module = GraphMLP(width, settings.part, settings.dropout, labels.outputs)
         self._walk, self._start = walk_matrix(distiller.unweighed)
 
     def loss(self, batch: Batch) -> Tensor:

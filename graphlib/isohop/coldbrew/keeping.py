@@ -47,7 +47,8 @@ def keep_model(graph: str | Path, before: tuple[Path, Path], out: str | Path) ->
             places = {name: len(state[f"nodes_{module_key(name)}"]) for name in structural}
             structural = {name: (count,) for name, count in places.items()}
             save_file(state, folder / "teacher.safetensors")
-            shutil.copyfile(model / "student.safetensors", folder / "student.safetensors")
+            for name in ("mlp.safetensors", "student.safetensors"):
+                shutil.copyfile(model / name, folder / name)
             _move_credible(model, folder, now, later)
         kept = manifest.model_copy(
             update={

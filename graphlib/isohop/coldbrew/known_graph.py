@@ -99,7 +99,7 @@ class KnownGraph:
         (2, edges) of known nodes and rows. A new edge is wholly credible. Where nothing was learned
         nothing is known of a row but zeros."""
         if self.teacher is None:
-            nothing = torch.zeros(len(features), self.manifest.settings.dimensions)
+            nothing = torch.zeros(len(features), self.manifest.settings.part)
             return nothing, nothing.sum(1)
         inputs, known = self.inputs, self.inputs.counts[entity]
         together, credible = dict(inputs.edges), dict(self.credible)

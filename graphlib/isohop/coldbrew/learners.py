@@ -185,11 +185,11 @@ class Baseline(nn.Module):
         super().__init__()
         settings = distiller.settings
         widths = {name: x.shape[1] for name, x in distiller.inputs.features.items()}
-        self.mlp = FeatureMLP(widths, settings.dimensions, settings.dropout)
+        self.mlp = FeatureMLP(widths, settings.part, settings.dropout)
         names = tuple(distiller.inputs.edge_types)
-        self.score = LinkScore(names, settings.dimensions, "distmult", settings.scale)
+        self.score = LinkScore(names, settings.part, "distmult", settings.scale)
         outputs = distiller.outputs
-        self.classify = nn.Linear(settings.dimensions, outputs) if outputs else None
+        self.classify = nn.Linear(settings.part, outputs) if outputs else None
 
 
 class ByFeatures:

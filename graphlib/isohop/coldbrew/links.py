@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -83,6 +83,26 @@ class LinkScore(nn.Module):
     def query(self, edge_type: str, source: Tensor) -> Tensor:
         """(n, d) -> (n, d): what is multiplied with the vectors of candidates."""
         return source * self.relation[module_key(edge_type)]
+
+
+class Score(Protocol):
+    """How likely an edge is: an inner product."""
+
+    def query(self, edge_type: str, source: Tensor) -> Tensor:
+        """As of `LinkScore`."""
+
+
+@dataclass(frozen=True)
+class JoinedScore:
+    """Of vectors that are `joined`: the mean of what two scores say, each of its half."""
+
+    one: Score
+    other: Score
+
+    def query(self, edge_type: str, source: Tensor) -> Tensor:
+        """As of `LinkScore`."""
+        first, second = source.chunk(2, 1)
+        return torch.cat([self.one.query(edge_type, first), self.other.query(edge_type, second)], 1)
 
 
 @dataclass(frozen=True)

@@ -302,7 +302,8 @@ class _Embedder:
         features, believed = torch.from_numpy(encoded), torch.zeros(len(encoded))
         degree = np.zeros(len(encoded), np.int64)
         with torch.no_grad():
-            guessed, nearness = self.bundle.student.vectors(features)
+            student = self.bundle.student
+            guessed, nearness = student.vectors(features)
             if self.known is not None:
                 heard = {
                     relation: torch.from_numpy(np.stack(edges[relation.name]))
@@ -312,7 +313,8 @@ class _Embedder:
                 taught, believed = self.known.teach_new(about.name, features, heard)
                 for _, row in heard.values():
                     degree += np.bincount(row.numpy(), minlength=len(degree))
-            served = Served.of(about.choice, taught, guessed, believed, nearness)
+            told = taught, guessed, student.content(features)
+            served = Served.of(about.choice, *told, believed, nearness)
         own = {name: rows[name] for name in about.key}
         return pa.table(own | served.columns(degree), schema=schema)
 

@@ -14,7 +14,8 @@ class DistillSettings(StrictModel):
     Gutenberg, where one layer beat two."""
 
     teacher: Literal["message-passing", "convolution", "hop-wise"] = "message-passing"
-    dimensions: int = Field(64, ge=2, le=4096)
+    dimensions: int = Field(128, ge=2, le=4096, multiple_of=2)
+    """Of an embedding: half of them say what its edges do, half what its features do alone."""
     layers: int = Field(1, ge=1, le=64)
     """Of messages or convolutions."""
     hops: int = Field(8, ge=1, le=64)
@@ -62,3 +63,8 @@ class DistillSettings(StrictModel):
     """Weight of their being alike."""
     imitation: float = Field(1.0, ge=0)
     """Weight of the student's answering as the teacher does, where there is a label."""
+
+    @property
+    def part(self) -> int:
+        """Dimensions of each half, and of all that is trained."""
+        return self.dimensions // 2

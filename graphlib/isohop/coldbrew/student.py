@@ -83,7 +83,7 @@ class Student(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], settings: DistillSettings):
         super().__init__()
-        d = settings.dimensions
+        d = settings.part
         self.first = FeatureMLP(widths, d, settings.dropout)
         both = {name: width + d for name, width in widths.items()}
         gated = partial(GatedMLP, silent=settings.latent_dropout)

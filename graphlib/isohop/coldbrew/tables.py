@@ -22,6 +22,12 @@ def unit(table: Table) -> dict[str, Tensor]:
     return {name: functional.normalize(values, dim=1) for name, values in table.items()}
 
 
+def joined(one: Tensor, other: Tensor) -> Tensor:
+    """Two vectors of each row beside each other, float32 (n, d) and (n, d) -> (n, 2d) at length 1:
+    inner products of such are the mean of those of both."""
+    return functional.normalize(torch.cat([one, other], 1), dim=1)
+
+
 BLOCK = 1 << 16
 
 

@@ -68,7 +68,7 @@ class Teacher(nn.Module):
         sampled: bool = False,
     ):
         super().__init__()
-        d = settings.dimensions
+        d = settings.part
         self.sampled = sampled
         self.body = BODIES[settings.teacher](inputs, settings)
         self.names = names = tuple(inputs.counts)
@@ -194,7 +194,7 @@ class MessagePassing(nn.Module):
 
     def __init__(self, inputs: Inputs, settings: DistillSettings):
         super().__init__()
-        d = settings.dimensions
+        d = settings.part
         self.places = settings.layers
         self.dropout = settings.dropout
         self.project = Projection(
@@ -226,7 +226,7 @@ class Convolution(nn.Module):
 
     def __init__(self, inputs: Inputs, settings: DistillSettings):
         super().__init__()
-        d = settings.dimensions
+        d = settings.part
         self.places = settings.layers
         self.dropout = settings.dropout
         self.initial_residual = settings.initial_residual
@@ -269,7 +269,7 @@ class HopWise(nn.Module):
 
     def __init__(self, inputs: Inputs, settings: DistillSettings):
         super().__init__()
-        d = settings.dimensions
+        d = settings.part
         self.hops = settings.hops
         self.dropout = settings.dropout
         self.node_dropout = settings.node_dropout

@@ -21,7 +21,7 @@ from torch import Tensor
 from isohop.coldbrew.choosing import KEPT, Edges, Trial
 from isohop.coldbrew.evaluation import FEWEST, Asked, K, link_loss, ranks
 from isohop.coldbrew.labels import Labels
-from isohop.coldbrew.links import LinkScore
+from isohop.coldbrew.links import Score
 from isohop.coldbrew.tables import Table
 
 if TYPE_CHECKING:
@@ -104,9 +104,9 @@ def _trials(
     names = distiller.inputs.entities
     evidence = {name: distiller.evidence(name, told.vectors[name], degree[name]) for name in names}
     found: dict[str, list[Trial]] = {name: [] for name in names}
+    score, table = distiller.joined_score, distiller.candidates
     for one in asked:
         name, rows = one.query.source, torch.from_numpy(one.source)
-        score, table = distiller.teacher.score, distiller.told["teacher"].vectors
         found[name].append(
             Trial(
                 told.vectors[name][rows],
@@ -115,6 +115,7 @@ def _trials(
                 partial(link_loss, score, table, one),
                 partial(_reciprocal, score, table, one),
                 enough=1 / K,
+                content=distiller.told["mlp"].vectors[name][rows],
                 edges=edges,
             )
         )
@@ -127,7 +128,6 @@ def _trials(
                 evidence[labels.entity][rows],
                 partial(labels.losses, rows),
                 partial(_hits, labels, rows),
-                unit=False,
                 edges=edges,
             )
         )
@@ -157,7 +157,7 @@ def _hidden(
     return left_out, distiller.graph.degrees_in(distiller.graph.weights(left_out))
 
 
-def _reciprocal(score: LinkScore, table: Table, asked: Asked, vectors: Tensor) -> Tensor:
+def _reciprocal(score: Score, table: Table, asked: Asked, vectors: Tensor) -> Tensor:
     return torch.from_numpy(1 / ranks(score, table, asked, vectors)).float()
 
 
