@@ -265,13 +265,28 @@ def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhe
     distiller = trained(citations(tmp_path, some_edges()))
     served = distiller.served().vectors["paper"]
     connected = distiller.connected["paper"]
-    context, content = (half * 2**0.5 for half in served.chunk(2, 1))
+    context, content = served.chunk(2, 1)
+    share = distiller.choices["paper"].content
     guessed, alone = (distiller.told[model].vectors["paper"] for model in ("student", "mlp"))
-    torch.testing.assert_close(context[~connected], guessed[~connected])
-    torch.testing.assert_close(content, alone)
+    torch.testing.assert_close(context[~connected], (1 - share) ** 0.5 * guessed[~connected])
+    torch.testing.assert_close(content, share**0.5 * alone)
     torch.testing.assert_close(served.norm(dim=1), torch.ones(PAPERS))
     assert connected.any()
     assert (~connected).any()
+
+
+@pytest.mark.parametrize("telling", [True, False])
+def test_features_count_for_as_much_as_they_tell(tmp_path, telling):
+    """Papers cite those of their topic, which their features tell, or a number that is noise."""
+    papers = 800
+    settings = SMALL.model_copy(update={"steps": 60, "learning_rate": 0.02})
+    made = citations(tmp_path, within_topics(papers, 12000), papers)
+    distiller = Distiller.of(*made, settings, 1, None, 1)
+    draw = torch.Generator().manual_seed(1)
+    told = torch.arange(papers) % 3 if telling else torch.randint(5, (papers,), generator=draw)
+    distiller.inputs.features["paper"].copy_(functional.one_hot(told, 5))
+    learn(distiller)
+    assert (distiller.choices["paper"].content > 0.1) == telling
 
 
 def test_a_node_learns_no_place_of_its_own_from_its_own_label(tmp_path):

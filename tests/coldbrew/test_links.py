@@ -70,19 +70,20 @@ def test_known_neighbours_are_no_negatives():
     assert made.loss(score, links, vectors, vectors).item() < 1e-6
 
 
-@given(st.integers(0, 2**31 - 1))
-def test_of_joined_vectors_the_score_is_the_mean_of_those_of_their_halves(seed):
+@given(st.integers(0, 2**31 - 1), st.floats(0, 1))
+def test_of_joined_vectors_the_score_is_the_mean_of_those_of_their_halves(seed, share):
     draw = torch.Generator().manual_seed(seed)
     one, other = (LinkScore((CITES,), 4, "distmult", scale) for scale in (2.0, 5.0))
     halves = functional.normalize(torch.randn(4, 6, 4, generator=draw), dim=2)
-    asking, told = joined(halves[0], halves[1]), joined(halves[2], halves[3])
+    asking, told = (joined(halves[i], halves[i + 1], share) for i in (0, 2))
     with torch.no_grad():
         found = JoinedScore(one, other).query(CITES, asking) @ told.T
         apart = [
             score.query(CITES, halves[half]) @ halves[half + 2].T
             for half, score in enumerate((one, other))
         ]
-    torch.testing.assert_close(found, sum(apart) / 2, atol=1e-5, rtol=1e-4)
+    mean = (1 - share) * apart[0] + share * apart[1]
+    torch.testing.assert_close(found, mean, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(asking.norm(dim=1), torch.ones(6))
 
 

@@ -125,7 +125,7 @@ class Served:
         own = guessed if taught is None else taught
         evidence = Evidence.of(believed, own, guessed, nearness)
         share = share_of(choice, evidence)
-        vectors = joined(blended(own, guessed, share), content)
+        vectors = joined(blended(own, guessed, share), content, choice.content)
         return cls(vectors, sources(share), confidence_of(choice, evidence))
 
     def columns(self, degree: np.ndarray) -> dict[str, pa.Array]:
@@ -147,8 +147,8 @@ Edges = Literal["some", "all", "none"]
 class Trial:
     """Questions put to nodes some of whose edges were taken away for the occasion, to nodes that
     keep ``all`` of their ``edges``, or to nodes of which ``none`` was ever seen. ``taught`` and
-    ``guessed``: float32 (questions, d), vectors, served beside their ``content``, or, where there
-    is none, answers about a label. Of what is served, (questions,): ``loss``, and ``worth``,
+    ``guessed``: float32 (questions, d), vectors, served `joined` with their ``content``, or, where
+    there is none, answers about a label. Of what is served, (questions,): ``loss``, and ``worth``,
     float32 from 0 to 1; an answer is right that is worth ``enough``."""
 
     taught: Tensor
@@ -158,12 +158,14 @@ class Trial:
     worth: Callable[[Tensor], Tensor]
     enough: float = 1.0
     content: Tensor | None = None
+    content_share: float = 0.5
     edges: Edges = "some"
 
     def served(self, share: Tensor) -> Tensor:
         if self.content is None:
             return blended(self.taught, self.guessed, share, unit=False)
-        return joined(blended(self.taught, self.guessed, share), self.content)
+        context = blended(self.taught, self.guessed, share)
+        return joined(context, self.content, self.content_share)
 
     def right(self, vectors: Tensor) -> Tensor:
         """Boolean (questions,)."""

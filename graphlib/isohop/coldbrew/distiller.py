@@ -64,6 +64,8 @@ from isohop.graph import Graph, Holdout, hold_out
 
 DOUBTFUL = 0.5
 """How credible an edge is at most that is counted as doubtful."""
+CONTENT = (0.0, 0.1, 0.25, 0.5)
+"""Shares that what features say alone may have in what is served."""
 BY_FEATURES = ("mlp", "student", "graph-mlp")
 """Models that hear of no edges."""
 
@@ -125,6 +127,8 @@ class Distiller:
         self.student = Student(widths, settings)
         self.listens: dict[str, bool] = {}
         """By entity, whether the student hears of latent neighbours."""
+        self.content = max(CONTENT)
+        """Share of it in what is served."""
         self.choices: dict[str, Choice] = {}
         self.told: dict[str, Told] = {}
         """Of each model that is trained."""
@@ -300,7 +304,12 @@ class Distiller:
             self._teach_latent(told, guess)
         self.told[model] = told
         if model == "student":
-            self.choices = {name: learn_choice(trials) for name, trials in trials_of(self).items()}
+            self.content = self._choose_content()
+            of_all = {"content": self.content}
+            self.choices = {
+                name: learn_choice(trials).model_copy(update=of_all)
+                for name, trials in trials_of(self).items()
+            }
 
     def told_by(self, raw: Table, classify: nn.Module | None) -> Told:
         answers = None
@@ -426,7 +435,20 @@ class Distiller:
 
     def _with_content(self, vectors: Table) -> dict[str, Tensor]:
         content = self.told["mlp"].vectors
-        return {name: joined(held, content[name]) for name, held in vectors.items()}
+        return {name: joined(held, content[name], self.content) for name, held in vectors.items()}
+
+    def _choose_content(self) -> float:
+        """The share of what is served that is best on validation, of nodes that have edges and of
+        nodes that have none alike."""
+        taught, guessed = (self.told[model].vectors for model in ("teacher", "student"))
+        vectors = dict(taught)
+        for name, own in guessed.items():
+            vectors[name] = torch.where(self.connected[name][:, None], taught[name], own)
+        found = {}
+        for self.content in CONTENT:
+            model = self._model("served", Told(self._with_content(vectors), None))
+            found[self.content] = sum(self.evaluation.validation(model, of) for of in (False, True))
+        return max(CONTENT, key=lambda share: (found[share], share))
 
     def served(self) -> Told:
         """What every entity is served; the teacher's for what is no entity. Beside it the

@@ -94,7 +94,8 @@ class Score(Protocol):
 
 @dataclass(frozen=True)
 class JoinedScore:
-    """Of vectors that are `joined`: the mean of what two scores say, each of its half."""
+    """Of vectors that are `joined`: the mean of what two scores say, each of its half, weighed as
+    the halves are."""
 
     one: Score
     other: Score

@@ -22,10 +22,12 @@ def unit(table: Table) -> dict[str, Tensor]:
     return {name: functional.normalize(values, dim=1) for name, values in table.items()}
 
 
-def joined(one: Tensor, other: Tensor) -> Tensor:
+def joined(one: Tensor, other: Tensor, share: float) -> Tensor:
     """Two vectors of each row beside each other, float32 (n, d) and (n, d) -> (n, 2d) at length 1:
-    inner products of such are the mean of those of both."""
-    return functional.normalize(torch.cat([one, other], 1), dim=1)
+    inner products of such are the mean of those of both, of which the ``other``'s count for a
+    ``share``."""
+    both = torch.cat([(1 - share) ** 0.5 * one, share**0.5 * other], 1)
+    return functional.normalize(both, dim=1)
 
 
 BLOCK = 1 << 16

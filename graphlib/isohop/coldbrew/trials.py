@@ -116,6 +116,7 @@ def _trials(
                 partial(_reciprocal, score, table, one),
                 enough=1 / K,
                 content=distiller.told["mlp"].vectors[name][rows],
+                content_share=distiller.content,
                 edges=edges,
             )
         )
