@@ -4,10 +4,10 @@
         [--seeds 1 2 3 4 5] [--settings whole …] [--depths 2 8 32] [--json FILE]
 
 Accuracy on test nodes of what each model says of the label: *teacher* and *student*, what is
-*served* of both, and beside them an *mlp* on the same features, *graph-mlp* and a plain *gcn*: two
-layers, no structural embeddings, no residual, no agreement. All learn with the same optimiser, for
-as many steps, and keep the weights that are best on validation nodes; nothing looks at a test node
-before the end.
+*served* of both (of links with the content, of labels without), and beside them an *mlp* on the
+same features, *graph-mlp* and a plain *gcn*: two layers, no structural embeddings, no residual, no
+agreement. All learn with the same optimiser, for as many steps, and keep the weights that are best
+on validation nodes; nothing looks at a test node before the end.
 
 *cora*: topic of a paper from its words; planetoid's split as it is given. *whole*: all edges.
 *isolation*: the paper's protocol (Zheng et al., section 4): the tenth of the nodes of lowest degree

@@ -4,9 +4,9 @@
 
 The graph of `giant_scale.py`, with features that tell a node's community through noise. Every size
 is measured in processes of its own, one thread, with the settings of the stage. *sampled*: each
-step from a sample of the graph, as large graphs are distilled; teacher and student with all that
-follows from them (validation, credible edges, latent neighbours, choosing), and one step of each.
-*whole*: messages over all of it; a step of the teacher. ``slope`` is that of log(time) or
+step from a sample of the graph, as large graphs are distilled; teacher, MLP and student with all
+that follows from them (validation, credible edges, latent neighbours, choosing), and one step of
+each. *whole*: messages over all of it; a step of the teacher. ``slope`` is that of log(time) or
 log(memory) by log(nodes + edges): 1 is in proportion.
 
 *kernels*: a step of the teacher over the whole graph by DGL, over the same step with CSR matrices
@@ -28,6 +28,7 @@ from benchmarks.measure import run_part, show, sizes_asked
 from torch import Tensor
 
 from isohop.coldbrew import DistillSettings
+from isohop.coldbrew.distill import MODELS
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.message_passing import MessageGraph, Relation, RelationGraph, Weights
 from isohop.graph import Graph, hold_out
@@ -78,7 +79,7 @@ def measure_sampled(folder: Path) -> dict[str, float]:
     clock = time.perf_counter()
     distiller = distiller_of(graph, SETTINGS["sampled"])
     found = {"reading/seconds": time.perf_counter() - clock}
-    for model in ("teacher", "student"):
+    for model in MODELS:
         clock = time.perf_counter()
         found[f"{model}/ms a step"] = measure_steps(distiller, model)
         distiller.train(distiller.settings.steps)

@@ -8,7 +8,7 @@ A student is distilled from the graph of `giant_scale.py`; rows are papers with 
 ``µs of a core a row`` without the start of workers, which a few rows tell; ``peak GiB`` of all
 processes together. *bare*: as many processes at once as there are cores, one thread each, with the
 documents in memory: ``encoder`` hashes and encodes them, ``student`` is MLP₁, the search for latent
-neighbours and MLP₂.
+neighbours, MLP₂ and the MLP of content.
 ``throughput against bare`` is what the job does of what so many cores would if they did nothing
 else. Times mean something on a machine that does nothing else.
 """
@@ -98,6 +98,7 @@ def _bare(folder: Path) -> dict[str, float]:
         for name in ("warm-up", "student"):
             clock = time.perf_counter()
             bundle.student.vectors(features)
+            bundle.student.content(features)
             found[name] = (time.perf_counter() - clock) / len(documents) * 1e6
     del found["warm-up"]
     return found

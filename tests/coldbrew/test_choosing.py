@@ -88,6 +88,11 @@ def test_where_nobody_keeps_many_edges_a_blend_is_not_given_up():
     assert learn_choice([trial(1), few]).teacher_from is None
 
 
+def test_of_too_few_nodes_that_keep_their_edges_no_degree_is_learned():
+    lost, keep = trial(1, guess=0.1), trial(2, FEWEST - 1, guess=1.0, edges="all")
+    assert learn_choice([lost, keep]).teacher_from is None
+
+
 def test_confidence_holds_for_nodes_it_was_not_learned_from():
     choice, other = learn_choice([trial(1)]), trial(2)
     confidence = confidence_of(choice, other.evidence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
 
 from isohop.coldbrew.distill import DistillManifest, distill, read_manifest
 from isohop.coldbrew.embed import embed
 from isohop.coldbrew.inputs import read_inputs
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.student import FeatureMLP
 from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.graph import Graph
@@ -100,6 +105,56 @@ def test_a_node_without_edges_is_near_its_own_kind(made):
     cosine = vectors(table)[alone] @ vectors(table)[~alone].T
     nearest = topic[~alone][cosine.argmax(1)]
     assert (nearest == topic[alone]).mean() > 0.8
+
+
+def set_content(model: Path, share: float) -> None:
+    """As if validation had said so."""
+    manifest = read_manifest(model)
+    choices = {n: c.model_copy(update={"content": share}) for n, c in manifest.choices.items()}
+    manifest = manifest.model_copy(update={"choices": choices})
+    (model / "distill.json").write_text(manifest.model_dump_json(), "utf-8")
+
+
+def test_the_second_half_is_what_features_say_alone_whatever_a_node_has(made, tmp_path):
+    graph, _, out = made
+    share, features = 0.25, graph.path.with_name("f")
+    model = shutil.copytree(out.with_name("m"), tmp_path / "m")
+    set_content(model, share)
+    embed(graph.path, features, model, tmp_path / "e")
+    inputs = read_inputs(graph, features, None)
+    widths = {name: features.shape[1] for name, features in inputs.features.items()}
+    mlp = FeatureMLP(widths, SMALL.part, 0.0).eval()
+    mlp.load_state_dict(load_file(model / "mlp.safetensors"))
+    with torch.no_grad():
+        said = functional.normalize(mlp(inputs.features)["book"], dim=1)
+    context, content = torch.tensor(vectors(read(tmp_path / "e", "book"))).chunk(2, 1)
+    torch.testing.assert_close(content, share**0.5 * said)
+    length = torch.full((240,), (1 - share) ** 0.5)
+    torch.testing.assert_close(context.norm(dim=1), length)
+
+
+@pytest.mark.parametrize("content", [0.0, 0.5])
+def test_of_an_entity_without_any_edge_among_others_there_is_all_that_its_features_say(
+    tmp_path, content
+):
+    """However little content counts for where there are edges."""
+    whole = library(tmp_path / "g")
+    nodes = {n.name: whole.nodes(n.name) for n in whole.node_types}
+    edges = {e.name: whole.edges(e.name) for e in whole.edge_types}
+    edges["book--reads--reader"] = edges["book--reads--reader"].slice(0, 0)
+    types = [
+        e.model_copy(update={"count": 0}) if e.target == "reader" else e for e in whole.edge_types
+    ]
+    manifest = whole.manifest.model_copy(update={"edge_types": tuple(types)})
+    graph = Graph.write(tmp_path / "g2", manifest, nodes, edges)
+    told = {n.name: np.eye(n.count, 24) for n in graph.node_types}
+    features = write_features(graph, tmp_path / "f", told)
+    distill(graph.path, features, tmp_path / "m", SMALL, 1)
+    set_content(tmp_path / "m", content)
+    embed(graph.path, features, tmp_path / "m", tmp_path / "e")
+    found = vectors(read(tmp_path / "e", "reader"))
+    alike = told["reader"] @ told["reader"].T
+    np.testing.assert_allclose(found @ found.T, alike, atol=1e-5)
 
 
 def test_the_evaluation_has_every_group_and_model(made):

@@ -263,10 +263,10 @@ def test_what_is_tested_is_not_chosen_by(tmp_path):
 
 def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhere(tmp_path):
     distiller = trained(citations(tmp_path, some_edges()))
+    distiller.content = share = 0.25
     served = distiller.served().vectors["paper"]
     connected = distiller.connected["paper"]
     context, content = served.chunk(2, 1)
-    share = distiller.choices["paper"].content
     guessed, alone = (distiller.told[model].vectors["paper"] for model in ("student", "mlp"))
     torch.testing.assert_close(context[~connected], (1 - share) ** 0.5 * guessed[~connected])
     torch.testing.assert_close(content, share**0.5 * alone)

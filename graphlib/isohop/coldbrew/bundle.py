@@ -45,7 +45,7 @@ ENCODER = "encoder"
 
 
 class BundledEntity(BaseModel):
-    """One entity: its key's columns, the fields of its documents, and how confident to be."""
+    """One entity: its key's columns, the fields of its documents, and what to serve."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str

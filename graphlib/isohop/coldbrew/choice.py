@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 TO_BEGIN_WITH = (0.0, 0.0, 0.0, 3.0)
+EVEN = 0.5
+"""Share of the content where both halves count alike."""
 
 
 class Choice(BaseModel):
@@ -18,6 +20,6 @@ class Choice(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     blend: tuple[float, float, float, float] = TO_BEGIN_WITH
     teacher_from: float | None = None
-    content: float = 0.5
+    content: float = EVEN
     connected: tuple[float, float, float, float] | None = None
     alone: tuple[float, float] | None = None

@@ -3,9 +3,10 @@
 The teacher knows a node by its edges, the student by its features. Which to believe depends on the
 evidence: how many credible edges there are, whether both say the same, and how near the student's
 latent neighbours are. How much each of these counts is learned on validation edges (or nodes, where
-there is a label) after some, or all, of the asking nodes' other edges were taken away, so that
-there is an answer for every degree. A node without edges always has the student's vector, and so
-does a row that no graph has seen.
+there is a label), of nodes as they are and after some, or all, of their other edges were taken
+away, so that there is an answer for every degree. A node without edges always has the student's
+vector, and so does a row that no graph has seen. Beside it stands, for all alike, the content: what
+features say alone.
 
 ``confidence`` is the chance that such evidence leads to a right answer: the true end of a
 validation edge among the first ten of those asked, or the label. A logistic regression on the same
@@ -102,7 +103,7 @@ def sources(share: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Served:
-    """What becomes of nodes or rows of one entity: ``vectors``, float32 (nodes, d) at length 1;
+    """What becomes of nodes or rows of one entity: ``vectors``, float32 (nodes, 2d) at length 1;
     ``source`` of each, (nodes,); ``confidence``, float32 (nodes,), NaN where it is not known."""
 
     vectors: Tensor
@@ -147,9 +148,9 @@ Edges = Literal["some", "all", "none"]
 class Trial:
     """Questions put to nodes some of whose edges were taken away for the occasion, to nodes that
     keep ``all`` of their ``edges``, or to nodes of which ``none`` was ever seen. ``taught`` and
-    ``guessed``: float32 (questions, d), vectors, served `joined` with their ``content``, or, where
-    there is none, answers about a label. Of what is served, (questions,): ``loss``, and ``worth``,
-    float32 from 0 to 1; an answer is right that is worth ``enough``."""
+    ``guessed``: float32 (questions, d), vectors, served `joined` with their ``content`` by its
+    share, or, where there is none, answers about a label. Of what is served, (questions,):
+    ``loss``, and ``worth``, float32 from 0 to 1; an answer is right that is worth ``enough``."""
 
     taught: Tensor
     guessed: Tensor
@@ -157,15 +158,13 @@ class Trial:
     loss: Callable[[Tensor], Tensor]
     worth: Callable[[Tensor], Tensor]
     enough: float = 1.0
-    content: Tensor | None = None
-    content_share: float = 0.5
+    content: tuple[Tensor, float] | None = None
     edges: Edges = "some"
 
     def served(self, share: Tensor) -> Tensor:
         if self.content is None:
             return blended(self.taught, self.guessed, share, unit=False)
-        context = blended(self.taught, self.guessed, share)
-        return joined(context, self.content, self.content_share)
+        return joined(blended(self.taught, self.guessed, share), *self.content)
 
     def right(self, vectors: Tensor) -> Tensor:
         """Boolean (questions,)."""
@@ -198,12 +197,12 @@ def _teacher_from(choice: Choice, trials: Sequence[Trial]) -> float | None:
             whole = trial.served(torch.ones_like(share))
             lost.append(trial.worth(whole) - trial.worth(trial.served(share)))
             degree.append(trial.evidence.degree)
-    bucket = torch.cat(degree).clamp(min=0.5).log2().floor()
-    linked = torch.cat(degree) > 0
+    all_lost, degrees = torch.cat(lost), torch.cat(degree)
     best, found = 0.0, None
-    for number in reversed(bucket[linked].unique().tolist()):
-        total = float(torch.cat(lost)[linked & (bucket >= number)].double().sum())
-        if total > best:
+    for number in reversed(degrees[degrees >= 1].log2().floor().unique().tolist()):
+        rows = degrees >= 2.0**number
+        total = float(all_lost[rows].double().sum())
+        if rows.sum() >= FEWEST and total > best:
             best, found = total, 2.0**number
     return found
 
@@ -240,8 +239,8 @@ def _learn_blend(trials: Sequence[Trial]) -> tuple[float, ...]:
             served = trial.served(torch.sigmoid(trial.evidence.columns @ weights))
             lost = trial.loss(served) * (trial.evidence.degree > 0)
             total = total + lost.sum() / count
-        total.backward()
-        return total
+        (weights.grad,) = torch.autograd.grad(total, [weights])
+        return total.detach()
 
     optimiser.step(closure)
     found = weights.detach()

@@ -1,6 +1,6 @@
 """What the parts of Cold Brew are worth on a graph, beside what is simpler: `isohop evaluate`.
 
-Teacher, student and what is served of both are trained anew with several seeds, and with them an
+Teacher, student and what is served are trained anew with several seeds, and with them an
 MLP on the same features, a plain GCN without structural embeddings and, where a label is learned,
 Graph-MLP and, of classes, label propagation. What training may see and what is asked is the same
 for all, and that of the run: the features have not seen it either. Weights are chosen on

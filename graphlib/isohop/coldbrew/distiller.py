@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from isohop.coldbrew.choice import Choice
+from isohop.coldbrew.choice import EVEN, Choice
 from isohop.coldbrew.choosing import Evidence, blended, learn_choice, share_of
 from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures
 from isohop.coldbrew.figures import LayerFigures
@@ -64,7 +64,7 @@ from isohop.graph import Graph, Holdout, hold_out
 
 DOUBTFUL = 0.5
 """How credible an edge is at most that is counted as doubtful."""
-CONTENT = (0.0, 0.1, 0.25, 0.5)
+CONTENT = (0.0, 0.1, 0.25, EVEN)
 """Shares that what features say alone may have in what is served."""
 BY_FEATURES = ("mlp", "student", "graph-mlp")
 """Models that hear of no edges."""
@@ -127,7 +127,7 @@ class Distiller:
         self.student = Student(widths, settings)
         self.listens: dict[str, bool] = {}
         """By entity, whether the student hears of latent neighbours."""
-        self.content = max(CONTENT)
+        self.content = EVEN
         """Share of it in what is served."""
         self.choices: dict[str, Choice] = {}
         self.told: dict[str, Told] = {}
@@ -438,8 +438,10 @@ class Distiller:
         return {name: joined(held, content[name], self.content) for name, held in vectors.items()}
 
     def _choose_content(self) -> float:
-        """The share of what is served that is best on validation, of nodes that have edges and of
-        nodes that have none alike."""
+        """The share of what is served that tells links best on validation, of nodes that have edges
+        and of nodes that have none alike; where links are not learned, both halves count alike."""
+        if self.labels is not None and not self.settings.link_weight:
+            return EVEN
         taught, guessed = (self.told[model].vectors for model in ("teacher", "student"))
         vectors = dict(taught)
         for name, own in guessed.items():

@@ -1,5 +1,5 @@
 """The stage `embed`: embeddings of every entity, from the teacher, the student or both, by the
-evidence that there is of each node (`choosing.py`).
+evidence that there is of each node (`choosing.py`), and beside that what its features say alone.
 
 The teacher passes messages over the whole graph, held-out edges included: they were held out to
 measure, not to be forgotten. Written as `isohop.embeddings` reads it: key columns, node_id,
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from isohop.coldbrew.choice import Choice
+from isohop.coldbrew.choice import EVEN, Choice
 from isohop.coldbrew.distill import DistillManifest, read_manifest
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session, result_of, with_all_cores
@@ -116,8 +116,8 @@ def _embed(
             students = _students(inputs, taught, degree, Path(model), manifest)
         else:
             students = kept.students(inputs)
-        for name in inputs.entities:
-            choice = manifest.choices.get(name, Choice())
+        choices = _choices(manifest, students)
+        for name, choice in choices.items():
             student, features_of = students[name], inputs.features[name]
             guessed, nearness = student.vectors(features_of, itself=True)
             told = taught.get(name), guessed, student.content(features_of)
@@ -128,7 +128,7 @@ def _embed(
     if judged is not None:
         write_credible(Path(judged), opened, known.credible)
     if bundle is not None:
-        _bundle(opened, Path(features), Path(bundle), students, manifest)
+        _bundle(opened, Path(features), Path(bundle), students, choices, manifest)
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,19 @@ class _Kept:
         folder = self.run.embeddings / name
         before = ds.dataset(folder, format="parquet").to_table().sort_by("node_id")
         return settled(served, before, self.earlier[name])
+
+
+def _choices(manifest: DistillManifest, students: Mapping[str, Student]) -> dict[str, Choice]:
+    """Of every entity. The halves of a projection are one vector, and count alike."""
+    from isohop.coldbrew.bundle import Projection
+
+    found = {}
+    for name, student in students.items():
+        choice = manifest.choices.get(name, Choice())
+        if isinstance(student, Projection):
+            choice = choice.model_copy(update={"content": EVEN})
+        found[name] = choice
+    return found
 
 
 def _students(
@@ -202,6 +215,7 @@ def _bundle(
     features: Path,
     folder: Path,
     students: Mapping[str, Student],
+    choices: Mapping[str, Choice],
     manifest: DistillManifest,
 ) -> None:
     from isohop.coldbrew.bundle import BundledEntity, BundleManifest, save_bundle
@@ -209,8 +223,7 @@ def _bundle(
     entities, rows = [], {}
     for name in students:
         key, fields = graph.node_type(name).key, document_fields(graph, name, manifest.label)
-        choice = manifest.choices.get(name, Choice())
-        entities.append(BundledEntity(name=name, key=key, fields=fields, choice=choice))
+        entities.append(BundledEntity(name=name, key=key, fields=fields, choice=choices[name]))
         held = ds.dataset(graph.path / "nodes" / name, format="parquet").schema
         names = dict.fromkeys([*key, *(field.name for field in fields)])
         rows[name] = pa.schema([(column, held.field(column).type) for column in names])

@@ -14,7 +14,7 @@ class DistillSettings(StrictModel):
     Gutenberg, where one layer beat two."""
 
     teacher: Literal["message-passing", "convolution", "hop-wise"] = "message-passing"
-    dimensions: int = Field(128, ge=2, le=4096, multiple_of=2)
+    dimensions: int = Field(128, ge=4, le=4096, multiple_of=2)
     """Of an embedding: half of them say what its edges do, half what its features do alone."""
     layers: int = Field(1, ge=1, le=64)
     """Of messages or convolutions."""

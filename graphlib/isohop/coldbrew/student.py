@@ -56,7 +56,8 @@ class GatedMLP(nn.Module):
 
 class FeatureMLP(nn.Module):
     """One MLP a node type: features (nodes, d_in) -> vectors (nodes, d). It is MLP₁, MLP₂, and the
-    baseline that everything is compared with. ``make``: of one type, by widths and dropout."""
+    baseline that everything is compared with, whose vectors are the content. ``make``: of one type,
+    by widths and dropout."""
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ SHARE = 0.1
 """Of an entity's connected nodes, those that lose edges at most: were they many more, it would be
 another graph."""
 QUESTIONS = 500
-"""Of each kind, at most."""
+"""Of each kind, at most, to nodes that lose edges."""
 
 
 def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
@@ -53,7 +53,8 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
         most = max(FEWEST, round(SHARE * connected.sum()))
         chosen = known[np.sort(draw.permutation(len(known))[:most])]
         nodes[name] = torch.from_numpy(chosen.astype(np.int64))
-    found = _as_they_are(distiller)
+    candidates = distiller.candidates
+    found = _as_they_are(distiller, candidates)
     asked = [_of_nodes(one, nodes[one.query.source].numpy(), draw) for one in asked]
     for kept in KEPT:
         left_out, degree = _hidden(distiller, nodes, kept, draw)
@@ -65,12 +66,12 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
         with torch.no_grad():
             told = distiller.teach(left_out, unplaced)
         rows = {} if labels is None else {labels.entity: nodes[labels.entity]}
-        for name, trials in _trials(distiller, told, degree, asked, rows).items():
+        for name, trials in _trials(distiller, candidates, told, degree, asked, rows).items():
             found[name] += trials
     return found
 
 
-def _as_they_are(distiller: Distiller) -> dict[str, list[Trial]]:
+def _as_they_are(distiller: Distiller, candidates: Table) -> dict[str, list[Trial]]:
     """Of nodes that keep their edges, and of nodes that were set aside; for their label, of those
     that have a visible edge and those that have none."""
     labels = distiller.labels
@@ -84,7 +85,8 @@ def _as_they_are(distiller: Distiller) -> dict[str, list[Trial]]:
             asked = [one for one in asked if one.query.source != labels.entity]
             of = labels.validation & (distiller.connected[labels.entity] == (edges == "all"))
             rows[labels.entity] = torch.nonzero(of)[:, 0]
-        told = _trials(distiller, distiller.told["teacher"], degree, asked, rows, edges)
+        taught = distiller.told["teacher"]
+        told = _trials(distiller, candidates, taught, degree, asked, rows, edges)
         for name, trials in told.items():
             found[name] += trials
     return found
@@ -92,6 +94,7 @@ def _as_they_are(distiller: Distiller) -> dict[str, list[Trial]]:
 
 def _trials(
     distiller: Distiller,
+    candidates: Table,
     told: Told,
     degree: Table,
     asked: Sequence[Asked],
@@ -104,7 +107,7 @@ def _trials(
     names = distiller.inputs.entities
     evidence = {name: distiller.evidence(name, told.vectors[name], degree[name]) for name in names}
     found: dict[str, list[Trial]] = {name: [] for name in names}
-    score, table = distiller.joined_score, distiller.candidates
+    score = distiller.joined_score
     for one in asked:
         name, rows = one.query.source, torch.from_numpy(one.source)
         found[name].append(
@@ -112,11 +115,10 @@ def _trials(
                 told.vectors[name][rows],
                 guessed.vectors[name][rows],
                 evidence[name][rows],
-                partial(link_loss, score, table, one),
-                partial(_reciprocal, score, table, one),
+                partial(link_loss, score, candidates, one),
+                partial(_reciprocal, score, candidates, one),
                 enough=1 / K,
-                content=distiller.told["mlp"].vectors[name][rows],
-                content_share=distiller.content,
+                content=(distiller.told["mlp"].vectors[name][rows], distiller.content),
                 edges=edges,
             )
         )

@@ -25,6 +25,7 @@ class FeatureSettings(StrictModel):
     tuning_steps: int = Field(0, ge=0)
     """Steps after all others in which the text model learns too: slow without a GPU."""
     tuning_batch: int = Field(512, ge=1)
+    """Memory grows with it, and with the length of documents: what a step learns from is held."""
     tuning_rate: float = Field(1e-4, gt=0)
     """Learning rate of the text model."""
     dimensions: int = Field(128, ge=2, le=4096)

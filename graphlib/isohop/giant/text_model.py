@@ -24,7 +24,7 @@ from isohop.giant.documents import ATOM, FIELD_END
 from isohop.giant.model_folder import model_problem
 
 TOKENS_AT_ONCE = 1 << 13
-"""Tokens of one forward pass, padding included: what bounds memory."""
+"""Tokens of one forward pass, padding included: what bounds memory where nothing is learned."""
 DOCUMENTS_AT_ONCE = 16_384
 SHORTEST = 8
 

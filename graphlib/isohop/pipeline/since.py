@@ -1,9 +1,9 @@
 """Since: a run that learns nothing, and goes on from what an earlier run learned.
 
 With ``since: <run>`` in the pipeline file known nodes keep their ids, documents that have not
-changed their features, and encoder, teacher and student their weights. ``since: latest`` means the
-newest run that can be gone on from, of the published ones where there are any; where there is none
-the run learns for itself.
+changed their features, and encoder, teacher, MLP and student their weights. ``since: latest`` means
+the newest run that can be gone on from, of the published ones where there are any; where there is
+none the run learns for itself.
 
 A run can be gone on from where it is whole, its schema file and the settings of what was learned
 are the same, and it knew nothing that this run is not to know (``as_of``). The stage `build`
