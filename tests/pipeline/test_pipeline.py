@@ -28,7 +28,7 @@ from isohop.pipeline.stages import STAGES, fingerprint, open_run, run_all, run_s
 ROOT = Path(__file__).parents[2]
 SMALL = """
 features: {dimensions: 8, levels: [4], epochs: 1, steps: 5, vocabulary: 256}
-distill: {dimensions: 8, steps: 6, batch: 64, negatives: 8}
+distill: {dimensions: 16, steps: 6, batch: 64, negatives: 8}
 publish: {path: published}
 report: {sample: 50}
 """

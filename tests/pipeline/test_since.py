@@ -44,7 +44,7 @@ schema: schema.yaml
 seed: 1
 runs: runs
 features: {dimensions: 8, levels: [4], epochs: 1, steps: 5, vocabulary: 256}
-distill: {dimensions: 8, steps: 6, batch: 64, negatives: 8}
+distill: {dimensions: 16, steps: 6, batch: 64, negatives: 8}
 publish: {path: published}
 report: {sample: 50}
 """
