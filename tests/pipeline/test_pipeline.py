@@ -54,7 +54,7 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
         assert [now for _, now in first] == [True] * len(STAGES)
         table = isohop.read_embeddings(tmp_path / "published" / "shop", entity="customer")
         assert table.num_rows == 120
-        assert table.schema.field("embedding").type == pa.list_(pa.float32(), 8)
+        assert table.schema.field("embedding").type == pa.list_(pa.float32(), 16)
         assert (run.folder / "report.html").stat().st_size > 1000
         assert [now for _, now in run_all(read, run)] == [False] * len(STAGES)
         new_customers_are_embedded(file, tmp_path)
@@ -93,7 +93,7 @@ def new_customers_are_embedded(file: Path, folder: Path) -> None:
     assert "not read: vip" in done.output
     table = pq.read_table(next((folder / "new").glob("*.parquet")))
     assert table["id"].to_pylist() == [9001, 9002]
-    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 8)
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 16)
 
 
 def new_customers_come_with_edges(file: Path, run: Run, folder: Path) -> None:
