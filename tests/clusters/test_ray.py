@@ -15,7 +15,7 @@ from tests.pipeline.test_pipeline import command, pipeline_file
 
 SHARED = """
 features: {dimensions: 8, levels: [4], epochs: 1, steps: 5, vocabulary: 256, workers: 2}
-distill: {dimensions: 16, steps: 6, batch: 64, negatives: 8, workers: 2}
+distill: {dimensions: 8, steps: 6, batch: 64, negatives: 8, workers: 2}
 publish: {path: published}
 report: {sample: 50}
 """
