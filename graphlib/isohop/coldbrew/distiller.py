@@ -447,9 +447,10 @@ class Distiller:
         for name, own in guessed.items():
             vectors[name] = torch.where(self.connected[name][:, None], taught[name], own)
         found = {}
-        for self.content in CONTENT:
+        for share in CONTENT:
+            self.content = share
             model = self._model("served", Told(self._with_content(vectors), None))
-            found[self.content] = sum(self.evaluation.validation(model, of) for of in (False, True))
+            found[share] = sum(self.evaluation.validation(model, of) for of in (False, True))
         return max(CONTENT, key=lambda share: (found[share], share))
 
     def served(self) -> Told:

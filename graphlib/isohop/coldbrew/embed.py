@@ -190,20 +190,20 @@ def _students(
 
     labelled = (manifest.label or "").rpartition(".")[0] if manifest.outputs else None
     found: dict[str, Student] = {}
-    distilled = content = None
+    modules: tuple[FeatureMLP, ...] = ()
     for name in inputs.entities:
         if manifest.skipped is not None or not ((degree[name] > 0).any() or name == labelled):
             # No node of this type has an edge, so the student of this type has learned nothing.
             found[name] = Projection.of(inputs.features[name], manifest.settings.dimensions)
             continue
-        if distilled is None or content is None:
+        if not modules:
             widths = {of: features.shape[1] for of, features in inputs.features.items()}
             content = FeatureMLP(widths, manifest.settings.part, 0.0).eval()
             load_weights(content, load_file(model / "mlp.safetensors"), model)
             of_entities = {entity: widths[entity] for entity in inputs.entities}
             distilled = Distilled(of_entities, manifest.settings).eval()
             load_weights(distilled, load_file(model / "student.safetensors"), model)
-        modules = (distilled.first, distilled.second, content)
+            modules = (distilled.first, distilled.second, content)
         first, second, own = (module.mlp[module_key(name)] for module in modules)
         index = latent_index(taught[name], degree[name] > 0, manifest.settings, manifest.seed)
         found[name] = Guesser(first, second, own, index)

@@ -39,9 +39,7 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
     """By entity, of a distiller whose student is trained."""
     draw = np.random.default_rng([distiller.seed, 80])
     labels = distiller.labels
-    asked = distiller.evaluation.on_validation()
-    if labels is not None:
-        asked = [one for one in asked if one.query.source != labels.entity]
+    asked = _asked(distiller)
     nodes: dict[str, Tensor] = {}
     for name in distiller.inputs.entities:
         connected = distiller.connected[name].numpy()
@@ -71,21 +69,26 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
     return found
 
 
+def _asked(distiller: Distiller, alone: bool = False) -> list[Asked]:
+    """What validation asks about; not the entity that has a label, which is asked for that."""
+    entity = None if distiller.labels is None else distiller.labels.entity
+    asked = distiller.evaluation.on_validation(alone)
+    return [one for one in asked if one.query.source != entity]
+
+
 def _as_they_are(distiller: Distiller, candidates: Table) -> dict[str, list[Trial]]:
     """Of nodes that keep their edges, and of nodes that were set aside; for their label, of those
     that have a visible edge and those that have none."""
-    labels = distiller.labels
+    labels, taught = distiller.labels, distiller.told["teacher"]
     degree = distiller.graph.degrees_in(distiller.graph.weights({}))
     found: dict[str, list[Trial]] = {name: [] for name in distiller.inputs.entities}
     every: tuple[Edges, ...] = ("all", "none")
     for edges in every:
-        asked = distiller.evaluation.on_validation(alone=edges == "none")
+        asked = _asked(distiller, alone=edges == "none")
         rows = {}
         if labels is not None:
-            asked = [one for one in asked if one.query.source != labels.entity]
             of = labels.validation & (distiller.connected[labels.entity] == (edges == "all"))
             rows[labels.entity] = torch.nonzero(of)[:, 0]
-        taught = distiller.told["teacher"]
         told = _trials(distiller, candidates, taught, degree, asked, rows, edges)
         for name, trials in told.items():
             found[name] += trials
