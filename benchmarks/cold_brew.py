@@ -4,7 +4,7 @@
         [--seeds 1 2 3 4 5] [--settings whole …] [--depths 2 8 32] [--json FILE]
 
 Accuracy on test nodes of what each model says of the label: *teacher* and *student*, what is
-*served* of both (of links with the content, of labels without), and beside them an *mlp* on the
+*served* of both beside the content, and, to compare with, an *mlp* on the
 same features, *graph-mlp* and a plain *gcn*: two layers, no structural embeddings, no residual, no
 agreement. All learn with the same optimiser, for as many steps, and keep the weights that are best
 on validation nodes; nothing looks at a test node before the end.
@@ -19,7 +19,8 @@ the same two settings.
 *gutenberg*: class of a work, *wordnet*: lexicographer file of a noun synset, as in `giant.py`, from
 the features that GIANT learns there; split 60/20/20. *whole*: all edges but the label's.
 *isolated*: test nodes have none, in GIANT either, and neither has every other validation node;
-*probe* is a logistic regression on the features alone. *random*: half of the edges of each type
+*probe* is a logistic regression on the features alone, *embedding probe* one on what is served, as
+a consumer would learn it. *random*: half of the edges of each type
 lead to random nodes instead.
 
 *links*: link prediction in place of the label, by the stage's own settings: filtered MRR and
@@ -256,7 +257,10 @@ class Comparison:
             inputs = replace(self.task.inputs, features=features)
             if setting == "random":
                 inputs = replace(inputs, edges=damaged(inputs, seed))
-            self.all_models(setting, inputs, holdout, seed)
+            made = self.all_models(setting, inputs, holdout, seed)
+            rows = made.served().vectors[self.task.entity].detach().numpy()
+            probe = giant.probed(rows, self.task.values, split)
+            self.note(f"{setting}/embedding probe/accuracy", probe.accuracy[2])
 
     def learn(self, holdout: Holdout, seed: int) -> dict[str, Tensor]:
         trainer = Trainer(self.task.graph, giant.SETTINGS, seed, None, THREADS, holdout)
@@ -264,8 +268,8 @@ class Comparison:
         values = torch.from_numpy(trainer.encode())
         return {name: values[trainer.index.rows(name)] for name in self.task.inputs.counts}
 
-    def all_models(self, setting: str, inputs: Inputs, holdout: Holdout, seed: int) -> None:
-        self.distil(setting, {}, (*MODELS, "graph-mlp"), inputs, holdout, seed)
+    def all_models(self, setting: str, inputs: Inputs, holdout: Holdout, seed: int) -> Distiller:
+        return self.distil(setting, {}, (*MODELS, "graph-mlp"), inputs, holdout, seed)
 
     def train(self, made: Distiller, setting: str, models: tuple[str, ...]) -> None:
         for model in models:
@@ -283,7 +287,7 @@ class Comparison:
         inputs: Inputs,
         holdout: Holdout,
         seed: int,
-    ) -> None:
+    ) -> Distiller:
         settings = SETTINGS[self.task.name].model_copy(update=dict(chosen))
         isolated = holdout.groups[self.task.entity] == ISOLATION
         labels = labels_of(self.task, self.task.split(seed), isolated)
@@ -300,6 +304,7 @@ class Comparison:
             if figure.entity == "all":
                 about = f"{setting}/{figure.group}/{figure.model}/{figure.metric}"
                 self.note(about, figure.value)
+        return made
 
 
 def damaged(inputs: Inputs, seed: int) -> dict[str, Tensor]:

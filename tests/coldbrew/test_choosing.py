@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ def trial(seed: int, count: int = NODES, guess: float = 0.6, edges: Edges = "som
         taught,
         guessed,
         evidence,
+        partial(blended, unit=False),
         lambda vectors: functional.cross_entropy(10 * vectors, truth, reduction="none"),
         lambda vectors: (vectors.argmax(1) == truth).float(),
         edges=edges,

@@ -11,10 +11,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.choosing import confidence_of
+from isohop.coldbrew.content import content_in_answers
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.embed import embed
+from isohop.coldbrew.learners import Told
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import module_key
@@ -287,6 +290,26 @@ def test_features_count_for_as_much_as_they_tell(tmp_path, telling):
     distiller.inputs.features["paper"].copy_(functional.one_hot(told, 5))
     learn(distiller)
     assert (distiller.choices["paper"].content > 0.1) == telling
+
+
+@pytest.mark.parametrize("knowing", [("mlp", "mlp"), ("teacher", "student"), ("mlp", "student")])
+def test_about_a_label_those_are_believed_who_know_it_with_edges_and_without(tmp_path, knowing):
+    """Of nodes with edges one, of nodes without another."""
+    papers = 800
+    settings = SMALL.model_copy(update={"steps": 1})
+    made = citations(tmp_path, some_edges(papers, connected=400), papers)
+    distiller = trained(made, "paper.topic", settings)
+    labels = distiller.labels
+    connected = distiller.connected["paper"]
+    truth = 20 * functional.one_hot(labels.values, 3).float()
+    for model in MODELS:
+        knows = torch.where(connected, *(torch.tensor(model == one) for one in knowing))
+        answers = torch.where(knows[:, None], truth, truth.roll(1, 1))
+        distiller.told[model] = Told(distiller.told[model].vectors, answers)
+    distiller.answering = content_in_answers(distiller)
+    distiller.choices = {"paper": Choice(), "author": Choice()}
+    assert labels.right(distiller.served().answers, labels.test & connected) == 1
+    assert labels.right(distiller.served().answers, labels.test & ~connected) == 1
 
 
 def test_a_node_learns_no_place_of_its_own_from_its_own_label(tmp_path):

@@ -95,6 +95,21 @@ def blended(taught: Tensor, guessed: Tensor, share: Tensor, unit: bool = True) -
     return torch.where(share[:, None] <= 0, guessed, mixed)
 
 
+def embedded(
+    content: Tensor, weight: float, taught: Tensor, guessed: Tensor, share: Tensor
+) -> Tensor:
+    """A blend of teacher and student, `joined` with what features say alone: vectors (nodes, 2d)
+    at length 1, of vectors (nodes, d)."""
+    return joined(blended(taught, guessed, share), content, weight)
+
+
+def answered(
+    content: Tensor, weight: Tensor, taught: Tensor, guessed: Tensor, share: Tensor
+) -> Tensor:
+    """Likewise of answers about a label, (nodes, outputs) all; ``weight``: (nodes,)."""
+    return blended(content, blended(taught, guessed, share, unit=False), weight, unit=False)
+
+
 def sources(share: Tensor) -> np.ndarray:
     """Of each node TEACHER, STUDENT or BLEND, (nodes,)."""
     held = share.numpy()
@@ -126,7 +141,7 @@ class Served:
         own = guessed if taught is None else taught
         evidence = Evidence.of(believed, own, guessed, nearness)
         share = share_of(choice, evidence)
-        vectors = joined(blended(own, guessed, share), content, choice.content)
+        vectors = embedded(content, choice.content, own, guessed, share)
         return cls(vectors, sources(share), confidence_of(choice, evidence))
 
     def columns(self, degree: np.ndarray) -> dict[str, pa.Array]:
@@ -148,23 +163,21 @@ Edges = Literal["some", "all", "none"]
 class Trial:
     """Questions put to nodes some of whose edges were taken away for the occasion, to nodes that
     keep ``all`` of their ``edges``, or to nodes of which ``none`` was ever seen. ``taught`` and
-    ``guessed``: float32 (questions, d), vectors, served `joined` with their ``content`` by its
-    share, or, where there is none, answers about a label. Of what is served, (questions,):
+    ``guessed``: float32 (questions, d), vectors or answers about a label; ``serve`` makes what is
+    served of both and the share (questions,) of the first. Of what is served, (questions,):
     ``loss``, and ``worth``, float32 from 0 to 1; an answer is right that is worth ``enough``."""
 
     taught: Tensor
     guessed: Tensor
     evidence: Evidence
+    serve: Callable[[Tensor, Tensor, Tensor], Tensor]
     loss: Callable[[Tensor], Tensor]
     worth: Callable[[Tensor], Tensor]
     enough: float = 1.0
-    content: tuple[Tensor, float] | None = None
     edges: Edges = "some"
 
     def served(self, share: Tensor) -> Tensor:
-        if self.content is None:
-            return blended(self.taught, self.guessed, share, unit=False)
-        return joined(blended(self.taught, self.guessed, share), *self.content)
+        return self.serve(self.taught, self.guessed, share)
 
     def right(self, vectors: Tensor) -> Tensor:
         """Boolean (questions,)."""

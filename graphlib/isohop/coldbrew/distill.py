@@ -67,6 +67,9 @@ class DistillManifest(BaseModel):
     """Whether steps learned from samples of the graph."""
     listens: Mapping[str, bool] = {}
     """By entity, whether its student hears of latent neighbours."""
+    answering: tuple[float, float] | None = None
+    """How much what features say alone counts for in answers about the label, of nodes that have
+    edges and of those that have none."""
     choices: Mapping[str, Choice] = {}
     """What to serve, by entity."""
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
@@ -158,6 +161,7 @@ def _run(
         unheard=about["unheard"],
         sampled=about["sampled"],
         listens=about["listens"],
+        answering=about["answering"],
         choices=about["choices"],
         curves={
             f"{model}/{name}": curve

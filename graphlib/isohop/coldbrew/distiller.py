@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from isohop.coldbrew.choice import EVEN, Choice
-from isohop.coldbrew.choosing import Evidence, blended, learn_choice, share_of
+from isohop.coldbrew.choosing import Evidence, answered, blended, learn_choice, share_of
+from isohop.coldbrew.content import content_in_answers, content_in_vectors
 from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures
 from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
@@ -64,8 +65,6 @@ from isohop.graph import Graph, Holdout, hold_out
 
 DOUBTFUL = 0.5
 """How credible an edge is at most that is counted as doubtful."""
-CONTENT = (0.0, 0.1, 0.25, EVEN)
-"""Shares that what features say alone may have in what is served."""
 BY_FEATURES = ("mlp", "student", "graph-mlp")
 """Models that hear of no edges."""
 
@@ -128,7 +127,9 @@ class Distiller:
         self.listens: dict[str, bool] = {}
         """By entity, whether the student hears of latent neighbours."""
         self.content = EVEN
-        """Share of it in what is served."""
+        """Share of it in vectors as they are served."""
+        self.answering = 0.0, 0.0
+        """Share of it in answers about the label, of nodes that have edges and that have none."""
         self.choices: dict[str, Choice] = {}
         self.told: dict[str, Told] = {}
         """Of each model that is trained."""
@@ -198,6 +199,7 @@ class Distiller:
             "unheard": [name for name, edges in self.visible.items() if not edges.shape[1]],
             "sampled": self.sampled,
             "listens": self.listens,
+            "answering": None if self.labels is None else self.answering,
             "choices": {name: choice.model_dump() for name, choice in self.choices.items()},
         }
 
@@ -283,12 +285,12 @@ class Distiller:
         labels, alone = self.labels, model in BY_FEATURES
         answers = told.answers if labels and entity in (None, labels.entity) else None
         if labels is not None and answers is not None and labels.validation.any():
-            return labels.right(answers, self._validation_nodes(labels, alone))
+            return labels.right(answers, self.validation_nodes(labels, alone))
         if not told.vectors:
             return 0.0
-        return self.evaluation.validation(self._model(model, told), alone, entity)
+        return self.evaluation.validation(self.model_of(model, told), alone, entity)
 
-    def _validation_nodes(self, labels: Labels, alone: bool) -> Tensor:
+    def validation_nodes(self, labels: Labels, alone: bool) -> Tensor:
         """Mask of those that have edges, or of those ``alone``; of all, where these are too few."""
         mask = labels.validation & (self.connected[labels.entity] != alone)
         return mask if mask.sum() >= FEWEST else labels.validation
@@ -304,7 +306,8 @@ class Distiller:
             self._teach_latent(told, guess)
         self.told[model] = told
         if model == "student":
-            self.content = self._choose_content()
+            self.content = content_in_vectors(self)
+            self.answering = content_in_answers(self)
             of_all = {"content": self.content}
             self.choices = {
                 name: learn_choice(trials).model_copy(update=of_all)
@@ -423,6 +426,11 @@ class Distiller:
         guessed = self.told["student"].vectors[name]
         return Evidence.of(degree, taught, guessed, self.nearness[name])
 
+    def answering_of(self, evidence: Evidence) -> Tensor:
+        """float32 (nodes,): how much content counts for in their answers."""
+        linked, alone = self.answering
+        return torch.where(evidence.degree > 0, linked, alone)
+
     @property
     def joined_score(self) -> JoinedScore:
         """Of what is served."""
@@ -431,44 +439,31 @@ class Distiller:
     @property
     def candidates(self) -> dict[str, Tensor]:
         """What is served is told from: the teacher's vectors, each beside its content."""
-        return self._with_content(self.told["teacher"].vectors)
+        return self.with_content(self.told["teacher"].vectors)
 
-    def _with_content(self, vectors: Table) -> dict[str, Tensor]:
+    def with_content(self, vectors: Table) -> dict[str, Tensor]:
         content = self.told["mlp"].vectors
         return {name: joined(held, content[name], self.content) for name, held in vectors.items()}
-
-    def _choose_content(self) -> float:
-        """The share of what is served that tells links best on validation, of nodes that have edges
-        and of nodes that have none alike; where links are not learned, both halves count alike."""
-        if self.labels is not None and not self.settings.link_weight:
-            return EVEN
-        taught, guessed = (self.told[model].vectors for model in ("teacher", "student"))
-        vectors = dict(taught)
-        for name, own in guessed.items():
-            vectors[name] = torch.where(self.connected[name][:, None], taught[name], own)
-        found = {}
-        for share in CONTENT:
-            self.content = share
-            model = self._model("served", Told(self._with_content(vectors), None))
-            found[share] = sum(self.evaluation.validation(model, of) for of in (False, True))
-        return max(CONTENT, key=lambda share: (found[share], share))
 
     def served(self) -> Told:
         """What every entity is served; the teacher's for what is no entity. Beside it the
         content."""
         taught, guessed = self.told["teacher"], self.told["student"]
+        content = self.told["mlp"].answers
         degrees = self.graph.degrees_in(self.graph.weights({}))
         vectors, answers = dict(taught.vectors), taught.answers
         for name, choice in self.choices.items():
             evidence = self.evidence(name, taught.vectors[name], degrees[name])
             share = share_of(choice, evidence)
             vectors[name] = blended(taught.vectors[name], guessed.vectors[name], share)
-            of_label = self.labels is not None and name == self.labels.entity
-            if of_label and taught.answers is not None and guessed.answers is not None:
-                answers = blended(taught.answers, guessed.answers, share, unit=False)
-        return Told(self._with_content(vectors), answers)
+            if self.labels is None or name != self.labels.entity:
+                continue
+            if taught.answers is not None and guessed.answers is not None and content is not None:
+                weight = self.answering_of(evidence)
+                answers = answered(content, weight, taught.answers, guessed.answers, share)
+        return Told(self.with_content(vectors), answers)
 
-    def _model(self, name: str, told: Told) -> Model:
+    def model_of(self, name: str, told: Told) -> Model:
         """The student asks among the teacher's vectors: both live in one space."""
         if name == "mlp":
             return Model(name, told.vectors, told.vectors, self.baseline.score)
@@ -490,7 +485,7 @@ class Distiller:
                 told["label propagation"] = Told({}, propagated(self.labels, self.unweighed))
             for name, one in told.items():
                 if one.vectors:
-                    figures += self.evaluation.figures(self._model(name, one))
+                    figures += self.evaluation.figures(self.model_of(name, one))
             if self.labels is not None:
                 answers = {name: one.answers for name, one in told.items()}
                 entity = self.labels.entity

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isohop.coldbrew.choosing import KEPT, Edges, Trial
+from isohop.coldbrew.choosing import KEPT, Edges, Trial, answered, embedded
 from isohop.coldbrew.evaluation import FEWEST, Asked, K, link_loss, ranks
 from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.links import Score
@@ -106,7 +106,8 @@ def _trials(
 ) -> dict[str, list[Trial]]:
     """By entity. ``told``: what the teacher says where nodes have ``degree``; ``labelled``: the
     nodes that are asked for their label, of the entity that has it."""
-    guessed, labels = distiller.told["student"], distiller.labels
+    guessed, content = distiller.told["student"], distiller.told["mlp"]
+    labels = distiller.labels
     names = distiller.inputs.entities
     evidence = {name: distiller.evidence(name, told.vectors[name], degree[name]) for name in names}
     found: dict[str, list[Trial]] = {name: [] for name in names}
@@ -118,20 +119,24 @@ def _trials(
                 told.vectors[name][rows],
                 guessed.vectors[name][rows],
                 evidence[name][rows],
+                partial(embedded, content.vectors[name][rows], distiller.content),
                 partial(link_loss, score, candidates, one),
                 partial(_reciprocal, score, candidates, one),
                 enough=1 / K,
-                content=(distiller.told["mlp"].vectors[name][rows], distiller.content),
                 edges=edges,
             )
         )
-    if labels is not None and told.answers is not None and guessed.answers is not None:
+    answers = told.answers, guessed.answers, content.answers
+    if labels is not None and None not in answers:
         rows = labelled[labels.entity]
+        taught, own, alone = (one[rows] for one in answers if one is not None)
+        of = evidence[labels.entity][rows]
         found[labels.entity].append(
             Trial(
-                told.answers[rows],
-                guessed.answers[rows],
-                evidence[labels.entity][rows],
+                taught,
+                own,
+                of,
+                partial(answered, alone, distiller.answering_of(of)),
                 partial(labels.losses, rows),
                 partial(_hits, labels, rows),
                 edges=edges,
