@@ -15,7 +15,14 @@ from isohop.cli import app
 from isohop.errors import IsohopError
 from isohop.pipeline.history import differences, past_run, past_runs, prune
 from isohop.pipeline.pipeline_file import Pipeline, read_pipeline
-from isohop.pipeline.runs import Made, Run, StageRecord, fingerprint_of, told_apart
+from isohop.pipeline.runs import (
+    Made,
+    Run,
+    StageRecord,
+    fingerprint_of,
+    next_number,
+    told_apart,
+)
 from isohop.pipeline.stages import STAGES, dependencies, open_run, run_stage
 from tests.pipeline.test_pipeline import SMALL, command, pipeline_file
 
@@ -29,8 +36,8 @@ with Run(Path(sys.argv[1])).writing():
 """
 
 
-def done(pipeline: Pipeline, run_id: str, day: int, *stages: str) -> Run:
-    """A run whose stages left records, as if they had been done."""
+def done(pipeline: Pipeline, run_id: str, day: int, *stages: str, clock: int | None = None) -> Run:
+    """A run whose stages left records, as if they had been done; by a ``clock`` that was wrong."""
     run = open_run(pipeline, run_id)
     for name in stages:
         depends = dependencies(pipeline, run, STAGES[name])
@@ -40,7 +47,8 @@ def done(pipeline: Pipeline, run_id: str, day: int, *stages: str) -> Run:
             StageRecord(
                 stage=name,
                 fingerprint=fingerprint_of(depends),
-                started=f"2026-11-{day:02d}T00:00:00+00:00",
+                started=f"2026-11-{clock or day:02d}T00:00:00+00:00",
+                number=day,
                 seconds=1.5,
                 size=10,
                 made=(Made(what="something", where=name),),
@@ -104,6 +112,14 @@ def test_runs_are_listed_the_newest_first_and_shown(pipeline):
     assert "1.5 s" in told.output
     with pytest.raises(IsohopError, match=r"no run 'bb'.*Did you mean 'b'"):
         past_run(pipeline, "bb")
+
+
+def test_what_is_newer_no_clock_decides(pipeline):
+    for day in range(1, 5):
+        done(pipeline, f"r{day}", day, "build", clock=9 - day)
+    prune(pipeline, 2)
+    assert [past.run.id for past in past_runs(pipeline)] == ["r4", "r3"]
+    assert next_number(pipeline.runs) == 5
 
 
 def test_no_run_yet_is_an_empty_list(pipeline):

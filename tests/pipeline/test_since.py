@@ -20,7 +20,7 @@ from isohop.graph import Graph
 from isohop.graph.build import build
 from isohop.pipeline.pipeline_file import read_pipeline
 from isohop.pipeline.runs import Run
-from isohop.pipeline.since import DECISION, KEPT, _Fit, _newest
+from isohop.pipeline.since import DECISION, KEPT
 from isohop.pipeline.stages import evaluate, open_run, run_stage
 
 SCHEMA = """
@@ -195,25 +195,18 @@ def test_nothing_is_learned_and_nothing_is_done_twice(shop):
 
 
 def test_latest_is_the_newest_and_where_no_row_has_changed_everything_is_as_it_was(shop):
-    wednesday = shop.run("wednesday", since="latest")
+    """Whatever a clock said."""
     tuesday = run_of(shop, "tuesday")
+    for stage in KEPT:
+        record = tuesday.record(stage)
+        tuesday.remember(record.model_copy(update={"started": "1970-01-01T00:00:00+00:00"}))
+    wednesday = shop.run("wednesday", since="latest")
     assert json.loads((wednesday.folder / DECISION).read_text("utf-8"))["run"] == "tuesday"
     for entity in ("customer", "product"):
         assert table_of(tuesday, entity).equals(table_of(wednesday, entity))
     monday = Graph.open(run_of(shop, "monday").graph).manifest.certificate
     assert read_manifest(wednesday.model).kept_from == monday
     assert Features.open(wednesday.features).manifest.encoded == {"customer": 0, "product": 0}
-
-
-def test_latest_does_not_go_by_clocks_alone():
-    monday = _Fit(True, "2027-01-01", "monday", None)
-    tuesday = _Fit(True, "2026-01-02", "tuesday", "monday")
-    refused = _Fit(False, "2026-01-03", "refused", "tuesday")
-    assert _newest([monday, tuesday, refused]) == "tuesday"
-    assert (
-        _newest([monday._replace(published=False), refused._replace(parent="monday")]) == "refused"
-    )
-    assert _newest([monday, monday._replace(name="other", started="2027-01-02")]) == "other"
 
 
 def test_latest_learns_where_nobody_fits_and_is_decided_once(shop):

@@ -33,7 +33,12 @@ class PastRun:
     @property
     def last(self) -> str:
         """When the newest of its stages began: ISO 8601, UTC; '' where none is done."""
-        return max((record.started for record in self.records), default="")
+        return self.order[1]
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Greater of the run whose newest stage is newer, whatever the clocks said."""
+        return max((record.order for record in self.records), default=(0, ""))
 
     @property
     def size(self) -> int:
@@ -56,7 +61,7 @@ class Difference:
 def past_runs(pipeline: Pipeline) -> list[PastRun]:
     """All runs, the newest first."""
     found = [PastRun.of(run) for run in runs_in(pipeline.runs)]
-    return sorted(found, key=lambda one: (one.last, one.run.id), reverse=True)
+    return sorted(found, key=lambda one: (one.order, one.run.id), reverse=True)
 
 
 def past_run(pipeline: Pipeline, run_id: str) -> PastRun:

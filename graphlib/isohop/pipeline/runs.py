@@ -66,6 +66,14 @@ class StageRecord(BaseModel):
     made: tuple[Made, ...]
     depends: Mapping[str, str] = {}
     """What the fingerprint is of, by name, as texts: for `isohop runs diff`."""
+    number: int = 0
+    """Of the stages that all runs of a pipeline did, in the order in which these began: what is
+    newer, whatever the clocks said. 0 of one that was done before they were counted."""
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Greater of what is newer."""
+        return self.number, self.started
 
 
 def fingerprint_of(parts: Mapping[str, Any]) -> str:
@@ -247,6 +255,18 @@ def runs_in(home: Path | StoredFolder) -> Iterator[Run]:
         hidden = folder.name.startswith(".")
         if not hidden and ((folder / "stages").is_dir() or (folder / LOCK).is_file()):
             yield Run(folder)
+
+
+def next_number(home: Path | StoredFolder) -> int:
+    """Of a stage that begins now, among all runs in ``home``."""
+    most = 0
+    for run in runs_in(home):
+        for file in (run.folder / "stages").glob("*.json"):
+            try:
+                most = max(most, StageRecord.model_validate_json(file.read_bytes()).number)
+            except (FileNotFoundError, ValidationError):
+                continue  # removed meanwhile, or damaged: told by whoever needs that run
+    return most + 1
 
 
 def _this_process() -> str:

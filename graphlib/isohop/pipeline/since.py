@@ -14,10 +14,9 @@ done stays done, whatever becomes of the earlier run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -114,36 +113,16 @@ def going_on(
 def _latest(
     pipeline: Pipeline, run: Run, known: Mapping[str, Run], learning: Mapping[str, str]
 ) -> Run | None:
+    """One that the gates did not let pass is the last resort."""
     fit = []
     for name, other in known.items():
         try:
-            if _unfit(pipeline, run, other, learning) is None:
-                built, embedded = other.record("build"), other.record("embed")
-                if built is not None and embedded is not None:
-                    published = other.record("publish") is not None
-                    parent = json.loads(built.depends.get("since.run", "null"))
-                    fit.append(_Fit(published, embedded.started, name, parent))
+            embedded = other.record("embed")
+            if embedded is not None and _unfit(pipeline, run, other, learning) is None:
+                fit.append((other.record("publish") is not None, embedded.order, name))
         except IsohopError:
             continue  # a record that cannot be read: `isohop runs list` tells it
-    return known[_newest(fit)] if fit else None
-
-
-class _Fit(NamedTuple):
-    """A run that can be gone on from; ``parent``: the one that it went on from itself."""
-
-    published: bool
-    started: str
-    name: str
-    parent: str | None
-
-
-def _newest(fit: Sequence[_Fit]) -> str:
-    """One that the gates did not let pass is the last resort. A run is older than those that went
-    on from it, whatever the clocks said."""
-    children = {(one.published, one.parent) for one in fit}
-    return max(
-        one for one in fit if children.isdisjoint({(True, one.name), (one.published, one.name)})
-    ).name
+    return known[max(fit)[2]] if fit else None
 
 
 def _made(run: Run) -> dict[str, str]:

@@ -24,6 +24,7 @@ from isohop.pipeline.runs import (
     Run,
     StageRecord,
     fingerprint_of,
+    next_number,
     size_of,
     told_apart,
 )
@@ -344,6 +345,7 @@ def _run_stage(
         attempt.inputs = [f"{pipeline.planned.schema.database}.{t}" for t in depends["inputs"]]
     if name == "publish":
         attempt.outputs = [pipeline.published_name]
+    number = next_number(pipeline.runs)
     with told(attempt, run.folder):
         with going_on(pipeline, run, decision, learning) as earlier:
             made = _act(stage, Context(pipeline, run, progress, earlier))
@@ -358,6 +360,7 @@ def _run_stage(
         size=attempt.size,
         made=tuple(made),
         depends=told_apart(depends),
+        number=number,
     )
     run.remember(record)
     return record, True
