@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # A thread that waits lets others work. Before torch is imported, and handed down to all processes
@@ -15,6 +16,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 # Ray's processes wait for the next test instead of ending: most of a small job is their start.
 os.environ.setdefault("RAY_num_workers_soft_limit", "8")
+# What tests ask of Spark is small: to compile it well took nearly half of the time.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 CORES = os.sched_getaffinity(0)
 TAKE_MINUTES = (
@@ -46,8 +49,11 @@ _NEEDS = {
 
 
 def pytest_configure() -> None:
-    """Give each worker of xdist cores of its own, and so all that it starts: threads of two tests
-    that wait for each other on the same cores take several times as long."""
+    """No test reads a clock. Each worker of xdist has cores of its own, and so has all that it
+    starts: threads of two tests that wait for each other on the same cores take several times as
+    long."""
+    hypothesis.settings.register_profile("isohop", deadline=None)
+    hypothesis.settings.load_profile("isohop")
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None:
         workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])

@@ -67,7 +67,7 @@ def damage_is_told(file: Path, read: Callable[[], object], times: int) -> None:
     """Whatever was done to a file, to read it works or ends in an error of ours."""
     whole = file.read_bytes()
 
-    @settings(max_examples=times, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=times, suppress_health_check=list(HealthCheck))
     @given(damages)
     def damaged(damage: Damage) -> None:
         file.write_bytes(damage.of(whole))

@@ -61,9 +61,7 @@ def test_a_missing_file_and_a_folder_are_errors(tmp_path):
         read_yaml(tmp_path, Outer, "file")
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "replace")))
 def test_no_bytes_make_a_schema_file_crash(tmp_path, data):
     (tmp_path / "f.yaml").write_bytes(data)

@@ -25,6 +25,8 @@ from tests.killing import command_of
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SPARK = Path(pyspark.__file__).parent / "bin"
+JVM = os.environ["SPARK_SUBMIT_OPTS"]
+"""Of all processes of Spark."""
 PATIENCE = 240.0
 """Seconds for a cluster to be there."""
 MINUTES = 60.0
@@ -125,7 +127,12 @@ def know_secret(conf: Path, secret: str) -> None:
     conf.mkdir()
     defaults = conf / "spark-defaults.conf"
     defaults.touch(0o600)
-    defaults.write_text(f"spark.authenticate true\nspark.authenticate.secret {secret}\n", "utf-8")
+    lines = [
+        "spark.authenticate true",
+        f"spark.authenticate.secret {secret}",
+        f"spark.executor.extraJavaOptions {JVM}",
+    ]
+    defaults.write_text("\n".join(lines), "utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +145,7 @@ def spark_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkClu
     more = {
         **cluster.environment,
         "SPARK_WORKER_DIR": str(logs / "work"),
-        "SPARK_DAEMON_JAVA_OPTS": "-Dspark.ui.enabled=false",
+        "SPARK_DAEMON_JAVA_OPTS": f"-Dspark.ui.enabled=false {JVM}",
     }
     own = ("--host", "127.0.0.1", "--webui-port", "0")
     with process(

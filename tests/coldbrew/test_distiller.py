@@ -292,6 +292,20 @@ def test_features_count_for_as_much_as_they_tell(tmp_path, telling):
     assert (distiller.choices["paper"].content > 0.1) == telling
 
 
+@pytest.mark.parametrize("scarce", [True, False])
+def test_a_student_is_like_its_teacher_where_few_labels_are_known(tmp_path, scarce):
+    """And learns from labels alone where these are as many as those that are not known."""
+    found = []
+    made = citations(tmp_path, some_edges())
+    for imitation in (0.0, 1.0):
+        settings = SMALL.model_copy(update={"imitation": imitation})
+        distiller = Distiller.of(*made, settings, 1, "paper.topic", 1)
+        if scarce:
+            distiller.labels.train[10:] = False
+        found.append(learn(distiller).told["student"].answers)
+    assert torch.equal(*found) != scarce
+
+
 @pytest.mark.parametrize("knowing", [("mlp", "mlp"), ("teacher", "student"), ("mlp", "student")])
 def test_about_a_label_those_are_believed_who_know_it_with_edges_and_without(tmp_path, knowing):
     """Of nodes with edges one, of nodes without another."""
@@ -306,8 +320,9 @@ def test_about_a_label_those_are_believed_who_know_it_with_edges_and_without(tmp
         knows = torch.where(connected, *(torch.tensor(model == one) for one in knowing))
         answers = torch.where(knows[:, None], truth, truth.roll(1, 1))
         distiller.told[model] = Told(distiller.told[model].vectors, answers)
-    distiller.answering = content_in_answers(distiller)
     distiller.choices = {"paper": Choice(), "author": Choice()}
+    distiller.answering = 0.0, 0.0
+    distiller.answering = content_in_answers(distiller)
     assert labels.right(distiller.served().answers, labels.test & connected) == 1
     assert labels.right(distiller.served().answers, labels.test & ~connected) == 1
 

@@ -23,7 +23,7 @@ def graph_of(seed: int) -> MessageGraph:
     return MessageGraph(COUNTS, TYPES, edges)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000))
 def test_the_walk_is_that_of_messages(seed):
     graph = graph_of(seed)

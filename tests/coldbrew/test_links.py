@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -119,7 +119,6 @@ def test_equal_seeds_draw_equally():
     assert negatives[0] == negatives[1] != negatives[2]
 
 
-@settings(deadline=None)
 @given(count=st.integers(1, 500), size=st.integers(1, 600), seed=st.integers(0, 99))
 def test_some_of_many_are_distinct_and_as_many_as_asked_but_for_a_few(count, size, seed):
     found = some_of(count, size, torch.Generator().manual_seed(seed)).tolist()

@@ -34,7 +34,7 @@ def dense_mean(relation, counts, edges, values):
 
 
 @given(graphs(), st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_relation_is_the_mean_over_neighbours_in_its_direction(made, seed):
     counts, edges = made
     graph = MessageGraph(counts, TYPES, edges)
@@ -46,7 +46,7 @@ def test_a_relation_is_the_mean_over_neighbours_in_its_direction(made, seed):
 
 
 @given(graphs(), st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_leaving_edges_out_equals_never_having_had_them(made, seed):
     counts, edges = made
     random = np.random.default_rng(seed)
@@ -67,7 +67,7 @@ def test_leaving_edges_out_equals_never_having_had_them(made, seed):
 
 
 @given(graphs(), st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_hop_is_the_step_of_a_gcn_over_each_edge_type(made, seed):
     counts, edges = made
     random = torch.Generator().manual_seed(seed)
@@ -103,7 +103,7 @@ def test_a_hop_is_the_step_of_a_gcn_over_each_edge_type(made, seed):
 
 
 @given(graphs(), st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_an_edge_that_is_not_credible_is_as_good_as_none(made, seed):
     counts, edges = made
     random = np.random.default_rng(seed)

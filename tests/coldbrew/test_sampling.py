@@ -46,7 +46,7 @@ def ids(seed: int) -> dict[str, np.ndarray]:
     return {"paper": draw.integers(0, 40, 7), "author": draw.integers(0, 9, 2)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), layers=st.integers(1, 3))
 def test_where_all_neighbours_are_heard_vectors_are_those_of_the_whole_graph(seed, layers):
     graph = a_graph(seed)
@@ -67,7 +67,7 @@ def test_where_all_neighbours_are_heard_vectors_are_those_of_the_whole_graph(see
         torch.testing.assert_close(of_sample[name][rows], whole[name][wanted], atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), fanout=st.integers(1, 6))
 def test_a_node_hears_true_neighbours_as_many_as_allowed_and_none_that_is_left_out(seed, fanout):
     graph = a_graph(seed)
@@ -110,7 +110,7 @@ def test_one_director_is_not_drowned_by_fifty_actors():
     assert 3 < len(actors) / films < 5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000))
 def test_equal_seeds_hear_equally(seed):
     sampler = Sampler(a_graph(seed), 3, 2)

@@ -77,7 +77,7 @@ def test_what_is_gone_and_new_is_counted(tmp_path):
     assert drift(snapshot(home(tmp_path), 2), snapshot(home(tmp_path), 2)).entities[0].gone == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     numbers.arrays(
         np.float32,

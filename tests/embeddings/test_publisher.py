@@ -54,9 +54,7 @@ def test_a_version_says_what_it_is(embeddings, tmp_path, publication):
         assert (version.path / path).read_bytes() == (embeddings / path).read_bytes()
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     keys=st.one_of(
         st.lists(st.text(), min_size=1, max_size=20, unique=True),

@@ -12,7 +12,7 @@ from isohop.embeddings.search import embedding_matrix
 from isohop.errors import InvalidInput, IsohopError
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rows=st.integers(2, 40),

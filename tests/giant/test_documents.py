@@ -44,7 +44,7 @@ def test_the_order_of_a_list_changes_nothing():
     assert none is None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(values=texts)
 def test_a_document_has_the_same_ngrams_alone_and_among_others(values):
     together = hash_ngrams(pa.array(values, pa.large_string()), 100)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isohop.giant.label_tree import label_tree, normalise
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(count=st.integers(1, 200), seed=st.integers(0, 5), equal=st.booleans())
 def test_clusters_are_balanced_and_each_level_refines_the_one_before(count, seed, equal):
     draw = np.random.default_rng(seed)

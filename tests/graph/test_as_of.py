@@ -94,7 +94,6 @@ def test_rows_that_came_later_change_nothing(session):
 
     @settings(
         max_examples=12 if session[1] == "sail" else 2,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         derandomize=True,
         phases=[Phase.generate],

@@ -78,7 +78,6 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_siz
 cities = st.lists(st.none() | words, min_size=1, max_size=12)
 slow = settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

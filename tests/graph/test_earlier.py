@@ -64,7 +64,7 @@ def sail() -> Iterator[object]:
         yield opened
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(before=KEYS, now=KEYS)
 def test_known_keys_keep_their_numbers(sail, before, now):
     holds(sail, before, now)

@@ -33,7 +33,6 @@ def examples(session: tuple[object, str], sail: int) -> settings:
     """
     return settings(
         max_examples=sail if session[1] == "sail" else 1,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         derandomize=True,
         phases=[Phase.generate],

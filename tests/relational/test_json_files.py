@@ -55,7 +55,7 @@ _ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_ROWS, st.sampled_from([None, 2]), st.booleans(), st.integers(1, 50))
 def test_an_array_and_lines_are_the_same_table(
     rows: list[dict[str, Any]], indent: int | None, ascii_only: bool, piece: int

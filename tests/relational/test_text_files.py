@@ -51,7 +51,7 @@ def _written(header: list[str], rows: list[list[Any]], **dialect: Any) -> str:
 _CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(
         st.tuples(_CELL, st.none() | st.integers(-(2**63), 2**63 - 1), st.none() | _CELL),

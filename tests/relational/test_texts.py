@@ -116,7 +116,7 @@ _TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_neither_order_nor_batches_make_a_difference(data: st.DataObject) -> None:
     one_kind = st.sampled_from([_TEXTS, *(part for part in _TEXTS.branches)])
@@ -130,7 +130,7 @@ def test_neither_order_nor_batches_make_a_difference(data: st.DataObject) -> Non
     assert sorted(map(str, values)) == sorted(map(str, shuffled_values))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=1))
 def test_integers_are_read_exactly(values: list[int | None]) -> None:
     texts = [None if value is None else str(value) for value in values]
@@ -140,7 +140,7 @@ def test_integers_are_read_exactly(values: list[int | None]) -> None:
     assert type == "integer" or texts == [None] * len(texts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_are_read_exactly(values: list[float]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from isohop.coldbrew.choice import EVEN
 from isohop.coldbrew.choosing import blended
@@ -44,25 +43,24 @@ def content_in_vectors(distiller: Distiller) -> float:
 
 
 def content_in_answers(distiller: Distiller) -> tuple[float, float]:
-    """The shares that tell the label best of validation nodes that have edges, beside the teacher,
-    and of those that have none, beside the student; of equals the least. None where there are fewer
-    than `FEWEST`."""
-    taught, guessed, content = (
-        distiller.told[model].answers for model in ("teacher", "student", "mlp")
-    )
+    """The shares with which answers about validation nodes lose least: of those that have edges,
+    beside what is served of teacher and student, and of those that have none, beside the student;
+    of equals the least. None where there are fewer than `FEWEST` to learn it from. The choice
+    between teacher and student is made, without content so far."""
     labels = distiller.labels
-    if labels is None or taught is None or guessed is None or content is None:
+    served, guessed, content = (
+        told.answers
+        for told in (distiller.served(), distiller.told["student"], distiller.told["mlp"])
+    )
+    if labels is None or served is None or guessed is None or content is None:
         return 0.0, 0.0
     best = []
-    for alone, context in ((False, taught), (True, guessed)):
-        nodes = distiller.validation_nodes(labels, alone)
-        share = 0.0
-        if nodes.sum() >= FEWEST:
-            told = {s: labels.right(_beside(context, content, s), nodes) for s in IN_ANSWERS}
-            share = max(IN_ANSWERS, key=lambda one: (told[one], -one))
-        best.append(share)
+    for alone, context in ((False, served), (True, guessed)):
+        nodes = torch.nonzero(distiller.validation_nodes(labels, alone))[:, 0]
+        lost = dict.fromkeys(IN_ANSWERS, 0.0)
+        for share in IN_ANSWERS if len(nodes) >= FEWEST else ():
+            weight = torch.full((len(nodes),), share)
+            answers = blended(content[nodes], context[nodes], weight, unit=False)
+            lost[share] = float(labels.losses(nodes, answers).double().mean())
+        best.append(min(IN_ANSWERS, key=lambda share: (lost[share], share)))
     return best[0], best[1]
-
-
-def _beside(context: Tensor, content: Tensor, share: float) -> Tensor:
-    return blended(content, context, torch.full((len(content),), share), unit=False)

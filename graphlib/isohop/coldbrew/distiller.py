@@ -306,13 +306,22 @@ class Distiller:
             self._teach_latent(told, guess)
         self.told[model] = told
         if model == "student":
-            self.content = content_in_vectors(self)
-            self.answering = content_in_answers(self)
-            of_all = {"content": self.content}
-            self.choices = {
-                name: learn_choice(trials).model_copy(update=of_all)
-                for name, trials in trials_of(self).items()
-            }
+            self._choose()
+
+    def _choose(self) -> None:
+        """What to serve."""
+        self.content = content_in_vectors(self)
+        self.choices = self._choices()
+        self.answering = content_in_answers(self)
+        if any(self.answering):
+            self.choices = self._choices()
+
+    def _choices(self) -> dict[str, Choice]:
+        of_all = {"content": self.content}
+        return {
+            name: learn_choice(trials).model_copy(update=of_all)
+            for name, trials in trials_of(self).items()
+        }
 
     def told_by(self, raw: Table, classify: nn.Module | None) -> Told:
         answers = None

@@ -85,6 +85,13 @@ class Labels:
         mean = mean / mean.sum(1, keepdim=True)
         return torch.stack([(one - mean).square().sum(1).mean() for one in chances]).mean()
 
+    def scarcity(self, unknown: Tensor) -> float:
+        """From 1, where training knows the label of hardly any node, to 0, where it knows as many
+        as there are ``unknown`` ones (mask). What a teacher says of these stands in for labels that
+        are missing, and where they are not it is worth less than they: it is of other nodes, and
+        partly wrong."""
+        return max(0.0, 1.0 - float(self.train.sum()) / max(1.0, float(unknown.sum())))
+
     def like(self, answers: Tensor, taught: Tensor) -> Tensor:
         """How far ``answers`` are from the teacher's, both (nodes, outputs)."""
         if self.classes:

@@ -240,15 +240,16 @@ class ByTeacher:
         classify.requires_grad_(False)
         entity = of.labels.entity
         share, some = of.workers.share, batch.some[entity]
+        label = label_loss(of.labels, of.workers, batch, seen, classify)
         # What the teacher says of labels that it was told it knows by heart.
-        told = of.connected[entity][some] & ~of.labels.train[some]
+        unknown = of.connected[entity] & ~of.labels.train
+        told = unknown[some]
         own = some[share][told[share]]
-        alike = torch.zeros(())
-        if len(own):
+        weight = of.settings.imitation * of.labels.scarcity(unknown)
+        if weight and len(own):
             answers = classify(seen.rows(entity, own))
             alike = of.labels.like(answers, taught.answers[own]) * (len(own) / told.sum())
-        label = label_loss(of.labels, of.workers, batch, seen, classify)
-        label = label + of.settings.imitation * alike
+            label = label + weight * alike
         return of.settings.link_weight * link + label + matched
 
     def tell(self) -> Told:

@@ -62,7 +62,8 @@ class DistillSettings(StrictModel):
     agreement: float = Field(1.0, ge=0)
     """Weight of their being alike."""
     imitation: float = Field(1.0, ge=0)
-    """Weight of the student's answering as the teacher does, where there is a label."""
+    """Weight of the student's answering as the teacher does, where there is a label: of few labels;
+    less of more, and none where training knows as many as it does not."""
 
     @property
     def part(self) -> int:
