@@ -49,9 +49,9 @@ _NEEDS = {
 
 
 def pytest_configure() -> None:
-    """No test reads a clock. Each worker of xdist has cores of its own, and so has all that it
-    starts: threads of two tests that wait for each other on the same cores take several times as
-    long."""
+    """No example of Hypothesis has a deadline. Each worker of xdist has cores of its own, and so
+    has all that it starts: threads of two tests that wait for each other on the same cores take
+    several times as long."""
     hypothesis.settings.register_profile("isohop", deadline=None)
     hypothesis.settings.load_profile("isohop")
     worker = os.environ.get("PYTEST_XDIST_WORKER")

@@ -23,6 +23,7 @@ from isohop.coldbrew.choosing import (
     learn_choice,
     share_of,
     sources,
+    with_confidence,
 )
 
 NODES, CLASSES = 4000, 5
@@ -96,7 +97,8 @@ def test_of_too_few_nodes_that_keep_their_edges_no_degree_is_learned():
 
 
 def test_confidence_holds_for_nodes_it_was_not_learned_from():
-    choice, other = learn_choice([trial(1)]), trial(2)
+    known, other = trial(1), trial(2)
+    choice = with_confidence(learn_choice([known]), [known])
     confidence = confidence_of(choice, other.evidence)
     answers = other.right(other.served(share_of(choice, other.evidence))).float()
     for least, most in ((0.0, 0.7), (0.7, 0.9), (0.9, 1.0)):
@@ -115,7 +117,8 @@ def test_a_node_without_edges_is_the_students_alone():
 
 
 def test_of_too_few_trials_nothing_is_learned_and_no_confidence_told():
-    choice = learn_choice([trial(1, FEWEST - 1)])
+    few = trial(1, FEWEST - 1)
+    choice = with_confidence(learn_choice([few]), [few])
     assert choice == Choice()
     evidence = trial(2).evidence
     assert (share_of(choice, evidence)[evidence.degree > 0] > 0.5).all()
@@ -145,7 +148,8 @@ def test_what_has_no_edges_is_believed_as_far_as_nodes_set_aside_are(count, beli
     nothing = replace(found.evidence, degree=torch.zeros(count))
     wrong = torch.zeros(count)
     aside = replace(found, evidence=nothing, worth=lambda vectors: wrong, edges="none")
-    choice, other = learn_choice([trial(1), aside]), trial(2)
+    trials, other = [trial(1), aside], trial(2)
+    choice = with_confidence(learn_choice(trials), trials)
     alone = other.evidence.degree == 0
     confidence = confidence_of(choice, other.evidence)
     assert (confidence[alone].mean() > 0.5) == believed

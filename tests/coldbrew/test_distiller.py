@@ -17,6 +17,7 @@ from isohop.coldbrew.content import content_in_answers
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.embed import embed
+from isohop.coldbrew.evaluation import FEWEST
 from isohop.coldbrew.learners import Told
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
@@ -323,8 +324,53 @@ def test_about_a_label_those_are_believed_who_know_it_with_edges_and_without(tmp
     distiller.choices = {"paper": Choice(), "author": Choice()}
     distiller.answering = 0.0, 0.0
     distiller.answering = content_in_answers(distiller)
+    said = {"mlp": 1.0, "teacher": 0.0, "student": 0.0}
+    assert distiller.answering == tuple(said[one] for one in knowing)
     assert labels.right(distiller.served().answers, labels.test & connected) == 1
     assert labels.right(distiller.served().answers, labels.test & ~connected) == 1
+
+
+def test_of_few_validation_nodes_of_a_kind_no_content_is_learned_and_none_of_another(tmp_path):
+    papers = 800
+    made = citations(tmp_path, some_edges(papers, connected=400), papers)
+    distiller = trained(made, "paper.topic", SMALL.model_copy(update={"steps": 1}))
+    labels = distiller.labels
+    truth = 20 * functional.one_hot(labels.values, 3).float()
+    distiller.told["mlp"] = Told(distiller.told["mlp"].vectors, truth)
+    few = torch.nonzero(labels.validation & distiller.connected["paper"])[FEWEST - 1 :, 0]
+    labels.validation[few] = False
+    distiller.answering = 0.0, 0.0
+    linked, alone = content_in_answers(distiller)
+    assert linked == 0
+    assert alone > 0
+
+
+def test_what_features_say_of_a_label_is_served_where_it_is_best_and_from_a_checkpoint_too(
+    tmp_path,
+):
+    """The MLP alone has learned anything."""
+    papers = 800
+    made = citations(tmp_path, some_edges(papers, connected=400), papers)
+    settings = SMALL.model_copy(update={"learning_rate": 0.02, "steps": 100})
+    found = []
+    for _ in range(2):
+        distiller = Distiller.of(*made, settings, 1, "paper.topic", 1)
+        distiller.inputs.features["paper"].copy_(functional.one_hot(distiller.labels.values, 5))
+        found.append(distiller)
+    learned, resumed = found
+    for model in MODELS:
+        learned.start(model)
+        learned.train(settings.steps if model == "mlp" else 1)
+        learned.finish()
+    test = learned.labels.test
+    served = learned.served().answers
+    assert learned.labels.right(served, test) > 0.95
+    assert learned.labels.right(learned.told["student"].answers, test) < 0.9
+    assert min(learned.about()["answering"]) > 0
+    learned.save_checkpoint(tmp_path / "checkpoint")
+    resumed.resume(tmp_path / "checkpoint")
+    assert resumed.about() == learned.about()
+    assert torch.equal(resumed.served().answers, served)
 
 
 def test_a_node_learns_no_place_of_its_own_from_its_own_label(tmp_path):

@@ -67,6 +67,26 @@ def test_a_copy_becomes_what_is_stored_and_moves_only_what_differs(
     assert not (mirror.local / "mine.txt").exists()
 
 
+def test_what_is_removed_while_it_is_copied_is_not_there(
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    stored = StoredFolder.of(bucket)
+    mirror = Mirror.of(bucket)
+    for name in ("one.txt", "two.txt"):
+        stored.put(name, b"1")
+    mirror.pull()
+    stored.put("two.txt", b"2")
+    download = StoredFolder.download
+    monkeypatch.setattr(
+        StoredFolder,
+        "download",
+        lambda self, name, file: (self.remove([name]), download(self, name, file)),
+    )
+    assert mirror.pull() == 1
+    assert [path.name for path in mirror.local.glob("*.txt")] == ["one.txt"]
+
+
 def test_a_store_becomes_what_its_copy_is(bucket: str, tmp_path: Path):
     mirror = Mirror(StoredFolder.of(bucket), tmp_path / "here")
     (tmp_path / "here" / "x").mkdir(parents=True)

@@ -5,8 +5,8 @@ evidence: how many credible edges there are, whether both say the same, and how 
 latent neighbours are. How much each of these counts is learned on validation edges (or nodes, where
 there is a label), of nodes as they are and after some, or all, of their other edges were taken
 away, so that there is an answer for every degree. A node without edges always has the student's
-vector, and so does a row that no graph has seen. Beside it stands, for all alike, the content: what
-features say alone.
+vector, and so does a row that no graph has seen. Beside it stands the content: what features say
+alone (`content.py`).
 
 ``confidence`` is the chance that such evidence leads to a right answer: the true end of a
 validation edge among the first ten of those asked, or the label. A logistic regression on the same
@@ -185,15 +185,22 @@ class Trial:
 
 
 def learn_choice(trials: Sequence[Trial]) -> Choice:
-    """Of one entity's trials."""
+    """Of one entity's trials; without confidence."""
     if sum(len(trial.taught) for trial in trials) < FEWEST:
         return Choice()
     choice = Choice(blend=_learn_blend(trials))
+    with torch.no_grad():
+        return choice.model_copy(update={"teacher_from": _teacher_from(choice, trials)})
+
+
+def with_confidence(choice: Choice, trials: Sequence[Trial]) -> Choice:
+    """How sure one may be of what is chosen so, learned from the same trials."""
+    if sum(len(trial.taught) for trial in trials) < FEWEST:
+        return choice
     aside = [trial for trial in trials if trial.edges == "none"]
     if sum(len(trial.taught) for trial in aside) < FEWEST:
         aside = list(trials)
     with torch.no_grad():
-        choice = choice.model_copy(update={"teacher_from": _teacher_from(choice, trials)})
         connected = _believed(choice, trials, lambda one: one.columns[:, :3], linked=True)
         alone = _believed(choice, aside, lambda one: one.nearness[:, None], linked=False)
     return choice.model_copy(update={"connected": connected, "alone": alone})
@@ -228,7 +235,8 @@ def _believed(
 ) -> tuple[float, ...] | None:
     """How far to believe what is served, by some columns of the evidence, of nodes that are
     ``linked`` or of those that are not."""
-    told, right = [], []
+    told: list[Tensor] = []
+    right: list[Tensor] = []
     for trial in trials:
         rows = (trial.evidence.degree > 0) == linked
         told.append(columns(trial.evidence)[rows])

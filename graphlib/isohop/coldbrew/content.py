@@ -45,7 +45,7 @@ def content_in_vectors(distiller: Distiller) -> float:
 def content_in_answers(distiller: Distiller) -> tuple[float, float]:
     """The shares with which answers about validation nodes lose least: of those that have edges,
     beside what is served of teacher and student, and of those that have none, beside the student;
-    of equals the least. None where there are fewer than `FEWEST` to learn it from. The choice
+    of equals the least. 0 where there are fewer than `FEWEST` of these to learn it from. The choice
     between teacher and student is made, without content so far."""
     labels = distiller.labels
     served, guessed, content = (
@@ -55,8 +55,9 @@ def content_in_answers(distiller: Distiller) -> tuple[float, float]:
     if labels is None or served is None or guessed is None or content is None:
         return 0.0, 0.0
     best = []
-    for alone, context in ((False, served), (True, guessed)):
-        nodes = torch.nonzero(distiller.validation_nodes(labels, alone))[:, 0]
+    connected = distiller.connected[labels.entity]
+    for of, context in ((connected, served), (~connected, guessed)):
+        nodes = torch.nonzero(labels.validation & of)[:, 0]
         lost = dict.fromkeys(IN_ANSWERS, 0.0)
         for share in IN_ANSWERS if len(nodes) >= FEWEST else ():
             weight = torch.full((len(nodes),), share)

@@ -24,7 +24,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from isohop.coldbrew.choice import EVEN, Choice
-from isohop.coldbrew.choosing import Evidence, answered, blended, learn_choice, share_of
+from isohop.coldbrew.choosing import (
+    Evidence,
+    answered,
+    blended,
+    learn_choice,
+    share_of,
+    with_confidence,
+)
 from isohop.coldbrew.content import content_in_answers, content_in_vectors
 from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures
 from isohop.coldbrew.figures import LayerFigures
@@ -285,12 +292,12 @@ class Distiller:
         labels, alone = self.labels, model in BY_FEATURES
         answers = told.answers if labels and entity in (None, labels.entity) else None
         if labels is not None and answers is not None and labels.validation.any():
-            return labels.right(answers, self.validation_nodes(labels, alone))
+            return labels.right(answers, self._validation_nodes(labels, alone))
         if not told.vectors:
             return 0.0
         return self.evaluation.validation(self.model_of(model, told), alone, entity)
 
-    def validation_nodes(self, labels: Labels, alone: bool) -> Tensor:
+    def _validation_nodes(self, labels: Labels, alone: bool) -> Tensor:
         """Mask of those that have edges, or of those ``alone``; of all, where these are too few."""
         mask = labels.validation & (self.connected[labels.entity] != alone)
         return mask if mask.sum() >= FEWEST else labels.validation
@@ -311,17 +318,14 @@ class Distiller:
     def _choose(self) -> None:
         """What to serve."""
         self.content = content_in_vectors(self)
-        self.choices = self._choices()
-        self.answering = content_in_answers(self)
-        if any(self.answering):
-            self.choices = self._choices()
-
-    def _choices(self) -> dict[str, Choice]:
+        self.answering = 0.0, 0.0
+        trials = trials_of(self)
+        chosen = {name: learn_choice(asked) for name, asked in trials.items()}
         of_all = {"content": self.content}
-        return {
-            name: learn_choice(trials).model_copy(update=of_all)
-            for name, trials in trials_of(self).items()
-        }
+        self.choices = {name: choice.model_copy(update=of_all) for name, choice in chosen.items()}
+        self.answering = content_in_answers(self)
+        for name, asked in trials.items():
+            self.choices[name] = with_confidence(self.choices[name], asked)
 
     def told_by(self, raw: Table, classify: nn.Module | None) -> Told:
         answers = None

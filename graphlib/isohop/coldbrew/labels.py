@@ -2,8 +2,9 @@
 
 Classes are learned by cross entropy, numbers by squared distance once they are standardised. Two
 more losses ask for no label: several answers about a node that were given under different dropout
-must *agree* (with the sharpened mean of them: GRAND, Feng et al., NeurIPS 2020), and the student's
-answers must be like the teacher's where the teacher was not told the label (Hinton et al., 2015).
+must *agree* (with the sharpened mean of them: GRAND, Feng et al., NeurIPS 2020), and where labels
+are scarce the student's answers must be like the teacher's, about nodes whose label the teacher was
+not told (Hinton et al., 2015).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 - *teacher*, and a plain *gcn* beside it: from messages, of the whole graph or of a sample around
   what the step asks (`sampling.py`). The edges that are asked about pass none.
 - *mlp*: the same task from features alone.
-- *student*: the same task, the teacher's vectors and, where there is a label, its answers.
+- *student*: the same task, the teacher's vectors and, of a label that is scarce, its answers.
 - *graph-mlp*: the label alone, with a loss that knows the graph (`graph_mlp.py`).
 
 Several workers have the same batch; each takes its share of it, and their losses add up.

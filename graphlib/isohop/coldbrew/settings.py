@@ -63,7 +63,7 @@ class DistillSettings(StrictModel):
     """Weight of their being alike."""
     imitation: float = Field(1.0, ge=0)
     """Weight of the student's answering as the teacher does, where there is a label: of few labels;
-    less of more, and none where training knows as many as it does not."""
+    less of more, and none where training knows as many as there are connected nodes besides."""
 
     @property
     def part(self) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isohop.coldbrew.choosing import KEPT, Edges, Trial, answered, embedded
+from isohop.coldbrew.choosing import KEPT, Edges, Evidence, Trial, answered, embedded
 from isohop.coldbrew.evaluation import FEWEST, Asked, K, link_loss, ranks
 from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.links import Score
@@ -136,13 +136,25 @@ def _trials(
                 taught,
                 own,
                 of,
-                partial(answered, alone, distiller.answering_of(of)),
+                partial(_answered, distiller, alone, of),
                 partial(labels.losses, rows),
                 partial(_hits, labels, rows),
                 edges=edges,
             )
         )
     return found
+
+
+def _answered(
+    distiller: Distiller,
+    content: Tensor,
+    evidence: Evidence,
+    taught: Tensor,
+    guessed: Tensor,
+    share: Tensor,
+) -> Tensor:
+    """With as much content as the distiller has decided on by then."""
+    return answered(content, distiller.answering_of(evidence), taught, guessed, share)
 
 
 def _of_nodes(asked: Asked, nodes: np.ndarray, draw: np.random.Generator) -> Asked:

@@ -47,14 +47,21 @@ class Mirror:
             for name in sorted(here - there.keys()):
                 self._remove(name)
                 index.pop(name, None)
+            gone = 0
             for name, one in there.items():
                 file = self._file(name)
                 if name in here and index.get(name) == [one.tag, *_state(file)]:
                     continue
-                self.stored.download(name, file)
+                try:
+                    self.stored.download(name, file)
+                except FileNotFoundError:  # removed since it was listed
+                    index.pop(name, None)
+                    file.unlink(missing_ok=True)
+                    gone += 1
+                    continue
                 index[name] = [one.tag, *_state(file)]
             self._remember(index)
-            return len(there)
+            return len(there) - gone
 
     def is_ahead(self) -> bool:
         """Whether the store is what it was when this copy was last equal to it: what the copy has

@@ -27,9 +27,11 @@ _SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.caseSensitive": "true",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-    # What line of ours named a column, told with errors: a tenth of a small job.
-    "spark.python.sql.dataFrameDebugging.enabled": "false",
 }
+
+_DEBUGGING = "spark.python.sql.dataFrameDebugging.enabled"
+"""What line of ours named a column, told with errors: a tenth of a small job. Static, so that a
+session which others made keeps its own."""
 
 _SAIL_ENVIRONMENT = {
     # Memory that is freed goes back after ten seconds, not after 10 ms: it is wanted again at once,
@@ -72,7 +74,7 @@ def _sail() -> Iterator[SparkSession]:
     before = os.environ.get(_CONNECT_MODE)
     os.environ[_CONNECT_MODE] = "1"
     try:
-        for key, value in _SETTINGS.items():
+        for key, value in {**_SETTINGS, _DEBUGGING: "false"}.items():
             session.conf.set(key, value)
         yield session  # type: ignore[misc, unused-ignore]
     finally:
@@ -102,6 +104,7 @@ def _spark() -> Iterator[SparkSession]:
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.ui.enabled", "false")
+            .config(_DEBUGGING, "false")
             .config("spark.ui.showConsoleProgress", "false")
             .config("spark.sql.shuffle.partitions", str(cores))
             .config("spark.log.level", "ERROR")

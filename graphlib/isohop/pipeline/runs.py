@@ -67,8 +67,9 @@ class StageRecord(BaseModel):
     depends: Mapping[str, str] = {}
     """What the fingerprint is of, by name, as texts: for `isohop runs diff`."""
     number: int = 0
-    """Of the stages that all runs of a pipeline did, in the order in which these began: what is
-    newer, whatever the clocks said. 0 of one that was done before they were counted."""
+    """Of the stages that all runs of a pipeline did, in the order in which these were done: what is
+    newer, whatever the clocks said. Two that were done at the same moment may have the same; 0 of
+    one that was done before they were counted."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -258,7 +259,7 @@ def runs_in(home: Path | StoredFolder) -> Iterator[Run]:
 
 
 def next_number(home: Path | StoredFolder) -> int:
-    """Of a stage that begins now, among all runs in ``home``."""
+    """Of a stage that was done just now, among all runs in ``home``."""
     most = 0
     for run in runs_in(home):
         for file in (run.folder / "stages").glob("*.json"):

@@ -345,7 +345,6 @@ def _run_stage(
         attempt.inputs = [f"{pipeline.planned.schema.database}.{t}" for t in depends["inputs"]]
     if name == "publish":
         attempt.outputs = [pipeline.published_name]
-    number = next_number(pipeline.runs)
     with told(attempt, run.folder):
         with going_on(pipeline, run, decision, learning) as earlier:
             made = _act(stage, Context(pipeline, run, progress, earlier))
@@ -360,7 +359,7 @@ def _run_stage(
         size=attempt.size,
         made=tuple(made),
         depends=told_apart(depends),
-        number=number,
+        number=next_number(pipeline.runs),
     )
     run.remember(record)
     return record, True
