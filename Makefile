@@ -33,7 +33,7 @@ test-airflow: install .venv-airflow/installed
 	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini -k "$(ONLY)" tests/airflow
 
 test-clusters: install
-	@$(BIN)/python -m pytest -k "$(ONLY)" tests/clusters
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -k "$(ONLY)" tests/clusters
 
 test-faults: install
 	@$(BIN)/python -m pytest --numprocesses 2 --dist load -k "$(ONLY)" tests/faults

@@ -20,6 +20,7 @@ import psutil
 import pyspark
 import pytest
 
+from tests.conftest import CORES
 from tests.killing import command_of
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,12 @@ JVM = os.environ["SPARK_SUBMIT_OPTS"]
 PATIENCE = 240.0
 """Seconds for a cluster to be there."""
 MINUTES = 60.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_core() -> None:
+    """Several machines want more than the one core that a worker of xdist has."""
+    os.sched_setaffinity(0, CORES)
 
 
 def run(*words: str | Path, more: Mapping[str, str], patience: float = 10 * MINUTES) -> str:
