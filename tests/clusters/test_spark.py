@@ -56,6 +56,7 @@ def test_an_executor_that_dies_changes_nothing(
 ):
     out = tmp_path / "graph"
     submission = spark_cluster.submission(ROOT / "jobs" / "build_graph.py", SCHEMA, "--out", out)
+    wait_for(lambda: not spark_cluster.executors(), "the end of those of the job before")
     with process(tmp_path / "log", *submission, more=spark_cluster.environment) as job:
         wait_for(lambda: bool(spark_cluster.executors()), "an executor")
         time.sleep(3)  # somewhere in its work
