@@ -4,10 +4,10 @@
         [--seeds 1 2 3 4 5] [--settings whole …] [--depths 2 8 32] [--json FILE]
 
 Accuracy on test nodes of what each model says of the label: *teacher* and *student*, what is
-*served* of both beside the content, and, to compare with, an *mlp* on the
-same features, *graph-mlp* and a plain *gcn*: two layers, no structural embeddings, no residual, no
-agreement. All learn with the same optimiser, for as many steps, and keep the weights that are best
-on validation nodes; nothing looks at a test node before the end.
+*served* of both beside the content, and, to compare with, an *mlp* on the same features,
+*graph-mlp* and a plain *gcn*: two layers, no structural embeddings, no residual, no agreement. All
+learn with the same optimiser, for as many steps, and keep the weights that are best on validation
+nodes; nothing looks at a test node before the end.
 
 *cora*: topic of a paper from its words; planetoid's split as it is given. *whole*: all edges.
 *isolation*: the paper's protocol (Zheng et al., section 4): the tenth of the nodes of lowest degree
@@ -20,8 +20,7 @@ the same two settings.
 the features that GIANT learns there; split 60/20/20. *whole*: all edges but the label's.
 *isolated*: test nodes have none, in GIANT either, and neither has every other validation node;
 *probe* is a logistic regression on the features alone, *embedding probe* one on what is served, as
-a consumer would learn it. *random*: half of the edges of each type
-lead to random nodes instead.
+a consumer would learn it. *random*: half of the edges of each type lead to random nodes instead.
 
 *links*: link prediction in place of the label, by the stage's own settings: filtered MRR and
 Hits@10 of the other ends of a node's edges among 1,000 candidates of their type, on held-out edges

@@ -209,6 +209,14 @@ def test_latest_is_the_newest_and_where_no_row_has_changed_everything_is_as_it_w
     assert Features.open(wednesday.features).manifest.encoded == {"customer": 0, "product": 0}
 
 
+def test_latest_is_one_that_was_published_if_any_was(shop):
+    monday = run_of(shop, "monday")
+    monday.remember(monday.record("embed").model_copy(update={"stage": "publish"}))
+    thursday = shop.run("thursday", since="latest")
+    monday.forget(["publish"])
+    assert json.loads((thursday.folder / DECISION).read_text("utf-8"))["run"] == "monday"
+
+
 def test_latest_learns_where_nobody_fits_and_is_decided_once(shop):
     others = {"since": "latest", "distill.steps": "7"}
     assert read_manifest(shop.run("other", **others).model).kept_from is None

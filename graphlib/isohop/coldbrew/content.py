@@ -48,11 +48,13 @@ def content_in_answers(distiller: Distiller) -> tuple[float, float]:
     of equals the least. 0 where there are fewer than `FEWEST` of these to learn it from. The choice
     between teacher and student is made, without content so far."""
     labels = distiller.labels
+    if labels is None:
+        return 0.0, 0.0
     served, guessed, content = (
         told.answers
         for told in (distiller.served(), distiller.told["student"], distiller.told["mlp"])
     )
-    if labels is None or served is None or guessed is None or content is None:
+    if served is None or guessed is None or content is None:
         return 0.0, 0.0
     best = []
     connected = distiller.connected[labels.entity]

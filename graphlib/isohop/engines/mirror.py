@@ -47,21 +47,21 @@ class Mirror:
             for name in sorted(here - there.keys()):
                 self._remove(name)
                 index.pop(name, None)
-            gone = 0
-            for name, one in there.items():
+            for name, one in list(there.items()):
                 file = self._file(name)
                 if name in here and index.get(name) == [one.tag, *_state(file)]:
                     continue
                 try:
                     self.stored.download(name, file)
                 except FileNotFoundError:  # removed since it was listed
+                    if name in here:
+                        self._remove(name)
                     index.pop(name, None)
-                    file.unlink(missing_ok=True)
-                    gone += 1
+                    del there[name]
                     continue
                 index[name] = [one.tag, *_state(file)]
             self._remember(index)
-            return len(there) - gone
+            return len(there)
 
     def is_ahead(self) -> bool:
         """Whether the store is what it was when this copy was last equal to it: what the copy has
