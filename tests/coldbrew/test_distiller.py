@@ -229,15 +229,14 @@ def test_confidence_in_nodes_without_edges_is_that_of_nodes_set_aside(tmp_path):
     assert confidence[~new].mean() > 0.9
 
 
-@pytest.mark.parametrize(("label", "telling"), [("paper.topic", True), (None, False)])
-def test_latent_neighbours_are_heard_of_where_they_are_right(tmp_path, label, telling):
+@pytest.mark.parametrize("telling", [True, False])
+def test_latent_neighbours_are_heard_of_where_they_are_right(tmp_path, telling):
     """Either they alone tell the topic, or features do, of most nodes, and what neighbours tell is
     another's in new nodes."""
     papers = 800
     settings = SMALL.model_copy(update={"steps": 100, "learning_rate": 0.02})
-    distiller = Distiller.of(
-        *citations(tmp_path, within_topics(papers, 12000), papers), settings, 1, label, 1
-    )
+    made = citations(tmp_path, within_topics(papers, 12000), papers)
+    distiller = Distiller.of(*made, settings, 1, "paper.topic", 1)
     topics = torch.arange(papers) % 3
     if not telling:
         most = torch.arange(papers) % 4 > 0

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor, nn
-from torch.nn import functional
 
+from isohop.coldbrew.dropout import dropout
 from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.learners import Batch, Seen, Told, label_loss
 from isohop.coldbrew.message_passing import MessageGraph
@@ -36,7 +36,7 @@ class GraphMLP(nn.Module):
         self.classify = nn.Linear(dimensions, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
-        held: Tensor = self.mlp(functional.dropout(features, self.dropout, self.training))
+        held: Tensor = self.mlp(dropout(features, self.dropout, self.training))
         return held
 
 

@@ -16,8 +16,8 @@ import faiss
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from isohop.coldbrew.dropout import dropout
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import Table, mlp, module_key
 
@@ -74,7 +74,7 @@ class FeatureMLP(nn.Module):
 
     def forward(self, features: Table) -> dict[str, Tensor]:
         return {
-            name: self.mlp[module_key(name)](functional.dropout(x, self.dropout, self.training))
+            name: self.mlp[module_key(name)](dropout(x, self.dropout, self.training))
             for name, x in features.items()
         }
 

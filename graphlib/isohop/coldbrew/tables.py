@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.coldbrew.dropout import Dropout
+
 Table = Mapping[str, Tensor]
 """Node type -> float32 (nodes, d)."""
 
@@ -48,6 +50,6 @@ def mlp(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
         nn.Linear(inputs, HIDDEN),
         nn.LayerNorm(HIDDEN),
         nn.ReLU(),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(HIDDEN, outputs),
     )

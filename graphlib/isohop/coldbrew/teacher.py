@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.coldbrew.dropout import dropout
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.links import LinkScore
 from isohop.coldbrew.message_passing import (
@@ -174,16 +175,14 @@ class Projection(nn.Module):
 
     def forward(self, features: Table) -> dict[str, Tensor]:
         return {
-            name: self.of[module_key(name)](functional.dropout(x, self.dropout, self.training))
+            name: self.of[module_key(name)](dropout(x, self.dropout, self.training))
             for name, x in features.items()
         }
 
 
-def _activated(heard: Table, dropout: float, training: bool) -> dict[str, Tensor]:
-    return {
-        name: functional.dropout(functional.relu(values), dropout, training)
-        for name, values in heard.items()
-    }
+def _activated(heard: Table, share: float, training: bool) -> dict[str, Tensor]:
+    """``share``: of what is dropped."""
+    return {n: dropout(functional.relu(values), share, training) for n, values in heard.items()}
 
 
 class MessagePassing(nn.Module):
@@ -216,8 +215,8 @@ class MessagePassing(nn.Module):
         for place, layer in enumerate(self.layers):
             heard = layer(graph, placed(held[-1], place), initial, weights)
             # Between layers: what vectors are read from is whole.
-            dropout = self.dropout if place + 1 < len(self.layers) else 0.0
-            held.append(_activated(heard, dropout, self.training))
+            share = self.dropout if place + 1 < len(self.layers) else 0.0
+            held.append(_activated(heard, share, self.training))
         return held
 
 
@@ -301,7 +300,7 @@ class HopWise(nn.Module):
             hops = torch.stack([at[name] for at in walk], 1)
             weight = torch.softmax(hops @ self.weigh[key] + self.prefer[key], 1)
             heard = functional.relu((weight[:, :, None] * hops).sum(1))
-            together[name] = functional.dropout(heard, self.dropout, self.training)
+            together[name] = dropout(heard, self.dropout, self.training)
         return [*walk, together]
 
 
