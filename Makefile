@@ -32,7 +32,7 @@ test: install
 test-airflow: install .venv-airflow/installed
 	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini -k "$(ONLY)" tests/airflow
 
-test-clusters: install
+test-clusters: install .venv-airflow/installed
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -k "$(ONLY)" tests/clusters
 
 test-faults: install

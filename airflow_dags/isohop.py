@@ -63,6 +63,8 @@ PARAMS = {"engine": "engine", "runs": "runs", "publish.path": "published"}
 """What a run of a DAG may have in place of what the pipeline file says, by its place there."""
 PLAIN = r"^[A-Za-z0-9_./:@ -]+$"
 """What a parameter may hold: it becomes a word of a command, maybe on another machine's shell."""
+POLL = 10
+"""Seconds between two looks at a job of Ray."""
 BAD_FILE = 2
 """Exit code of `isohop` for a file that is wrong, which no second try will mend."""
 
@@ -114,8 +116,9 @@ def words_of(stage: str, pipeline: Path) -> list[str]:
     return words
 
 
-def task_of(stage: str, pipeline: Path, **more: Any) -> BaseOperator:
-    """The task of a stage: on the cluster where one is named, else on this worker."""
+def task_of(stage: str, pipeline: Path, hours: float, **more: Any) -> BaseOperator:
+    """The task of a stage, of so many ``hours`` at most: on the cluster where one is named, else on
+    this worker."""
     words = words_of(stage, pipeline)
     spark, ray = os.environ.get("ISOHOP_SPARK_CONN"), os.environ.get("ISOHOP_RAY_CONN")
     if spark and stage in ON_SPARK:
@@ -129,7 +132,14 @@ def task_of(stage: str, pipeline: Path, **more: Any) -> BaseOperator:
         from ray_provider.operators import SubmitRayJob
 
         return SubmitRayJob(
-            task_id=stage, conn_id=ray, entrypoint=shlex.join(words), runtime_env={}, **more
+            task_id=stage,
+            conn_id=ray,
+            entrypoint=shlex.join(words),
+            runtime_env={},
+            # What it has by itself are ten minutes, and a minute.
+            job_timeout_seconds=round(3600 * hours),
+            poll_interval=POLL,
+            **more,
         )
     return Stage(task_id=stage, words=words, **more)
 
@@ -167,8 +177,10 @@ def make_dag(pipeline: Path) -> DAG:
     ) as dag:
         embeddings = Asset(name=f"isohop/{name}", uri=published)
         outlets = {"publish": [embeddings]}
+        hours = schedule["timeout_hours"]
         tasks = {
-            stage: task_of(stage, pipeline, outlets=outlets.get(stage, [])) for stage in STAGES
+            stage: task_of(stage, pipeline, hours, outlets=outlets.get(stage, []))
+            for stage in STAGES
         }
         for stage, needs in NEEDS.items():
             for need in needs:

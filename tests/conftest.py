@@ -35,6 +35,10 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 _NEEDS = {
+    "airflow": (
+        (ROOT / ".venv-airflow").is_dir,
+        "no environment of Airflow: no DAG submits to clusters (make test-airflow makes one)",
+    ),
     "spark": (lambda: shutil.which("java"), "no Java runtime: the Spark engine is NOT tested"),
     "chromium": (
         lambda: next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,14 +49,46 @@ with DAG("consumer", schedule=[Asset(name="isohop/shop", uri=(HOME / "published/
 
 @dataclass(frozen=True)
 class Home:
-    """A folder with ``pipelines/``, ``dags/`` and Airflow's own; and the environment to see it."""
+    """A folder with ``pipelines/``, ``dags/`` and Airflow's own; and the environment to see it.
+    ``python``: that of Airflow."""
 
     folder: Path
+    python: Path
     environment: dict[str, str]
+
+    @classmethod
+    def make(
+        cls, folder: Path, python: Path, pipeline: str, more: Mapping[str, str] | None = None
+    ) -> Home:
+        """With one pipeline file. ``more``: of the environment."""
+        for name in ("pipelines", "dags"):
+            (folder / name).mkdir()
+        (folder / "pipelines" / "shop.yaml").write_text(pipeline, "utf-8")
+        (folder / "dags" / "isohop.py").symlink_to(ROOT / "airflow_dags" / "isohop.py")
+        environment = {
+            **os.environ,
+            "PATH": f"{python.parent}:{os.environ['PATH']}",
+            "AIRFLOW_HOME": str(folder / "airflow"),
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            # Its processes share one SQLite file, and wait for each other.
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db?timeout=120",
+            # Stages take a machine each.
+            "AIRFLOW__CORE__PARALLELISM": "2",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+            "ISOHOP_PIPELINES": str(folder / "pipelines"),
+        }
+        found = cls(folder, python, environment | dict(more or {}))
+        done = found.airflow("db", "migrate")
+        assert done.returncode == 0, done.stderr
+        return found
 
     def airflow(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "airflow", *words],
+            [self.python, "-m", "airflow", *words],
             env=self.environment,
             cwd=self.folder,
             capture_output=True,
@@ -66,27 +99,4 @@ class Home:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    for name in ("pipelines", "dags"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "pipelines" / "shop.yaml").write_text(PIPELINE, "utf-8")
-    (tmp_path / "dags" / "isohop.py").symlink_to(ROOT / "airflow_dags" / "isohop.py")
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "AIRFLOW_HOME": str(tmp_path / "airflow"),
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        # Its processes share one SQLite file, and wait for each other.
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db?timeout=120",
-        # Stages take a machine each.
-        "AIRFLOW__CORE__PARALLELISM": "2",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-        "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
-        "ISOHOP_PIPELINES": str(tmp_path / "pipelines"),
-    }
-    found = Home(tmp_path, environment)
-    done = found.airflow("db", "migrate")
-    assert done.returncode == 0, done.stderr
-    return found
+    return Home.make(tmp_path, Path(sys.executable), PIPELINE)

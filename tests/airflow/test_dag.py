@@ -114,8 +114,10 @@ def test_stages_go_to_clusters_where_connections_are_named(tmp_path, monkeypatch
     submitted = dag.get_task("build")
     assert submitted.application == str(ROOT / "jobs" / "run_stage.py")
     words = submitted.application_args
+    features = dag.get_task("features")
+    assert features.job_timeout_seconds == features.execution_timeout == timedelta(hours=12)
     # What is quoted for a shell is still a template.
-    entry = dag.get_task("features").entrypoint
+    entry = features.entrypoint
     assert "'engine={{ params.engine }}'" in entry
     assert words[0] == "build"
     assert '"' not in entry

@@ -96,7 +96,7 @@ def with_signal(pid: int, what: signal.Signals) -> None:
 
 @dataclass
 class SparkCluster:
-    """``logs``: of its processes, and in ``conf`` what they and who submits must know."""
+    """``logs``: of its processes; and in ``conf`` their settings."""
 
     master: str
     logs: Path
@@ -115,30 +115,28 @@ class SparkCluster:
         return run(*self.submission(*words), more=self.environment)
 
     def submission(self, *words: str | Path) -> list[str]:
-        settings = {
-            "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.ui.enabled": "false",
-            "spark.executor.cores": "1",
-            "spark.executor.memory": "1g",
-            "spark.sql.shuffle.partitions": "4",
-            "spark.pyspark.python": sys.executable,
-        }
-        told = [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
-        command = [SPARK / "spark-submit", "--master", self.master, *told, *words]
-        return [str(word) for word in command]
+        return [str(word) for word in (SPARK / "spark-submit", "--master", self.master, *words)]
 
 
-def know_secret(conf: Path, secret: str) -> None:
-    """In a file: a command line can be read by everybody."""
+def configure(conf: Path, secret: str) -> None:
+    """What its processes and who submits must know, in a file: a command line can be read by
+    everybody."""
     conf.mkdir()
     defaults = conf / "spark-defaults.conf"
     defaults.touch(0o600)
-    lines = [
-        "spark.authenticate true",
-        f"spark.authenticate.secret {secret}",
-        f"spark.executor.extraJavaOptions {JVM}",
-    ]
+    settings = {
+        "spark.authenticate": "true",
+        "spark.authenticate.secret": secret,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.executor.cores": "1",
+        "spark.executor.memory": "1g",
+        "spark.executor.extraJavaOptions": JVM,
+        "spark.sql.shuffle.partitions": "4",
+        "spark.pyspark.python": sys.executable,
+    }
+    lines = [f"{name} {value}" for name, value in settings.items()]
     defaults.write_text("\n".join(lines), "utf-8")
 
 
@@ -148,7 +146,7 @@ def spark_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkClu
     port = free_port()
     cluster = SparkCluster(f"spark://127.0.0.1:{port}", logs)
     deploy = "org.apache.spark.deploy"
-    know_secret(logs / "conf", secrets.token_hex(16))
+    configure(logs / "conf", secrets.token_hex(16))
     more = {
         **cluster.environment,
         "SPARK_WORKER_DIR": str(logs / "work"),
@@ -199,7 +197,10 @@ class RayCluster:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory, s3_server: str) -> Iterator[RayCluster]:
+    """Its machines know an object store."""
+    from tests.s3 import environment as of_store
+
     logs = tmp_path_factory.mktemp("ray")
     # Paths of Ray's sockets may have 107 letters.
     short = Path("/tmp") / f"isohop-ray-{os.getpid()}"
@@ -211,6 +212,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        **of_store(s3_server, tmp_path_factory.mktemp("cache")),
     }
     start = (BIN / "ray", "start", "--block", "--disable-usage-stats", "--num-cpus", "1")
     start = (*start, "--object-store-memory", str(200 << 20), "--node-ip-address")

@@ -16,8 +16,8 @@ from tests.clusters.conftest import (
     ROOT,
     SPARK,
     SparkCluster,
+    configure,
     free_port,
-    know_secret,
     process,
     run,
     wait_for,
@@ -71,7 +71,7 @@ def test_an_executor_that_dies_changes_nothing(
 def test_who_does_not_know_the_secret_is_not_let_in(spark_cluster: SparkCluster, tmp_path: Path):
     out = tmp_path / "graph"
     submission = spark_cluster.submission(ROOT / "jobs" / "build_graph.py", SCHEMA, "--out", out)
-    know_secret(tmp_path / "conf", "wrong")
+    configure(tmp_path / "conf", "wrong")
     wrong = {**spark_cluster.environment, "SPARK_CONF_DIR": str(tmp_path / "conf")}
     with process(tmp_path / "log", *submission, more=wrong) as job:
         assert job.wait(300) != 0

@@ -1,7 +1,11 @@
-"""Stages on a cluster of Ray: a head and two workers on loopback, one core each, and a token."""
+"""Stages on clusters: by jobs of Ray (a head and two workers on loopback, one core each, and a
+token), and by a DAG of Airflow that submits to Spark and to Ray, all of its paths on S3."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,9 +14,16 @@ import pyarrow as pa
 import pytest
 
 import isohop
-from tests.clusters.conftest import ROOT, RayCluster, run
+from isohop.engines.mirror import Mirror
+from isohop.engines.object_store import StoredFolder
+from isohop.graph import Graph
+from tests.airflow.conftest import Home
+from tests.clusters.conftest import BIN, ROOT, SPARK, RayCluster, SparkCluster, run
 from tests.pipeline.test_pipeline import command, pipeline_file
 
+pytest_plugins = ["tests.s3"]
+
+AIRFLOW = ROOT / ".venv-airflow" / "bin" / "python"
 SHARED = """
 features: {dimensions: 8, levels: [4], epochs: 1, steps: 5, vocabulary: 256, workers: 2}
 distill: {dimensions: 8, steps: 6, batch: 64, negatives: 8, workers: 2}
@@ -22,8 +33,16 @@ report: {sample: 50}
 JOBS = {"features": "extract_features.py", "distill": "distill.py", "embed": "embed.py"}
 
 
-def embeddings(folder: Path) -> pa.Table:
+def embeddings(folder: Path | str) -> pa.Table:
     return isohop.read_embeddings(folder, entity="customer")
+
+
+def alike(theirs: pa.Table, ours: pa.Table) -> None:
+    """But for the order in which workers add up."""
+    known = ["embedding", "confidence"]
+    assert theirs.drop(known).equals(ours.drop(known))
+    flat = [table["embedding"].combine_chunks().flatten().to_numpy() for table in (theirs, ours)]
+    np.testing.assert_allclose(flat[0], flat[1], atol=1e-5)
 
 
 def test_who_has_no_token_is_not_let_in(ray_cluster: RayCluster):
@@ -49,14 +68,7 @@ def test_jobs_give_what_one_machine_gives(ray_cluster: RayCluster, here: tuple[P
     for stage, script in JOBS.items():
         told = ray_cluster.submit("python", ROOT / "jobs" / script, file, "--run", "there")
         assert "succeeded" in told, f"{stage}: {told}"
-    theirs = embeddings(ours.with_name("there"))
-    expected = embeddings(ours)
-    known = ["embedding", "confidence"]
-    assert theirs.drop(known).equals(expected.drop(known))
-    flat = [
-        table["embedding"].combine_chunks().flatten().to_numpy() for table in (theirs, expected)
-    ]
-    np.testing.assert_allclose(flat[0], flat[1], atol=1e-5)
+    alike(embeddings(ours.with_name("there")), embeddings(ours))
 
 
 def test_more_workers_than_cores_are_refused_at_once(ray_cluster: RayCluster, tmp_path: Path):
@@ -68,3 +80,47 @@ def test_more_workers_than_cores_are_refused_at_once(ray_cluster: RayCluster, tm
     )
     assert asked.returncode != 0
     assert "'features.workers' is 9, but Ray has 3 cores" in asked.stdout + asked.stderr
+
+
+@pytest.mark.airflow
+def test_a_dag_on_both_clusters_and_s3_gives_what_one_machine_gives(
+    spark_cluster: SparkCluster,
+    ray_cluster: RayCluster,
+    here: tuple[Path, Path],
+    bucket: str,
+    tmp_path: Path,
+):
+    """`build` by spark-submit, `features`, `distill` and `embed` by jobs of Ray."""
+    tables = Mirror(StoredFolder.of(f"{bucket}/tables"), tmp_path / "tables")
+    shutil.copytree(ROOT / "examples" / "shop" / "chain", tables.local)
+    tables.push()
+    text = (ROOT / "schemas" / "shop" / "chain.yaml").read_text("utf-8")
+    schema = tmp_path / "schema.yaml"
+    schema.write_text(text.replace("../../examples/shop/chain", f"{bucket}/tables"), "utf-8")
+    stored = SHARED.replace("published", f"{bucket}/published")
+    pipeline = f"name: shop\nschema: {schema}\nseed: 1\nruns: {bucket}/runs\n{stored}"
+    ray = {"conn_type": "ray", "extra": {"address": ray_cluster.dashboard}}
+    spark = {"conn_type": "spark", "host": spark_cluster.master}
+    more = {
+        **spark_cluster.environment,
+        **ray_cluster.environment,
+        "PATH": os.pathsep.join([str(AIRFLOW.parent), str(SPARK), os.environ["PATH"]]),
+        "AIRFLOW_CONN_OUR_SPARK": json.dumps(spark),
+        "AIRFLOW_CONN_OUR_RAY": json.dumps(ray),
+        "ISOHOP_SPARK_CONN": "our_spark",
+        "ISOHOP_RAY_CONN": "our_ray",
+        "ISOHOP_EXECUTABLE": str(BIN / "isohop"),
+    }
+    home = Home.make(tmp_path, AIRFLOW, pipeline, more)
+    done = home.airflow("dags", "test", "isohop_shop", "2026-11-24")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-4000:]
+    assert ray_cluster.environment["RAY_AUTH_TOKEN"] not in said
+    _, ours = here
+    alike(embeddings(f"{bucket}/published/shop"), embeddings(ours))
+    run = Mirror.of(f"{bucket}/runs/shop/20261124T000000")
+    run.pull()
+    certificates = {
+        Graph.open(folder / "graph").manifest.certificate for folder in (ours, run.local)
+    }
+    assert len(certificates) == 1
