@@ -321,16 +321,19 @@ _stage_command("report", "Write the HTML report of a run.")
 @app.command(epilog="Example: `isohop embed examples/nycflights13.yaml`")
 def embed(
     where: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="PIPELINE.yaml|STUDENT",
-            help="The pipeline file; for new rows a copied folder 'student' of a run does too.",
+            help="The pipeline file; for new rows a run's folder 'student' does too, or its URL.",
         ),
     ],
     run_id: RunId = "current",
     new: Annotated[
-        Path | None,
-        typer.Option(help="Rows that were never seen: a Parquet file, or a folder of them."),
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Rows that were never seen: a Parquet file, or a folder of them, or its URL.",
+        ),
     ] = None,
     entity: Annotated[
         str | None, typer.Option(help="Whose rows they are, where there is more than one entity.")
@@ -357,7 +360,7 @@ def embed(
             raise IsohopError(
                 "--entity, --edges and --out are for new rows: name these with --new."
             )
-        stage("embed", where, run_id)
+        stage("embed", Path(where), run_id)
         return
     if out_folder is None:
         raise IsohopError("Say where the embeddings of new rows go with --out.")
@@ -396,36 +399,37 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
 
 
 def _embed_new(
-    where: Path, run_id: str, new: Path, entity: str | None, edges: list[str], folder: Path
+    where: str, run_id: str, new: str, entity: str | None, edges: list[str], folder: Path
 ) -> None:
-    from isohop.coldbrew.new_rows import NewEdges, embed_new
+    from isohop.coldbrew.new_rows import QUARANTINE, NewEdges, embed_new
+    from isohop.engines.mirror import local
 
-    student, known = where, None
-    if not where.is_dir():
+    student, known = local(where), None
+    if not student.is_dir():
         from isohop.engines.object_store import READING
         from isohop.pipeline.pipeline_file import read_pipeline
         from isohop.pipeline.stages import open_run
 
-        run = open_run(read_pipeline(where), run_id, READING)
+        run = open_run(read_pipeline(student), run_id, READING)
         run.pull()
         student = run.student
         if edges:
-            files = {name: Path(path) for name, path in _pairs("--edges", edges).items()}
+            files = {name: local(path) for name, path in _pairs("--edges", edges).items()}
             known = NewEdges(run.graph, run.features, run.model, run.credible, files)
     elif edges:
         raise IsohopError(
             f"{where} is a student without the graph that edges lead to: with --edges, name the "
             "pipeline file."
         )
-    found = embed_new(student, new, folder, entity, TerminalProgress(), known)
+    found = embed_new(student, local(new), folder, entity, TerminalProgress(), known)
     if found.unread:
         print_warnings([f"columns that were not read: {', '.join(found.unread)}"])
     print_warnings(found.notes)
     if found.quarantined:
-        told = f"{found.quarantined:,} rows could not be embedded: {folder / 'quarantine'}"
+        told = f"{found.quarantined:,} rows could not be embedded: {folder / QUARANTINE}"
         print_warnings([told])
     if found.edges_quarantined:
-        told = f"{found.edges_quarantined:,} edges could not be used: {folder / 'quarantine'}"
+        told = f"{found.edges_quarantined:,} edges could not be used: {folder / QUARANTINE}"
         print_warnings([told])
     linked = f" with {found.edges:,} edges" if known is not None else ""
     out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}'{linked} embedded: {folder}")

@@ -167,14 +167,14 @@ def test_edges_that_cannot_be_used_are_kept_apart_and_counted(world, tmp_path):
     # The edge that comes twice is one; the row that comes twice has its edge twice.
     assert found["degree"].to_pylist() == [1, 1, 1]
     assert (told.edges, told.edges_quarantined) == (3, 3)
-    kept = pq.read_table(tmp_path / "out" / "quarantine" / "edges.parquet").to_pylist()
+    kept = pq.read_table(tmp_path / "out" / "_quarantine" / "edges.parquet").to_pylist()
     assert [row["reason"] for row in kept] == [
         "the graph knows no such 'reader'",
         NO_ROW,
         "no value in the key",
     ]
     assert '"r999"' in kept[0]["raw"]
-    assert len(ds.dataset(tmp_path / "out" / "quarantine").to_table()) == 4
+    assert len(ds.dataset(tmp_path / "out" / "_quarantine").to_table()) == 4
 
 
 def test_edges_that_cannot_be_read_are_kept_apart_too(world, tmp_path):

@@ -92,8 +92,8 @@ def new(
 ) -> tuple[NewRows, pa.Table]:
     pq.write_table(rows, folder / "rows.parquet")
     told = embed_new(world.student, folder / "rows.parquet", folder / "out", entity)
-    files = sorted((folder / "out").glob("*.parquet"))
-    return told, pa.concat_tables([pq.read_table(file) for file in files])
+    # As anything reads a folder of Parquet, whatever else lies there.
+    return told, pq.read_table(folder / "out")
 
 
 def books(world: World) -> pa.Table:
@@ -173,7 +173,7 @@ def test_rows_that_cannot_be_embedded_are_kept_apart_and_counted(world, tmp_path
     assert found["id"].to_pylist() == [1, 3]
     assert found.schema.field("id").type == pa.int64()
     assert np.isfinite(vectors(found)).all()
-    kept = ds.dataset(tmp_path / "out" / "quarantine").to_table().to_pylist()
+    kept = ds.dataset(tmp_path / "out" / "_quarantine").to_table().to_pylist()
     assert [row["reason"] for row in kept] == [
         NO_KEY,
         "column 'id': a value that is no int64",
@@ -181,7 +181,7 @@ def test_rows_that_cannot_be_embedded_are_kept_apart_and_counted(world, tmp_path
     ]
     assert "🚢 שלום" in kept[1]["raw"]
     assert "NaN or infinite" in told.notes[0]
-    written = (tmp_path / "out" / "new-rows.json").read_text("utf-8")
+    written = (tmp_path / "out" / "_new-rows.json").read_text("utf-8")
     assert NewRows.model_validate_json(written) == told
 
 

@@ -93,6 +93,18 @@ def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp
     done = run("embed", file, *words, machine=tmp_path / "third")
     assert done.returncode == 0, done.stderr
 
+    # The same from the student's own URL, rows as a file and as a folder of the store.
+    StoredFolder.of(f"{bucket}/new").upload(tmp_path / "new.parquet", "new.parquet")
+    student, mine = f"{bucket}/runs/shop/next/student", pq.read_table(tmp_path / "new")
+    for rows in (f"{bucket}/new/new.parquet", f"{bucket}/new"):
+        words = ("--new", rows, "--entity", "customer", "--out", tmp_path / "stored")
+        done = run("embed", student, *words, machine=tmp_path / "fourth")
+        assert done.returncode == 0, done.stderr
+        assert pq.read_table(tmp_path / "stored").equals(mine)
+    done = run("embed", student, "--new", f"{bucket}/nowhere", *words[2:], machine=tmp_path / "x")
+    assert done.returncode == 1
+    assert f"There is nothing in {bucket}/nowhere" in " ".join(done.stderr.split())
+
     past = past_runs(read_pipeline(file))
     assert [one.run.id for one in past] == ["next", "current"]
     for one in past:

@@ -4,13 +4,15 @@ come with edges to known nodes (`new_edges.py`), from the run's teacher too.
 ::
 
     out/
-      new-rows.json               NewRows: how many there were, and what became of them
-      part-*.parquet              the others, in their order: the key's columns, embedding
+      part-*.parquet              in the rows' order: the key's columns, embedding
                                   fixed_size_list<float32>, source, confidence float32, degree
                                   (source 'student' and degree 0 without edges)
-      quarantine/part-*.parquet   rows without a key, or with a value that is none: reason, line
+      _new-rows.json              NewRows: how many there were, and what became of them
+      _quarantine/part-*.parquet  rows without a key, or with a value that is none: reason, line
                                   where it is known, raw (what was read of the row, as JSON)
-      quarantine/edges.parquet    edges to unknown nodes or of no new row, likewise
+      _quarantine/edges.parquet   edges to unknown nodes or of no new row, likewise
+
+What reads folders of Parquet passes over names that begin with '_'.
 
 Columns of new rows have the logical names of the key and the attributes; a value that is not known
 is null. They are read as a build reads Parquet (`relational/landing.py`), so a value means the same
@@ -48,12 +50,12 @@ if TYPE_CHECKING:
     from isohop.coldbrew.known_graph import KnownGraph
     from isohop.coldbrew.new_edges import EdgeFiles
 
-MANIFEST = "new-rows.json"
-QUARANTINE = "quarantine"
+MANIFEST = "_new-rows.json"
+QUARANTINE = "_quarantine"
 
 
 class NewRows(BaseModel):
-    """``new-rows.json``: ``embedded`` and ``quarantined`` rows are all there were; ``unread``:
+    """``_new-rows.json``: ``embedded`` and ``quarantined`` rows are all there were; ``unread``:
     columns that nobody reads; ``notes``: what reading changed; ``edges`` that embedded rows have,
     and those that cannot be used; ``certificate``: of the graph that was learned from."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from isohop.engines.object_store import StoredFolder
+from isohop.engines.object_store import StoredFolder, is_url
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
 
@@ -130,6 +130,21 @@ class Mirror:
 
     def _remember(self, index: Mapping[str, list[Any]]) -> None:
         write_text_atomically(self.local / INDEX, json.dumps(index) + "\n")
+
+
+def local(where: str | Path) -> Path:
+    """A file or folder: as it is, or of a URL the local copy, brought up to date. Raises
+    `IsohopError` where there is nothing in a store."""
+    if not is_url(where):
+        return Path(where)
+    stored = StoredFolder.of(str(where))
+    folder = Mirror(stored, stored.copy())
+    if folder.pull():
+        return folder.local
+    beside = Mirror(stored.parent, stored.parent.copy())
+    if not beside.pull(lambda name: name == stored.name):
+        raise IsohopError(f"There is nothing in {where}. Look at the name.")
+    return beside.local / stored.name
 
 
 def _is_data(name: str) -> bool:

@@ -76,6 +76,10 @@ class StoredFolder:
     def name(self) -> str:
         return self.prefix.rpartition("/")[2]
 
+    @property
+    def parent(self) -> StoredFolder:
+        return StoredFolder(self.bucket, self.prefix.rpartition("/")[0])
+
     def __str__(self) -> str:
         return f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
 
