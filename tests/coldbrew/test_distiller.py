@@ -323,8 +323,7 @@ def test_about_a_label_those_are_believed_who_know_it_with_edges_and_without(tmp
     distiller.choices = {"paper": Choice(), "author": Choice()}
     distiller.answering = 0.0, 0.0
     distiller.answering = content_in_answers(distiller)
-    said = {"mlp": 1.0, "teacher": 0.0, "student": 0.0}
-    assert distiller.answering == tuple(said[one] for one in knowing)
+    assert [share > 0.5 for share in distiller.answering] == [one == "mlp" for one in knowing]
     assert labels.right(distiller.served().answers, labels.test & connected) == 1
     assert labels.right(distiller.served().answers, labels.test & ~connected) == 1
 
@@ -342,6 +341,22 @@ def test_of_few_validation_nodes_of_a_kind_no_content_is_learned_and_none_of_ano
     linked, alone = content_in_answers(distiller)
     assert linked == 0
     assert alone > 0
+
+
+def test_who_is_right_is_believed_however_sure_it_is(tmp_path):
+    """Teacher and student know four labels of five, and are too sure of all that they say; features
+    know three of five, and are not."""
+    papers = 800
+    made = citations(tmp_path, some_edges(papers, connected=400), papers)
+    distiller = trained(made, "paper.topic", SMALL.model_copy(update={"steps": 1}))
+    truth, place = distiller.labels.values, torch.arange(papers) % 5
+    said = {"teacher": (50, 4), "student": (50, 4), "mlp": (1, 3)}
+    for model, (sure, known) in said.items():
+        answers = torch.where(place < known, truth, (truth + 1) % 3)
+        told = distiller.told[model].vectors, sure * functional.one_hot(answers, 3).float()
+        distiller.told[model] = Told(*told)
+    distiller.answering = 0.0, 0.0
+    assert content_in_answers(distiller) == (0.0, 0.0)
 
 
 def test_what_features_say_of_a_label_is_served_where_it_is_best_and_from_a_checkpoint_too(

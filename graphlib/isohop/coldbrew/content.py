@@ -43,10 +43,14 @@ def content_in_vectors(distiller: Distiller) -> float:
 
 
 def content_in_answers(distiller: Distiller) -> tuple[float, float]:
-    """The shares with which answers about validation nodes lose least: of those that have edges,
-    beside what is served of teacher and student, and of those that have none, beside the student;
-    of equals the least. 0 where there are fewer than `FEWEST` of these to learn it from. The choice
-    between teacher and student is made, without content so far."""
+    """The shares with which most answers about validation nodes are right (of a number, with which
+    R² is greatest): of those that have edges, beside what is served of teacher and student, and of
+    those that have none, beside the student; of equals the least. 0 where there are fewer than
+    `FEWEST` of these to learn it from. Not by what is lost: who is too sure of all it says loses by
+    that, however often it is right, and to mix it with anything that is not seems to mend it.
+
+    The choice between teacher and student is made, without content so far.
+    """
     labels = distiller.labels
     if labels is None:
         return 0.0, 0.0
@@ -59,11 +63,11 @@ def content_in_answers(distiller: Distiller) -> tuple[float, float]:
     best = []
     connected = distiller.connected[labels.entity]
     for of, context in ((connected, served), (~connected, guessed)):
-        nodes = torch.nonzero(labels.validation & of)[:, 0]
-        lost = dict.fromkeys(IN_ANSWERS, 0.0)
-        for share in IN_ANSWERS if len(nodes) >= FEWEST else ():
-            weight = torch.full((len(nodes),), share)
-            answers = blended(content[nodes], context[nodes], weight, unit=False)
-            lost[share] = float(labels.losses(nodes, answers).double().mean())
-        best.append(min(IN_ANSWERS, key=lambda share: (lost[share], share)))
+        asked = labels.validation & of
+        right = dict.fromkeys(IN_ANSWERS, 0.0)
+        for share in IN_ANSWERS if asked.sum() >= FEWEST else ():
+            weight = torch.full((len(asked),), share)
+            answers = blended(content, context, weight, unit=False)
+            right[share] = labels.right(answers, asked)
+        best.append(max(IN_ANSWERS, key=lambda share: (right[share], -share)))
     return best[0], best[1]
