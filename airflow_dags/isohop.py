@@ -131,13 +131,14 @@ def task_of(stage: str, pipeline: Path, hours: float, **more: Any) -> BaseOperat
     if ray and stage in ON_RAY:
         from ray_provider.operators import SubmitRayJob
 
+        # The operator lets a job that takes too long go on, and the next try would find it there.
+        seconds = round(3600 * hours)
         return SubmitRayJob(
             task_id=stage,
             conn_id=ray,
-            entrypoint=shlex.join(words),
+            entrypoint=shlex.join(["timeout", str(seconds), *words]),
             runtime_env={},
-            # What it has by itself are ten minutes, and a minute.
-            job_timeout_seconds=round(3600 * hours),
+            job_timeout_seconds=seconds,  # it has ten minutes by itself
             poll_interval=POLL,
             **more,
         )

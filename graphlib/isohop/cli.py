@@ -346,8 +346,10 @@ def embed(
         ),
     ] = None,
     out_folder: Annotated[
-        Path | None,
-        typer.Option("--out", help="Where new rows' embeddings go: a folder, made anew."),
+        str | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Where new rows' embeddings go: a folder, made anew."
+        ),
     ] = None,
 ) -> None:
     """Compute the embeddings of every entity of a run; with --new, of rows that came later.
@@ -360,11 +362,20 @@ def embed(
             raise IsohopError(
                 "--entity, --edges and --out are for new rows: name these with --new."
             )
-        stage("embed", Path(where), run_id)
+        stage("embed", _here("PIPELINE.yaml", where), run_id)
         return
     if out_folder is None:
         raise IsohopError("Say where the embeddings of new rows go with --out.")
-    _embed_new(where, run_id, new, entity, edges or [], out_folder)
+    _embed_new(where, run_id, new, entity, edges or [], _here("--out", out_folder))
+
+
+def _here(what: str, path: str) -> Path:
+    """Raises `IsohopError` for a URL, where none can be."""
+    from isohop.engines.object_store import is_url
+
+    if is_url(path):
+        raise IsohopError(f"{what} is on this machine, and {path} is not: name a path.")
+    return Path(path)
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -406,11 +417,12 @@ def _embed_new(
 
     student, known = local(where), None
     if not student.is_dir():
+        pipeline = _here("PIPELINE.yaml", where)
         from isohop.engines.object_store import READING
         from isohop.pipeline.pipeline_file import read_pipeline
         from isohop.pipeline.stages import open_run
 
-        run = open_run(read_pipeline(student), run_id, READING)
+        run = open_run(read_pipeline(pipeline), run_id, READING)
         run.pull()
         student = run.student
         if edges:

@@ -94,6 +94,7 @@ class Home:
             capture_output=True,
             text=True,
             check=False,
+            timeout=1800,
         )
 
 

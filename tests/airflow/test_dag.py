@@ -119,5 +119,6 @@ def test_stages_go_to_clusters_where_connections_are_named(tmp_path, monkeypatch
     # What is quoted for a shell is still a template.
     entry = features.entrypoint
     assert "'engine={{ params.engine }}'" in entry
+    assert entry.startswith(f"timeout {12 * 3600} ")
     assert words[0] == "build"
     assert '"' not in entry

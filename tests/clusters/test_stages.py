@@ -1,5 +1,5 @@
 """Stages on clusters: by jobs of Ray (a head and two workers on loopback, one core each, and a
-token), and by a DAG of Airflow that submits to Spark and to Ray, all of its paths on S3."""
+token), and by a DAG of Airflow that submits to Spark and to Ray, its data on S3."""
 
 from __future__ import annotations
 
@@ -39,10 +39,12 @@ def embeddings(folder: Path | str) -> pa.Table:
 
 def alike(theirs: pa.Table, ours: pa.Table) -> None:
     """But for the order in which workers add up."""
-    known = ["embedding", "confidence"]
-    assert theirs.drop(known).equals(ours.drop(known))
+    numbers = ["embedding", "confidence"]
+    assert theirs.drop(numbers).equals(ours.drop(numbers))
     flat = [table["embedding"].combine_chunks().flatten().to_numpy() for table in (theirs, ours)]
     np.testing.assert_allclose(flat[0], flat[1], atol=1e-5)
+    certain = [table["confidence"].to_numpy() for table in (theirs, ours)]
+    np.testing.assert_allclose(certain[0], certain[1], atol=1e-4)
 
 
 def test_who_has_no_token_is_not_let_in(ray_cluster: RayCluster):
@@ -99,14 +101,17 @@ def test_a_dag_on_both_clusters_and_s3_gives_what_one_machine_gives(
     schema.write_text(text.replace("../../examples/shop/chain", f"{bucket}/tables"), "utf-8")
     stored = SHARED.replace("published", f"{bucket}/published")
     pipeline = f"name: shop\nschema: {schema}\nseed: 1\nruns: {bucket}/runs\n{stored}"
-    ray = {"conn_type": "ray", "extra": {"address": ray_cluster.dashboard}}
-    spark = {"conn_type": "spark", "host": spark_cluster.master}
+    ray = ray_cluster.environment
+    on_ray = {"conn_type": "ray", "extra": {"address": ray_cluster.dashboard}}
+    on_spark = {"conn_type": "spark", "host": spark_cluster.master}
     more = {
         **spark_cluster.environment,
-        **ray_cluster.environment,
+        **ray,
+        # What it has not made itself comes from the store.
+        "ISOHOP_CACHE": str(tmp_path / "worker"),
         "PATH": os.pathsep.join([str(AIRFLOW.parent), str(SPARK), os.environ["PATH"]]),
-        "AIRFLOW_CONN_OUR_SPARK": json.dumps(spark),
-        "AIRFLOW_CONN_OUR_RAY": json.dumps(ray),
+        "AIRFLOW_CONN_OUR_SPARK": json.dumps(on_spark),
+        "AIRFLOW_CONN_OUR_RAY": json.dumps(on_ray),
         "ISOHOP_SPARK_CONN": "our_spark",
         "ISOHOP_RAY_CONN": "our_ray",
         "ISOHOP_EXECUTABLE": str(BIN / "isohop"),
@@ -116,11 +121,15 @@ def test_a_dag_on_both_clusters_and_s3_gives_what_one_machine_gives(
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-4000:]
     assert ray_cluster.environment["RAY_AUTH_TOKEN"] not in said
+    # It was the clusters that did it.
+    assert spark_cluster.master in said
+    jobs = run(BIN / "ray", "job", "list", "--address", ray_cluster.dashboard, more=ray)
+    assert all(f"stage {stage} " in jobs for stage in JOBS)
     _, ours = here
     alike(embeddings(f"{bucket}/published/shop"), embeddings(ours))
-    run = Mirror.of(f"{bucket}/runs/shop/20261124T000000")
-    run.pull()
+    made = Mirror.of(f"{bucket}/runs/shop/20261124T000000")
+    made.pull()
     certificates = {
-        Graph.open(folder / "graph").manifest.certificate for folder in (ours, run.local)
+        Graph.open(folder / "graph").manifest.certificate for folder in (ours, made.local)
     }
     assert len(certificates) == 1

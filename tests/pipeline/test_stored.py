@@ -104,6 +104,9 @@ def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp
     done = run("embed", student, "--new", f"{bucket}/nowhere", *words[2:], machine=tmp_path / "x")
     assert done.returncode == 1
     assert f"There is nothing in {bucket}/nowhere" in " ".join(done.stderr.split())
+    done = run("embed", student, *words[:4], "--out", f"{bucket}/out", machine=tmp_path / "x")
+    assert done.returncode == 1
+    assert "--out is on this machine" in " ".join(done.stderr.split())
 
     past = past_runs(read_pipeline(file))
     assert [one.run.id for one in past] == ["next", "current"]

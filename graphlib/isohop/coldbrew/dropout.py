@@ -18,7 +18,7 @@ CHANCES = 1 << 16
 def dropout(values: Tensor, share: float, training: bool) -> Tensor:
     """In ``training`` a ``share`` of ``values``, float32 of any shape, is 0, and the others are so
     much larger that the mean is what it was."""
-    gone = round(share * CHANCES)
+    gone = min(round(share * CHANCES), CHANCES - 1)
     if not training or not gone:
         return values
     seed = int(torch.randint(1 << 62, ()))

@@ -12,7 +12,7 @@ come with edges to known nodes (`new_edges.py`), from the run's teacher too.
                                   where it is known, raw (what was read of the row, as JSON)
       _quarantine/edges.parquet   edges to unknown nodes or of no new row, likewise
 
-What reads folders of Parquet passes over names that begin with '_'.
+pyarrow, pandas and Spark pass over names that begin with '_' where they read a folder.
 
 Columns of new rows have the logical names of the key and the attributes; a value that is not known
 is null. They are read as a build reads Parquet (`relational/landing.py`), so a value means the same

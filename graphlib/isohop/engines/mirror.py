@@ -137,14 +137,17 @@ def local(where: str | Path) -> Path:
     `IsohopError` where there is nothing in a store."""
     if not is_url(where):
         return Path(where)
-    stored = StoredFolder.of(str(where))
-    folder = Mirror(stored, stored.copy())
-    if folder.pull():
-        return folder.local
-    beside = Mirror(stored.parent, stored.parent.copy())
-    if not beside.pull(lambda name: name == stored.name):
-        raise IsohopError(f"There is nothing in {where}. Look at the name.")
-    return beside.local / stored.name
+    mirror = Mirror.of(str(where))
+    parent, name = mirror.stored.parent, mirror.stored.name
+    first = next(parent.objects(name), None)
+    if first is not None and first.name == name:
+        file = parent.copy() / name
+        parent.download(name, file)
+        return file
+    while mirror.pull():
+        if mirror.is_ahead():  # and nobody wrote meanwhile
+            return mirror.local
+    raise IsohopError(f"There is nothing in {where}. Look at the name.")
 
 
 def _is_data(name: str) -> bool:
