@@ -9,7 +9,7 @@ import pytest
 
 from isohop.engines import lease, object_store
 from isohop.engines.lease import Lease
-from isohop.engines.mirror import Mirror
+from isohop.engines.mirror import Mirror, local
 from isohop.engines.object_store import StoredFolder, StoredObject
 from isohop.errors import IsohopError
 
@@ -101,6 +101,34 @@ def test_a_store_becomes_what_its_copy_is(bucket: str, tmp_path: Path):
     other = Mirror(mirror.stored, tmp_path / "there")
     other.pull()
     assert (tmp_path / "there" / "done").read_text() == "1"
+
+
+def test_what_is_gone_here_and_there_is_forgotten(bucket: str, tmp_path: Path):
+    """Copies may be removed at any time, and parts of them."""
+    mirror = Mirror(StoredFolder.of(bucket), tmp_path / "here")
+    for name in ("a", "b"):
+        mirror.local.mkdir(exist_ok=True)
+        (mirror.local / name).write_text(name, "utf-8")
+    mirror.push()
+    (mirror.local / "a").unlink()
+    mirror.stored.remove(["a"])
+    assert mirror.pull() == 1
+    assert mirror.is_ahead()
+
+
+def test_what_is_read_is_a_file_a_folder_or_what_is_stored(bucket: str, tmp_path: Path):
+    (tmp_path / "rows.parquet").write_text("rows", "utf-8")
+    stored = StoredFolder.of(bucket)
+    for name in ("rows.parquet", "rows.parquet.old/a", "rows/a", "rows/b"):
+        stored.upload(tmp_path / "rows.parquet", name)
+    assert local(tmp_path / "rows.parquet") == tmp_path / "rows.parquet"
+    assert local(f"{bucket}/rows.parquet").read_text("utf-8") == "rows"
+    for url in (f"{bucket}/rows", f"{bucket}/rows/"):
+        assert {file.name for file in local(url).iterdir() if file.name[0] != "."} == {"a", "b"}
+    stored.remove(["rows/b"])
+    assert not (local(f"{bucket}/rows") / "b").exists()
+    with pytest.raises(IsohopError, match="There is nothing in"):
+        local(f"{bucket}/row")
 
 
 def test_of_two_who_are_first_one_is(bucket: str):

@@ -46,7 +46,7 @@ class Mirror:
             here = {name for name in self._files() if wanted(name)}
             for name in sorted(here - there.keys()):
                 self._remove(name)
-                index.pop(name, None)
+            index = {n: known for n, known in index.items() if n in found or not wanted(n)}
             for name, one in list(there.items()):
                 file = self._file(name)
                 if name in here and index.get(name) == [one.tag, *_state(file)]:
