@@ -63,11 +63,11 @@ def content_in_answers(distiller: Distiller) -> tuple[float, float]:
     best = []
     connected = distiller.connected[labels.entity]
     for of, context in ((connected, served), (~connected, guessed)):
-        asked = labels.validation & of
+        nodes = torch.nonzero(labels.validation & of)[:, 0]
         right = dict.fromkeys(IN_ANSWERS, 0.0)
-        for share in IN_ANSWERS if asked.sum() >= FEWEST else ():
-            weight = torch.full((len(asked),), share)
-            answers = blended(content, context, weight, unit=False)
-            right[share] = labels.right(answers, asked)
+        for share in IN_ANSWERS if len(nodes) >= FEWEST else ():
+            weight = torch.full((len(nodes),), share)
+            answers = blended(content[nodes], context[nodes], weight, unit=False)
+            right[share] = labels.score(nodes, answers)
         best.append(max(IN_ANSWERS, key=lambda share: (right[share], -share)))
     return best[0], best[1]

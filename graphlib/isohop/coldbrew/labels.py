@@ -51,13 +51,18 @@ class Labels:
         return "accuracy" if self.classes else "r2"
 
     def right(self, answers: Tensor, mask: Tensor) -> float:
-        """Of the nodes in ``mask``: accuracy; of a number R², the share of its variance that is
-        told, 0 where it has none."""
+        """`score` of the nodes in ``mask``, of ``answers`` about all nodes."""
+        rows = torch.nonzero(mask)[:, 0]
+        return self.score(rows, answers[rows])
+
+    def score(self, rows: Tensor, answers: Tensor) -> float:
+        """Of some nodes, for ``answers`` (rows, outputs): accuracy; of a number R², the share of
+        its variance that is told, 0 where it has none."""
         if self.classes:
-            return float((answers.argmax(1) == self.values)[mask].float().mean())
-        true = self._standard(mask)
+            return float((answers.argmax(1) == self.values[rows]).float().mean())
+        true = self._standard(rows)
         spread = (true - true.mean()).square().sum()
-        missed = (answers[mask, 0] - true).square().sum()
+        missed = (answers[:, 0] - true).square().sum()
         return float(1 - missed / spread) if spread > 0 else 0.0
 
     def losses(self, rows: Tensor, answers: Tensor) -> Tensor:
@@ -72,9 +77,9 @@ class Labels:
             return answers.argmax(1) == self.values[rows]
         return (answers[:, 0] - self._standard(rows)).abs() <= 0.5
 
-    def _standard(self, mask: Tensor) -> Tensor:
+    def _standard(self, rows: Tensor) -> Tensor:
         known = self.values[self.train]
-        return (self.values[mask] - known.mean()) / known.std(correction=0).clamp(min=1e-12)
+        return (self.values[rows] - known.mean()) / known.std(correction=0).clamp(min=1e-12)
 
     def agree(self, answers: Sequence[Tensor]) -> Tensor:
         """How far several answers about the same nodes, each (nodes, outputs), are from one."""
