@@ -294,7 +294,7 @@ class Comparison:
         self.train(made, setting, models)
         answers = {model: told.answers for model, told in made.told.items()}
         if "student" in models:
-            answers["served"] = made.served().answers
+            answers["served"] = made.served_answers()
         with torch.no_grad():
             entity = self.task.entity
             about = holdout.groups[entity], made.evaluation.degree[entity]

@@ -54,10 +54,8 @@ def content_in_answers(distiller: Distiller) -> tuple[float, float]:
     labels = distiller.labels
     if labels is None:
         return 0.0, 0.0
-    served, guessed, content = (
-        told.answers
-        for told in (distiller.served(), distiller.told["student"], distiller.told["mlp"])
-    )
+    served = distiller.served_answers()
+    guessed, content = (distiller.told[model].answers for model in ("student", "mlp"))
     if served is None or guessed is None or content is None:
         return 0.0, 0.0
     best = []

@@ -461,20 +461,27 @@ class Distiller:
     def served(self) -> Told:
         """What every entity is served; the teacher's for what is no entity. Beside it the
         content."""
-        taught, guessed = self.told["teacher"], self.told["student"]
-        content = self.told["mlp"].answers
-        degrees = self.graph.degrees_in(self.graph.weights({}))
-        vectors, answers = dict(taught.vectors), taught.answers
-        for name, choice in self.choices.items():
-            evidence = self.evidence(name, taught.vectors[name], degrees[name])
-            share = share_of(choice, evidence)
-            vectors[name] = blended(taught.vectors[name], guessed.vectors[name], share)
-            if self.labels is None or name != self.labels.entity:
-                continue
-            if taught.answers is not None and guessed.answers is not None and content is not None:
-                weight = self.answering_of(evidence)
-                answers = answered(content, weight, taught.answers, guessed.answers, share)
-        return Told(self.with_content(vectors), answers)
+        taught, guessed = self.told["teacher"].vectors, self.told["student"].vectors
+        vectors = dict(taught)
+        for name in self.choices:
+            vectors[name] = blended(taught[name], guessed[name], self._share(name)[0])
+        return Told(self.with_content(vectors), self.served_answers())
+
+    def served_answers(self) -> Tensor | None:
+        """Float32 (nodes, outputs), about the label, where there is one."""
+        told = (self.told[model].answers for model in ("teacher", "student", "mlp"))
+        taught, guessed, content = told
+        name = "" if self.labels is None else self.labels.entity
+        if name not in self.choices or taught is None or guessed is None or content is None:
+            return taught
+        share, evidence = self._share(name)
+        return answered(content, self.answering_of(evidence), taught, guessed, share)
+
+    def _share(self, name: str) -> tuple[Tensor, Evidence]:
+        """How much of the teacher each node of an entity is served, (nodes,), and what for."""
+        degree = self.graph.degrees_in(self.graph.weights({}))[name]
+        evidence = self.evidence(name, self.told["teacher"].vectors[name], degree)
+        return share_of(self.choices[name], evidence), evidence
 
     def model_of(self, name: str, told: Told) -> Model:
         """The student asks among the teacher's vectors: both live in one space."""
