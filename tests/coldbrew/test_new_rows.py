@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
-from isohop.coldbrew.bundle import Bundle
+from isohop.coldbrew.bundle import Bundle, BundleManifest
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.distill import distill
 from isohop.coldbrew.embed import embed
@@ -23,6 +24,7 @@ from isohop.coldbrew.new_rows import NewRows, embed_new
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines import pieces
 from isohop.engines.ray import ray_session
+from isohop.engines.storage import fingerprint
 from isohop.errors import InvalidInput, IsohopError
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.training import Trainer
@@ -294,6 +296,23 @@ def test_what_is_no_student_of_this_version_is_refused(world, tmp_path):
 )
 def test_a_damaged_student_is_refused_or_embeds(world, tmp_path, name):
     """Nothing in it is run, and none of it leads to anything but an error of ours."""
+    student = tmp_path / "student"
+    shutil.copytree(world.student, student)
+    file, about = student / name, BundleManifest.read(student)
+
+    def read() -> None:
+        if name != "bundle.json":  # as who does damage on purpose would sign it
+            signed = about.model_copy(update={"files": {**about.files, name: fingerprint(file)}})
+            (student / "bundle.json").write_text(signed.model_dump_json(), "utf-8")
+        Bundle.open(student, "book")
+
+    damage_is_told(file, read, times=60)
+
+
+def test_parts_of_two_students_make_no_third(world, tmp_path):
+    """As who copies one while the next is written gets them."""
     shutil.copytree(world.student, tmp_path / "student")
-    file = tmp_path / "student" / name
-    damage_is_told(file, lambda: Bundle.open(tmp_path / "student", "book"), times=60)
+    weights = tmp_path / "student" / "student.safetensors"
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, weights)
+    with pytest.raises(IsohopError, match=r"'student\.safetensors' is another file"):
+        Bundle.open(tmp_path / "student", "book")

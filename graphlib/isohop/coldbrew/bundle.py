@@ -35,6 +35,7 @@ from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import GatedMLP, LatentIndex
 from isohop.coldbrew.tables import mlp
+from isohop.engines.storage import fingerprint
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.documents import Field
 from isohop.giant.encoder import Encoder, load_encoder
@@ -58,11 +59,13 @@ class BundleManifest(BaseModel):
     """``bundle.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[7] = 7
+    format: Literal[8] = 8
     certificate: str
     """Of the graph that the student learned from."""
     settings: DistillSettings
     entities: tuple[BundledEntity, ...]
+    files: Mapping[str, str] = {}
+    """By name from the folder, SHA-256 of the others: parts of two students make no third."""
 
     @classmethod
     def read(cls, folder: Path) -> BundleManifest:
@@ -80,6 +83,13 @@ class BundleManifest(BaseModel):
                 f"{file} is not a student that this version reads: {error.errors()[0]['msg']}. Run "
                 "the stage 'embed' again."
             ) from error
+
+    def check(self, folder: Path) -> None:
+        """Raises `ValueError` where ``folder`` has not the files that are named."""
+        there = _files(folder)
+        for name, digest in self.files.items():
+            if name not in there or fingerprint(there[name]) != digest:
+                raise ValueError(f"'{name}' is another file, or missing")
 
     def entity(self, name: str | None) -> BundledEntity:
         """The entity of that name; where there is only one, it needs no name."""
@@ -168,7 +178,8 @@ def save_bundle(
     rows: Mapping[str, pa.Schema],
     encoder: Path,
 ) -> None:
-    """Write a bundle into ``folder``, by entity; ``encoder``: the folder that has one."""
+    """Write a bundle into ``folder``, by entity; ``encoder``: the folder that has one. Its
+    manifest is written last, with the ``files``."""
     (folder / "rows").mkdir(parents=True)
     (folder / ENCODER).mkdir()
     copy_encoder(encoder, folder / ENCODER)
@@ -177,7 +188,9 @@ def save_bundle(
         pq.write_table(rows[name].empty_table(), folder / "rows" / f"{name}.parquet")
         tensors |= {f"{name}/{key}": value for key, value in student.tensors().items()}
     save_file({n: t.detach().contiguous() for n, t in tensors.items()}, _weights(folder))
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    named = {name: fingerprint(path) for name, path in _files(folder).items()}
+    whole = manifest.model_copy(update={"files": named})
+    (folder / MANIFEST).write_text(whole.model_dump_json(indent=1) + "\n", "utf-8")
 
 
 @dataclass(frozen=True)
@@ -196,6 +209,7 @@ class Bundle:
         manifest = BundleManifest.read(folder)
         found = manifest.entity(entity)
         try:
+            manifest.check(folder)
             encoder = load_encoder(folder / ENCODER)
             state = load_file(_weights(folder))
             student = _student(state, found.name, encoder.dimensions, manifest.settings)
@@ -209,6 +223,12 @@ class Bundle:
         return cls(found, rows, dimensions, encoder, student)
 
 
+def _files(folder: Path) -> dict[str, Path]:
+    """All in a folder, by name from it."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
 def _weights(folder: Path) -> Path:
     return folder / "student.safetensors"
 
@@ -219,6 +239,7 @@ def load_students(folder: Path, widths: Mapping[str, int]) -> dict[str, Student]
     manifest = BundleManifest.read(folder)
     names = [entity.name for entity in manifest.entities]
     try:
+        manifest.check(folder)
         state = load_file(_weights(folder))
         return {name: _student(state, name, widths[name], manifest.settings) for name in names}
     except (KeyError, OSError, RuntimeError, ValueError, SafetensorError) as error:
