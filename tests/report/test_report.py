@@ -9,11 +9,15 @@ import subprocess
 import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from isohop.errors import IsohopError
+from isohop.graph import Graph
+from isohop.graph.dataset import EdgeType
+from isohop.report.diagram import draw_graph
 from isohop.report.report import write_report
 from isohop.report.settings import ReportSettings
 
@@ -45,6 +49,26 @@ def test_the_report_has_every_section_and_needs_nothing_else(run, tmp_path):
     assert [link for link in links(html) if not link.startswith(("#", "data:"))] == []
     assert "@import" not in html
     assert file.stat().st_size < 5_000_000
+
+
+LABEL = (12, 6)
+"""Least distance of two labels that do not lie over each other: below each other, or, for each
+letter, beside."""
+
+
+def test_labels_of_edges_between_two_boxes_can_be_read(run):
+    manifest = Graph.open(run / "graph").manifest
+    source, target = (node.name for node in manifest.node_types[:2])
+    ends = [(source, target), (source, target), (target, source), (target, target)]
+    between = tuple(
+        EdgeType(source=one, role=f"a role number {number}", target=other, count=1000)
+        for number, (one, other) in enumerate(ends)
+    )
+    drawn = draw_graph(manifest.model_copy(update={"edge_types": between})).links
+    for one, other in combinations(drawn, 2):
+        letters = (len(one.role) + len(other.role)) / 2
+        below, beside = abs(one.y - other.y), abs(one.x - other.x)
+        assert below >= LABEL[0] or beside >= LABEL[1] * letters
 
 
 def test_text_from_the_data_never_becomes_markup(run, tmp_path, hostile):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -23,6 +23,10 @@ _HEIGHT = 46.0
 _MARGIN = 34.0
 _CHARACTER = 7.6
 """Rough width of one character of a node type's name."""
+_SMALL, _LINE = 6.2, 15.0
+"""Likewise of a label's, and its height."""
+_ROOM = 26.0, 34.0
+"""Between boxes, beside and above each other; labels need none."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def draw_graph(manifest: GraphManifest) -> Diagram:
             for node, caption in zip(nodes, captions, strict=True)
         ]
     ).reshape(-1, 2)
-    places = _without_overlaps(_places(nodes, manifest.edge_types), sizes)
+    places = _without_overlaps(_places(nodes, manifest.edge_types), sizes, _ROOM)
     low = (places - sizes / 2).min(axis=0) if len(nodes) else np.zeros(2)
     high = (places + sizes / 2).max(axis=0) if len(nodes) else np.ones(2)
     loops = any(edge.source == edge.target for edge in manifest.edge_types)
@@ -85,7 +89,7 @@ def draw_graph(manifest: GraphManifest) -> Diagram:
         node.name: Box(node.name, caption, node.shared, *place.tolist(), *size.tolist())
         for node, caption, place, size in zip(nodes, captions, places + shift, sizes, strict=True)
     }
-    links = _links(manifest.edge_types, boxes)
+    links = _legible(_links(manifest.edge_types, boxes))
     return Diagram(width, height, tuple(boxes.values()), tuple(links))
 
 
@@ -123,12 +127,14 @@ def _places(nodes: Sequence[NodeType], edges: Sequence[EdgeType]) -> np.ndarray:
     return scaled
 
 
-def _without_overlaps(places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _without_overlaps(
+    places: np.ndarray, sizes: np.ndarray, room: tuple[float, float]
+) -> np.ndarray:
     """Push boxes apart, along the shorter way, until none touches another."""
     places = places.copy()
     for _ in range(500):
         difference = places[:, None] - places[None]
-        needed = (sizes[:, None] + sizes[None]) / 2 + [26.0, 34.0]
+        needed = (sizes[:, None] + sizes[None]) / 2 + room
         overlap = needed - np.abs(difference)
         touching = (overlap > 0).all(axis=2)
         np.fill_diagonal(touching, False)
@@ -175,6 +181,17 @@ def _links(edges: Sequence[EdgeType], boxes: dict[str, Box]) -> list[Link]:
             )
         )
     return links
+
+
+def _legible(links: Sequence[Link]) -> list[Link]:
+    """With labels that do not lie over each other."""
+    texts = [f"{link.role} {link.count:,}".strip() for link in links]
+    sizes = np.array([[_SMALL * len(text), _LINE] for text in texts]).reshape(-1, 2)
+    places = np.array([[link.x, link.y] for link in links]).reshape(-1, 2)
+    moved = _without_overlaps(places, sizes, (0.0, 0.0))
+    return [
+        replace(link, x=float(x), y=float(y)) for link, (x, y) in zip(links, moved, strict=True)
+    ]
 
 
 def _curve(source: Box, target: Box, bend: float) -> tuple[str, float, float]:
