@@ -417,12 +417,11 @@ def _embed_new(
 
     student, known = local(where), None
     if not student.is_dir():
-        pipeline = _here("PIPELINE.yaml", where)
         from isohop.engines.object_store import READING
         from isohop.pipeline.pipeline_file import read_pipeline
         from isohop.pipeline.stages import open_run
 
-        run = open_run(read_pipeline(pipeline), run_id, READING)
+        run = open_run(read_pipeline(_here("PIPELINE.yaml", where)), run_id, READING)
         run.pull()
         student = run.student
         if edges:

@@ -163,8 +163,10 @@ def embed_new(
 
 
 def _version(student: Path, edges: NewEdges | None) -> str:
-    """Of all that workers keep open."""
-    files = sorted(student.glob("*.*"))
+    """Of all that workers keep open. A student's manifest has the digests of its other files."""
+    from isohop.coldbrew import bundle
+
+    files = [student / bundle.MANIFEST]
     if edges is not None:
         folders = (edges.graph, edges.features, edges.model, edges.credible)
         files += [file for folder in folders for file in sorted(folder.glob("*.json"))]
