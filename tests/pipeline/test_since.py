@@ -271,6 +271,36 @@ def test_what_was_not_learned_here_is_not_evaluated_here(shop):
         evaluate(read, open_run(read, "tuesday"), 1)
 
 
+def test_a_warm_start_learns_on_and_its_vectors_stay_near_to_what_they_were(shop):
+    warm = shop.run("warm", since="tuesday", warm_start="4")
+    manifest, before = (read_manifest(run.model) for run in (warm, run_of(shop, "tuesday")))
+    assert (manifest.kept_from, before.started_from) == (None, None)
+    assert manifest.started_from == before.kept_from
+    assert [step for step, _ in manifest.curves["teacher/loss"]] == [4]
+    assert manifest.evaluation != before.evaluation
+    anew = shop.run("anew", seed="2")
+    likeness = []
+    for run in (warm, anew):
+        now, then = (table_of(one, "customer") for one in (run, run_of(shop, "tuesday")))
+        vectors = [np.array(table["embedding"].to_pylist()) for table in (now, then)]
+        likeness.append(float((vectors[0] * vectors[1]).sum(1).mean()))
+    assert not np.array_equal(*vectors)
+    assert likeness[0] > 0.9 > likeness[1]
+    assert shop.stages("warm", since="tuesday", warm_start="4") == set()
+    assert shop.stages("warm", since="tuesday", warm_start="5") == {"distill", "embed"}
+
+
+def test_a_run_goes_on_from_one_that_was_trained_further(shop):
+    shop.run("warmer", since="tuesday", warm_start="4")
+    certificate = Graph.open(run_of(shop, "warmer").graph).manifest.certificate
+    kept = shop.run("kept", since="warmer")
+    assert read_manifest(kept.model).kept_from == certificate
+    for entity in ("customer", "product"):
+        assert table_of(kept, entity).equals(table_of(run_of(shop, "warmer"), entity))
+    again = shop.run("again", since="kept", warm_start="4")
+    assert read_manifest(again.model).started_from == certificate
+
+
 @pytest.mark.parametrize(
     ("instead", "said"),
     [

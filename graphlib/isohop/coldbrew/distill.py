@@ -5,6 +5,7 @@
     model/
       teacher.safetensors, mlp.safetensors, student.safetensors
       credible/<edge type>.parquet    src, dst, credible: how likely an edge is no mistake
+      holdout/                        what was held out (isohop/graph/held_out.py)
       distill.json                    DistillManifest, with curves and the evaluation
 
 Trained on Ray (`engines/ray_train.py`), with a checkpoint wherever validation is due, and
@@ -16,6 +17,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +44,7 @@ class DistillManifest(BaseModel):
     """``distill.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     seed: int
     certificate: str | None = None
     """Of the graph that it was distilled from."""
@@ -79,6 +81,9 @@ class DistillManifest(BaseModel):
     notes: tuple[str, ...] = ()
     kept_from: str | None = None
     """Certificate of the graph that it was trained and evaluated on, where that is another."""
+    started_from: str | None = None
+    """Certificate of the graph from which the weights were learned that training began with, where
+    it began with such."""
     seconds: Mapping[str, float] = {}
 
     def is_of(self, graph: Graph) -> bool:
@@ -97,6 +102,16 @@ def read_manifest(model: Path) -> DistillManifest:
         ) from error
 
 
+@dataclass(frozen=True)
+class Before:
+    """The ``graph`` of an earlier run and the ``model`` that it was left with, which is trained
+    ``steps`` further."""
+
+    graph: Path
+    model: Path
+    steps: int
+
+
 def distill(
     graph: str | Path,
     features: str | Path,
@@ -106,17 +121,19 @@ def distill(
     label: str | None = None,
     progress: Progress = SILENT,
     until: date | None = None,
+    before: Before | None = None,
 ) -> DistillManifest:
     """Train on the graph's visible edges and evaluate on those held out.
 
     ``label``: ``entity.attribute`` to be learned as well. ``until``: the first day whose edges
-    nothing may see. Raises `IsohopError`.
+    nothing may see. ``before``: a model that training begins with, as long as it has learned
+    anything. Raises `IsohopError`.
     """
     opened = Graph.open(graph)
     out = Path(out)
     training = out.with_name(f"{out.name}.training")
     with ray_session(), folder_atomically(out) as folder:
-        asked = (settings, seed, label, until, progress)
+        asked = (settings, seed, label, until, progress, before)
         manifest = _run(opened, Path(features), folder, training, *asked)
         write_text_atomically(folder / "distill.json", manifest.model_dump_json(indent=1))
     shutil.rmtree(training)
@@ -133,7 +150,13 @@ def _run(
     label: str | None,
     until: date | None,
     progress: Progress,
+    before: Before | None,
 ) -> DistillManifest:
+    began = None if before is None else read_manifest(before.model)
+    if before is None or began is None or began.skipped is not None:
+        before, began = None, None
+    else:
+        settings = settings.model_copy(update={"steps": before.steps})
     asked = {
         "graph": str(graph.path.resolve()),
         "features": str(features.resolve()),
@@ -142,9 +165,14 @@ def _run(
         "seed": seed,
         "label": label,
         "until": None if until is None else until.isoformat(),
+        "before": None,
     }
     read = {name: fingerprint(file) for name, file in _files(features)}
-    chosen = (asked["settings"], read, seed, label, asked["until"])
+    chosen = [asked["settings"], read, seed, label, asked["until"]]
+    if before is not None:
+        asked["before"] = [str(path.resolve()) for path in (before.graph, before.model)]
+        weights = sorted(before.model.glob("*.safetensors"))
+        chosen += [fingerprint(file) for file in (before.graph / "graph.json", *weights)]
     parts = (graph.manifest.certificate, graph.manifest.numbering, *chosen)
     found, log = train(_learn, asked, training, parts, settings.workers, "distill", progress)
     about = found["about"]
@@ -172,6 +200,7 @@ def _run(
         evaluation=tuple(Figure(**row) for row in found["figures"]),
         skipped=about["skipped"],
         notes=tuple(about["notes"]),
+        started_from=None if began is None else began.kept_from or began.certificate,
         seconds=found["seconds"],
     )
 
@@ -184,6 +213,7 @@ def _files(folder: Path) -> Iterable[tuple[str, Path]]:
 def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     """What each worker does; the first one's answer is the run's."""
     from isohop.coldbrew.distiller import Distiller
+    from isohop.coldbrew.warm_start import warm_start
 
     workers = this_worker(asked)
     first = workers.rank == 0
@@ -192,8 +222,11 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
         log.mend()
         log.begin("read graph and features")
     settings = DistillSettings.model_validate(asked["settings"])
+    graph, before = Graph.open(asked["graph"]), None
+    if asked["before"] is not None:
+        before = Graph.open(asked["before"][0]), Path(asked["before"][1])
     distiller = Distiller.of(
-        Graph.open(asked["graph"]),
+        graph,
         Path(asked["features"]),
         settings,
         asked["seed"],
@@ -201,7 +234,10 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
         asked[THREADS],
         None if asked["until"] is None else date.fromisoformat(asked["until"]),
         workers=workers,
+        before=before,
     )
+    if before is not None:
+        warm_start(distiller, graph, *before)
     checkpoint = Path(asked[WHERE]) / CHECKPOINT
     if checkpoint.exists():
         distiller.resume(checkpoint)

@@ -69,6 +69,7 @@ from isohop.engines.checkpoints import (
 from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
+from isohop.graph.held_out import HELD_OUT, learned_from, parts_of_label, save_held_out
 
 DOUBTFUL = 0.5
 """How credible an edge is at most that is counted as doubtful."""
@@ -140,6 +141,8 @@ class Distiller:
         self.choices: dict[str, Choice] = {}
         self.told: dict[str, Told] = {}
         """Of each model that is trained."""
+        self.warm = False
+        """Whether they begin with weights that were learned before (`warm_start.py`)."""
         self.task = LinkTask(
             self.queries,
             self.visible,
@@ -168,14 +171,22 @@ class Distiller:
         until: date | None = None,
         training_seed: int | None = None,
         workers: Workers = ALONE,
+        before: tuple[Graph, Path] | None = None,
     ) -> Distiller:
         """Of a graph, features in a folder and what a pipeline says. ``seed`` decides what is held
-        out, and, where no ``training_seed`` is given, all else. Raises `IsohopError`."""
+        out, and, where no ``training_seed`` is given, all else. ``before``: an earlier graph and
+        the model that learned from it: what that has seen is not held out. Raises `IsohopError`."""
         inputs = read_inputs(graph, features, label)
-        holdout = hold_out(graph, seed, until=until)
+        entity = "" if label is None else label.rpartition(".")[0]
+        learned, parts = None, None
+        if before is not None:
+            kept = before[1] / HELD_OUT
+            learned = learned_from(before[0], kept, graph)
+            parts = parts_of_label(before[0], kept, graph, entity) if entity else None
+        holdout = hold_out(graph, seed, until=until, learned=learned)
         labels = None
         if label is not None:
-            labels = read_labels(graph, label, holdout.groups[label.rpartition(".")[0]], seed)
+            labels = read_labels(graph, label, holdout.groups[entity], seed, parts)
         drawn = seed if training_seed is None else training_seed
         made = cls(inputs, holdout, labels, settings, drawn, threads, workers)
         if label is not None and labels is None:
@@ -224,6 +235,8 @@ class Distiller:
         """Begin to train one model."""
         score = partial(self._validation_score, model)
         self._training = self._training_of(model, self._learner_of(model), score=score)
+        if self.warm:
+            self._training.consider()
 
     def train(self, steps: int) -> tuple[list[float], float | None]:
         """Take some steps; (losses, validation score where one was due)."""
@@ -521,10 +534,10 @@ class Distiller:
         return figures_of(self.graph, layers, self.seed)
 
     def save(self, folder: Path) -> None:
-        """teacher.safetensors, mlp.safetensors, student.safetensors, and ``credible/<edge
+        """teacher.safetensors, mlp.safetensors, student.safetensors; ``credible/<edge
         type>.parquet`` of each edge type that was judged: src, dst, credible float32, of the
-        visible edges."""
-        modules = {"teacher": self.teacher, "mlp": self.baseline.mlp, "student": self.student}
+        visible edges; and `HELD_OUT`."""
+        modules = {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}
         for name, module in modules.items():
             state = {key: value.detach().contiguous() for key, value in module.state_dict().items()}
             save_file(state, folder / f"{name}.safetensors")
@@ -533,3 +546,6 @@ class Distiller:
             ends = dict(zip(("src", "dst"), self.visible[name].numpy(), strict=True))
             judged = pa.table({**ends, "credible": credible.numpy()}).sort_by("credible")
             pq.write_table(judged, folder / "credible" / f"{name}.parquet")
+        edges = {name: ends.numpy() for name, ends in self.inputs.edges.items()}
+        parts = None if self.labels is None else self.labels.parts
+        save_held_out(folder / HELD_OUT, edges, self.holdout, parts)

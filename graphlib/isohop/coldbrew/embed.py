@@ -199,7 +199,9 @@ def _students(
         if not modules:
             widths = {of: features.shape[1] for of, features in inputs.features.items()}
             content = FeatureMLP(widths, manifest.settings.part, 0.0).eval()
-            load_weights(content, load_file(model / "mlp.safetensors"), model)
+            baseline = load_file(model / "mlp.safetensors")
+            own_mlp = {n.removeprefix("mlp."): v for n, v in baseline.items() if n[:4] == "mlp."}
+            load_weights(content, own_mlp, model)
             of_entities = {entity: widths[entity] for entity in inputs.entities}
             distilled = Distilled(of_entities, manifest.settings).eval()
             load_weights(distilled, load_file(model / "student.safetensors"), model)

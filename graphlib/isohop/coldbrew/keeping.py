@@ -26,7 +26,8 @@ from isohop.coldbrew.student import LatentIndex
 from isohop.coldbrew.tables import module_key
 from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.graph import Graph
-from isohop.graph.earlier import NOBODY, check_same_types, later_ids, later_nodes
+from isohop.graph.earlier import NOBODY, check_same_types, later_ids, later_nodes, moved
+from isohop.graph.held_out import HELD_OUT, move_held_out
 
 ROUNDING = 1e-5
 """How far two vectors of length 1 may lie apart, in any direction, and be one: products of tables
@@ -39,17 +40,20 @@ def keep_model(graph: str | Path, before: tuple[Path, Path], out: str | Path) ->
     now, earlier = Graph.open(graph), Graph.open(before[0])
     check_same_types(earlier, now)
     model, manifest = before[1], read_manifest(before[1])
-    later = {name: torch.from_numpy(ids) for name, ids in later_nodes(earlier, now).items()}
+    ids = later_nodes(earlier, now)
+    later = {name: torch.from_numpy(nodes) for name, nodes in ids.items()}
     with folder_atomically(Path(out)) as folder:
         structural = manifest.structural
         if manifest.skipped is None:
-            state = _moved(load_file(model / "teacher.safetensors"), later)
+            state = moved_teacher(load_file(model / "teacher.safetensors"), later)
             places = {name: len(state[f"nodes_{module_key(name)}"]) for name in structural}
             structural = {name: (count,) for name, count in places.items()}
             save_file(state, folder / "teacher.safetensors")
             for name in ("mlp.safetensors", "student.safetensors"):
                 shutil.copyfile(model / name, folder / name)
-            _move_credible(model, folder, now, later)
+            _move_credible(model, folder, now, ids)
+            labelled = (manifest.label or "").rpartition(".")[0] or None
+            move_held_out(model / HELD_OUT, folder / HELD_OUT, now, ids, labelled)
         kept = manifest.model_copy(
             update={
                 "certificate": now.manifest.certificate,
@@ -63,7 +67,7 @@ def keep_model(graph: str | Path, before: tuple[Path, Path], out: str | Path) ->
     return kept
 
 
-def _moved(state: dict[str, Tensor], later: dict[str, Tensor]) -> dict[str, Tensor]:
+def moved_teacher(state: dict[str, Tensor], later: dict[str, Tensor]) -> dict[str, Tensor]:
     """The teacher's weights, with structural embeddings where their nodes are now."""
     found = dict(state)
     for name, ids in later.items():
@@ -77,20 +81,14 @@ def _moved(state: dict[str, Tensor], later: dict[str, Tensor]) -> dict[str, Tens
     return found
 
 
-def _move_credible(model: Path, folder: Path, now: Graph, later: dict[str, Tensor]) -> None:
+def _move_credible(model: Path, folder: Path, now: Graph, later: dict[str, np.ndarray]) -> None:
     for edge in now.edge_types:
         file = model / "credible" / f"{edge.name}.parquet"
         if not file.is_file():
             continue
-        judged = pq.read_table(file)
-        ends = {
-            side: later[node].numpy()[judged[side].to_numpy()]
-            for side, node in (("src", edge.source), ("dst", edge.target))
-        }
-        there = np.logical_and.reduce([end != NOBODY for end in ends.values()])
-        moved = pa.table({**ends, "credible": judged["credible"]}).filter(pa.array(there))
+        ends = {"src": later[edge.source], "dst": later[edge.target]}
         (folder / "credible").mkdir(exist_ok=True)
-        pq.write_table(moved, folder / "credible" / file.name)
+        pq.write_table(moved(pq.read_table(file), ends), folder / "credible" / file.name)
 
 
 def moved_student(student: Student, earlier: np.ndarray, count: int) -> Student:
@@ -102,8 +100,8 @@ def moved_student(student: Student, earlier: np.ndarray, count: int) -> Student:
     later = torch.from_numpy(later_ids(earlier, count))
     now = index.candidates.clone()
     now[now != NOBODY] = later[now[now != NOBODY]]  # who was gone before stays so
-    moved = LatentIndex(now, index.vectors, index.settings, index.centres)
-    return replace(student, index=moved)
+    found = LatentIndex(now, index.vectors, index.settings, index.centres)
+    return replace(student, index=found)
 
 
 def settled(served: Served, before: pa.Table, earlier: np.ndarray) -> Served:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from isohop.errors import IsohopError
 from isohop.giant.targets import label_edge
 from isohop.graph import Graph
-from isohop.graph.holdout import ASIDE, ISOLATION
+from isohop.graph.holdout import ASIDE, ISOLATION, NEW
 
 SHARPEN = 2.0
 """Power to which the mean answer is taken: the inverse of GRAND's temperature."""
@@ -40,6 +40,14 @@ class Labels:
     train: Tensor
     validation: Tensor
     test: Tensor
+
+    @property
+    def parts(self) -> np.ndarray:
+        """int8 (nodes,): the part that a node is of, in the order of the masks; NEW: of none."""
+        found = np.full(len(self.values), NEW, np.int8)
+        for part, mask in enumerate((self.train, self.validation, self.test)):
+            found[mask.numpy()] = part
+        return found
 
     @property
     def outputs(self) -> int:
@@ -105,19 +113,25 @@ class Labels:
         return (answers - taught).square().mean()
 
 
-def read_labels(graph: Graph, label: str, groups: np.ndarray, seed: int) -> Labels | None:
+def read_labels(
+    graph: Graph, label: str, groups: np.ndarray, seed: int, parts: np.ndarray | None = None
+) -> Labels | None:
     """The label ``entity.attribute``: 60 % train, 20 % validation, 20 % test; of ``groups``, as
     `Holdout` has them, isolated nodes are test nodes, and those set aside validation nodes. An
-    attribute of kind number is a number to tell; all else are classes. None where training would
-    see fewer than two values."""
+    attribute of kind number is a number to tell; all else are classes. ``parts``: those that nodes
+    were of before, as `Labels.parts`, and are again. None where training would see fewer than two
+    values."""
     entity, _, attribute = label.rpartition(".")
     values, classes = _values(graph, label, entity, attribute)
     draw = np.random.default_rng([seed, 20]).random(len(values))
     known = values >= 0 if classes else np.isfinite(values)
     aside = groups == ASIDE
-    test = known & ~aside & ((groups == ISOLATION) | (draw >= 0.8))
-    validation = known & ~test & (aside | (draw >= 0.6))
-    train = known & ~test & ~validation
+    part = np.searchsorted((0.6, 0.8), draw, "right")
+    part[groups == ISOLATION] = 2
+    part[aside] = 1
+    if parts is not None:
+        part = np.where(parts == NEW, part, parts)
+    train, validation, test = (known & (part == one) for one in range(3))
     if len(np.unique(values[train])) < 2:
         return None
     masks = [torch.from_numpy(part) for part in (train, validation, test)]

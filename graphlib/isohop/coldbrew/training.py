@@ -74,6 +74,11 @@ class Training:
                 valid = self._validate(self._score)
         return losses, valid
 
+    def consider(self) -> None:
+        """Keep the weights that it begins with, where no step is better."""
+        if self._score:
+            self._validate(self._score)
+
     def _step(self) -> float:
         """The loss of all workers together."""
         torch.manual_seed(mixed(*self._seed, self.done, self._workers.rank))

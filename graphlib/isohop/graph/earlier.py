@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 
@@ -68,3 +70,13 @@ def later_nodes(before: Graph, now: Graph) -> dict[str, np.ndarray]:
         node.name: later_ids(earlier_ids(before, now, node.name), before.node_type(node.name).count)
         for node in now.node_types
     }
+
+
+def moved(table: pa.Table, later: Mapping[str, np.ndarray]) -> pa.Table:
+    """Rows about nodes of before, by the ids of now; without those about nodes that are gone.
+    ``later``: by column with ids of before, as of `later_ids`."""
+    for column, ids in later.items():
+        now = ids[table[column].to_numpy()]
+        place = table.column_names.index(column)
+        table = table.set_column(place, column, pa.array(now)).filter(pa.array(now != NOBODY))
+    return table

@@ -14,6 +14,9 @@ nothing learns from them, and nothing is asked about them. Of the others three t
 - nodes *set aside*: some others, at random, have all theirs removed as well, to choose what is best
   for nodes without edges, and to learn how far to trust it. Features of any other node were learned
   from its edges: it would seem better known from its text than a new one is.
+
+A model that is trained further on a later graph has seen what was visible then: `Learned`. That is
+never held out any more, and what was held out stays so; of what is new some is held out as well.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ of the window."""
 HEAD, MIDDLE, TAIL, ISOLATION, NO_EDGES, ASIDE = 0, 1, 2, 3, 4, 5
 """Group of a node by its degree in the whole graph; NO_EDGES had none to begin with, ASIDE were set
 aside."""
+NEW = -1
+"""Of a node or an edge that was not there when a model learned."""
 FEWEST_ASIDE, MOST_ASIDE = 30, 2000
 """Of an entity: fewer are too few to choose by, and none is set aside; more are not needed."""
 
@@ -61,6 +66,19 @@ class Holdout:
         return _degrees(graph, {name: state == VISIBLE for name, state in self.edges.items()})
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a model has learned from, by ids of a later graph (`held_out.py`).
+
+    ``groups[name]``: int8 (nodes,), ISOLATION or ASIDE of a node whose edges were all removed,
+    MIDDLE of another that was there. ``edges[name]``: int8 (edges,), VALIDATION or TEST of an edge
+    that was kept for these, VISIBLE of another that was there. NEW in both: it was not.
+    """
+
+    groups: Mapping[str, np.ndarray]
+    edges: Mapping[str, np.ndarray]
+
+
 def hold_out(
     graph: Graph,
     seed: int,
@@ -71,6 +89,7 @@ def hold_out(
     aside: float = 0.05,
     hidden: Mapping[str, np.ndarray] | None = None,
     until: date | None = None,
+    learned: Learned | None = None,
 ) -> Holdout:
     """Divide the graph's edges and nodes; see the module.
 
@@ -81,13 +100,15 @@ def hold_out(
     seen through their holders.
     ``hidden``: nodes, by type, that are isolated besides. ``until``: the first day out of the
     window, in UTC; an edge type without times is in it, an edge whose time is missing is not.
+    ``learned``: what was seen before.
     """
     later = {} if until is None else {e.name: _later(graph, e, until) for e in graph.edge_types}
     degree = _degrees(graph, {name: ~out for name, out in later.items()})
     groups: dict[str, np.ndarray] = {}
     for node in graph.node_types:
         share = 0.0 if node.shared else isolated
-        group = _groups(degree[node.name], share, aside, seed, node.name)
+        known = None if learned is None else learned.groups[node.name]
+        group = _groups(degree[node.name], share, aside, seed, node.name, known)
         if hidden is not None and node.name in hidden:
             group[hidden[node.name]] = ISOLATION
         groups[node.name] = group
@@ -98,6 +119,9 @@ def hold_out(
         state = np.full(len(source), VISIBLE, np.int8)
         state[draw < validation + test] = TEST
         state[draw < validation] = VALIDATION
+        if learned is not None:
+            known = learned.edges[edge.name]
+            state = np.where(known == NEW, state, known)
         for name, ends in ((edge.source, source), (edge.target, target)):
             state[np.isin(groups[name][ends], (ISOLATION, ASIDE))] = ISOLATED
         if later:
@@ -106,16 +130,27 @@ def hold_out(
     return Holdout(edges, groups, degree)
 
 
-def _groups(degree: np.ndarray, isolated: float, aside: float, seed: int, name: str) -> np.ndarray:
-    """int8 (nodes,): the group of each node of a type by its ``degree``, int64 (nodes,)."""
+def _groups(
+    degree: np.ndarray,
+    isolated: float,
+    aside: float,
+    seed: int,
+    name: str,
+    known: np.ndarray | None = None,
+) -> np.ndarray:
+    """int8 (nodes,): the group of each node of a type by its ``degree``, int64 (nodes,). ``known``:
+    as of `Learned`."""
+    if known is not None:
+        new = _groups(np.where(known == NEW, degree, 0), isolated, aside, seed, name)
+        held = np.where(known == NEW, new, known)
+        return _with_ends(degree, held, isolated, seed, name)
     group = np.full(len(degree), MIDDLE, np.int8)
     group[degree == 0] = NO_EDGES
     connected = np.flatnonzero(degree > 0)
     if not isolated or len(connected) < 10:
         return group
     size = max(1, round(isolated * len(connected)))
-    ties = _generator(seed, "nodes", name).random(len(connected))
-    order = connected[np.lexsort((ties, degree[connected]))]
+    order = _by_degree(connected, degree, seed, name)
     group[order[-size:]] = HEAD
     group[order[size : 2 * size]] = TAIL
     group[order[:size]] = ISOLATION
@@ -125,6 +160,28 @@ def _groups(degree: np.ndarray, isolated: float, aside: float, seed: int, name: 
     if FEWEST_ASIDE <= few <= len(others):
         group[_generator(seed, "aside", name).choice(others, few, replace=False)] = ASIDE
     return group
+
+
+def _with_ends(
+    degree: np.ndarray, held: np.ndarray, isolated: float, seed: int, name: str
+) -> np.ndarray:
+    """Groups, of which ISOLATION and ASIDE are as in ``held``; head and tail are among others."""
+    apart = np.isin(held, (ISOLATION, ASIDE))
+    group = np.where(apart, held, MIDDLE).astype(np.int8)
+    group[degree == 0] = NO_EDGES
+    size = round(isolated * np.count_nonzero(degree))
+    others = np.flatnonzero(group == MIDDLE)
+    if 0 < size <= len(others) // 2:
+        order = _by_degree(others, degree, seed, name)
+        group[order[-size:]] = HEAD
+        group[order[:size]] = TAIL
+    return group
+
+
+def _by_degree(nodes: np.ndarray, degree: np.ndarray, seed: int, name: str) -> np.ndarray:
+    """From the lowest, ties broken by the seed."""
+    ties = _generator(seed, "nodes", name).random(len(nodes))
+    return nodes[np.lexsort((ties, degree[nodes]))]
 
 
 def _later(graph: Graph, edge: EdgeType, until: date) -> np.ndarray:

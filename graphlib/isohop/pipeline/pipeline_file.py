@@ -10,6 +10,7 @@
     label: work.class                      # optional: an attribute to learn, and to hide
     until: 2013-12-01                      # optional: the first day whose edges nothing learns from
     since: latest                          # optional: a run whose weights are kept (since.py)
+    warm_start: 0                          # steps that they are trained further then
     features: {dimensions: 128}            # giant/settings.py
     distill: {}                            # coldbrew/settings.py
     publish: {path: output/published}      # embeddings/settings.py
@@ -54,6 +55,7 @@ class PipelineFile(StrictModel):
     until: date | None = None
     as_of: Moment | None = None
     since: str | None = None
+    warm_start: int = Field(0, ge=0)
     features: FeatureSettings = FeatureSettings()
     distill: DistillSettings = DistillSettings()
     publish: PublishSettings

@@ -1,7 +1,8 @@
-"""Since: a run that learns nothing, and goes on from what an earlier run learned.
+"""Since: a run that goes on from what an earlier run learned.
 
 With ``since: <run>`` in the pipeline file known nodes keep their ids, documents that have not
-changed their features, and encoder, teacher, MLP and student their weights. ``since: latest`` means
+changed their features, and encoder, teacher, MLP and student their weights; with ``warm_start: N``
+besides, the last three are trained N steps further on the graph of now. ``since: latest`` means
 the newest run that can be gone on from, of the published ones where there are any; where there is
 none the run learns for itself.
 

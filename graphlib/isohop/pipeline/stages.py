@@ -107,10 +107,10 @@ def _features(context: Context) -> list[Made]:
 
 
 def _distill(context: Context) -> list[Made]:
-    from isohop.coldbrew.distill import distill
+    from isohop.coldbrew.distill import Before, distill
 
     settings, run, earlier = context.pipeline.settings, context.run, context.earlier
-    if earlier is not None:
+    if earlier is not None and not settings.warm_start:
         from isohop.coldbrew.keeping import keep_model
 
         keep_model(run.graph, (earlier.graph, earlier.model), run.model)
@@ -124,8 +124,12 @@ def _distill(context: Context) -> list[Made]:
         label=settings.label,
         progress=context.progress,
         until=settings.until,
+        before=None
+        if earlier is None
+        else Before(earlier.graph, earlier.model, settings.warm_start),
     )
-    made = [Made(what="teacher and student", where=str(run.model))]
+    begun = "" if manifest.started_from is None else f", {settings.warm_start} steps further"
+    made = [Made(what=f"teacher and student{begun}", where=str(run.model))]
     for name, (doubtful, judged) in manifest.doubtful.items():
         if doubtful:
             what = f"{doubtful:,} of {judged:,} edges {name} are doubtful"
@@ -145,11 +149,12 @@ def _distill(context: Context) -> list[Made]:
 
 
 def _embed(context: Context) -> list[Made]:
+    from isohop.coldbrew.distill import read_manifest
     from isohop.coldbrew.embed import Earlier, embed
 
     run, earlier = context.run, context.earlier
     before = None
-    if earlier is not None:
+    if earlier is not None and read_manifest(run.model).kept_from is not None:
         before = Earlier(earlier.graph, earlier.embeddings, earlier.student, earlier.credible)
     embed(
         run.graph,
@@ -275,6 +280,8 @@ def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
     decision = _decision(pipeline, run, stage)
     if decision is not None and decision.run is not None:
         parts["since"] = decision.of_stage(stage.name)
+        if stage.name == "distill":
+            parts["warm start"] = pipeline.settings.warm_start
     return parts | before
 
 

@@ -133,6 +133,7 @@ class DistillSummary(_Part):
     curves: Mapping[str, Curve] = {}
     evaluation: Sequence[EvaluationRow] = Field(default=())
     kept_from: str | None = None
+    started_from: str | None = None
     seconds: Mapping[str, float] = {}
 
 

@@ -1,0 +1,65 @@
+"""Warm start: teacher, MLP and student of an earlier run, trained further on a later graph.
+
+They begin with the weights that they have, a node that is known with its structural embedding, and
+keep them where no step is better on validation. So vectors stay near to what they were, and what
+others trained on them holds for longer than where all is learned anew. What was held out of the
+earlier graph is held out again, and what may have been seen is not (`isohop.graph.holdout`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from isohop.coldbrew.distiller import Distiller
+from isohop.coldbrew.keeping import moved_teacher
+from isohop.coldbrew.tables import module_key
+from isohop.errors import IsohopError
+from isohop.graph import Graph
+from isohop.graph.earlier import check_same_types, later_nodes
+
+
+def warm_start(distiller: Distiller, now: Graph, before: Graph, model: Path) -> None:
+    """Give it the weights of ``model``, which learned from the graph ``before``. Raises
+    `IsohopError` where that graph has other types, or the model another form."""
+    check_same_types(before, now)
+    later = {name: torch.from_numpy(ids) for name, ids in later_nodes(before, now).items()}
+    taught = moved_teacher(load_file(model / "teacher.safetensors"), later)
+    own = distiller.teacher.state_dict()
+    _begin(distiller.teacher, _placed(taught, own, later), model)
+    _begin(distiller.baseline, load_file(model / "mlp.safetensors"), model)
+    _begin(distiller.student, load_file(model / "student.safetensors"), model)
+    distiller.warm = True
+
+
+def _placed(
+    taught: Mapping[str, Tensor], own: Mapping[str, Tensor], names: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The teacher's weights, with the structural embeddings of the nodes that have some now: those
+    of before where they had one then."""
+    found = dict(taught)
+    for key in map(module_key, names):
+        before, now = taught[f"nodes_{key}"], own[f"nodes_{key}"]
+        found[f"nodes_{key}"] = now
+        known = torch.nonzero(torch.isin(now, before))[:, 0]
+        row = torch.searchsorted(before, now[known])
+        for table in [n for n in own if n.startswith("structural.") and n.endswith(f".{key}")]:
+            found[table] = own[table].index_copy(0, known, taught[table][row])
+    return found
+
+
+def _begin(module: torch.nn.Module, weights: Mapping[str, Tensor], model: Path) -> None:
+    """Where a label has other values than before, what answers about it begins anew."""
+    own = module.state_dict()
+    fit = {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape}
+    missing = [name for name in own if name not in fit and not name.startswith("classify.")]
+    if missing:
+        raise IsohopError(
+            f"{model} has other weights than are trained here ({missing[0]}): its graph or its "
+            "features are others. Learn anew: leave 'since' out."
+        )
+    module.load_state_dict({**own, **fit})
