@@ -124,7 +124,8 @@ def test_the_second_half_is_what_features_say_alone_whatever_a_node_has(made, tm
     inputs = read_inputs(graph, features, None)
     widths = {name: features.shape[1] for name, features in inputs.features.items()}
     mlp = FeatureMLP(widths, SMALL.part, 0.0).eval()
-    mlp.load_state_dict(load_file(model / "mlp.safetensors"))
+    weights = load_file(model / "mlp.safetensors").items()
+    mlp.load_state_dict({n.removeprefix("mlp."): v for n, v in weights if n.startswith("mlp.")})
     with torch.no_grad():
         said = functional.normalize(mlp(inputs.features)["book"], dim=1)
     context, content = torch.tensor(vectors(read(tmp_path / "e", "book"))).chunk(2, 1)

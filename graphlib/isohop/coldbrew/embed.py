@@ -199,16 +199,16 @@ def _students(
         if not modules:
             widths = {of: features.shape[1] for of, features in inputs.features.items()}
             content = FeatureMLP(widths, manifest.settings.part, 0.0).eval()
-            baseline = load_file(model / "mlp.safetensors")
-            own_mlp = {n.removeprefix("mlp."): v for n, v in baseline.items() if n[:4] == "mlp."}
-            load_weights(content, own_mlp, model)
+            beside = load_file(model / "mlp.safetensors").items()
+            own = {n.removeprefix("mlp."): v for n, v in beside if n.startswith("mlp.")}
+            load_weights(content, own, model)
             of_entities = {entity: widths[entity] for entity in inputs.entities}
             distilled = Distilled(of_entities, manifest.settings).eval()
             load_weights(distilled, load_file(model / "student.safetensors"), model)
             modules = (distilled.first, distilled.second, content)
-        first, second, own = (module.mlp[module_key(name)] for module in modules)
+        first, second, alone = (module.mlp[module_key(name)] for module in modules)
         index = latent_index(taught[name], degree[name] > 0, manifest.settings, manifest.seed)
-        found[name] = Guesser(first, second, own, index)
+        found[name] = Guesser(first, second, alone, index)
     return found
 
 

@@ -28,11 +28,10 @@ def warm_start(distiller: Distiller, now: Graph, before: Graph, model: Path) -> 
     `IsohopError` where that graph has other types, or the model another form."""
     check_same_types(before, now)
     later = {name: torch.from_numpy(ids) for name, ids in later_nodes(before, now).items()}
-    taught = moved_teacher(load_file(model / "teacher.safetensors"), later)
-    own = distiller.teacher.state_dict()
-    _begin(distiller.teacher, _placed(taught, own, later), model)
     _begin(distiller.baseline, load_file(model / "mlp.safetensors"), model)
     _begin(distiller.student, load_file(model / "student.safetensors"), model)
+    taught = moved_teacher(load_file(model / "teacher.safetensors"), later)
+    _begin(distiller.teacher, _placed(taught, distiller.teacher.state_dict(), later), model)
     distiller.warm = True
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isohop.engines.progress import Progress
+from isohop.engines.ray import errors_of_ray
 
 PIECE = 1 << 16
 """Rows of a piece. What precedes it in its row group is decoded again, which is next to nothing."""
@@ -81,15 +82,16 @@ def for_each_piece(
     """
     import ray.data
 
-    # Ray Data tells every step of every plan; what matters is told by `progress`.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray Data tells every step of every plan, and each error at length before it raises it; what
+    # matters is told by `progress`, and by who asked.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     done = ray.data.from_items(list(pieces), override_num_blocks=max(1, len(pieces))).map_batches(
         act,
         batch_size=1,
         num_cpus=cores,
         fn_kwargs=arguments,
     )
-    with progress.task(what, len(pieces)) as bar:
+    with progress.task(what, len(pieces)) as bar, errors_of_ray():
         for row in done.iter_rows():
             bar.advance()
             yield row

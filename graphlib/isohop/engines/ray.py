@@ -38,13 +38,14 @@ def ray_session() -> Iterator[None]:
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
-                ray.init(
-                    num_cpus=len(os.sched_getaffinity(0)),  # not all that the machine has
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    _node_ip_address="127.0.0.1",
-                )
+                with _on_loopback():
+                    ray.init(
+                        num_cpus=len(os.sched_getaffinity(0)),  # not all that the machine has
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        _node_ip_address="127.0.0.1",
+                    )
             break
         except Exception as error:  # what Ray raises, where a process of its own died, is just that
             ray.shutdown()
@@ -59,6 +60,20 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray takes 127.0.0.1 for "find out" and listens on all addresses of the machine, but where it
+    makes no clusters of several: told that it is on such a system, it stays on loopback."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def cores_each(workers: int, machines: Sequence[int]) -> int:
@@ -94,16 +109,26 @@ def with_all_cores(what: Any) -> Any:
 
 
 def result_of(reference: Any) -> Any:
-    """A Ray result. An error of ours comes back as itself; a worker that died says what to do."""
+    """A Ray result. Raises as `errors_of_ray` does."""
+    import ray
+
+    with errors_of_ray():
+        return ray.get(reference)
+
+
+@contextmanager
+def errors_of_ray() -> Iterator[None]:
+    """An error of ours comes back as itself; where a process of Ray died, what to do is said."""
     import ray
 
     try:
-        return ray.get(reference)
+        yield
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, IsohopError):
             raise error.cause from None
         raise
-    except ray.exceptions.RayActorError as error:
+    except ray.exceptions.RayError as error:
         raise IsohopError(
-            f"A Ray worker died: {error}. Look at its memory, then run the same command again."
+            f"A process of Ray died: {error}. Look at the machine's memory, then run the same "
+            "command again: what is done is not done twice."
         ) from error

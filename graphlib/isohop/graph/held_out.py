@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isohop.errors import IsohopError
 from isohop.graph.dataset import EdgeType, Graph
 from isohop.graph.earlier import NOBODY, later_nodes, moved
 from isohop.graph.holdout import (
@@ -67,9 +68,8 @@ def move_held_out(
     for kind in ("nodes", "edges"):
         (out / kind).mkdir(parents=True)
     for node in now.node_types:
-        place = f"nodes/{node.name}.parquet"
-        table = moved(pq.read_table(folder / place), {"node_id": later[node.name]})
-        pq.write_table(table, out / place)
+        table = moved(_nodes(folder, node.name), {"node_id": later[node.name]})
+        pq.write_table(table, out / "nodes" / f"{node.name}.parquet")
     for edge in now.edge_types:
         place = f"edges/{edge.name}.parquet"
         if (folder / place).is_file():
@@ -88,7 +88,7 @@ def learned_from(before: Graph, folder: Path, now: Graph) -> Learned:
         group = np.full(node.count, NEW, np.int8)
         there = later[node.name]
         group[there[there != NOBODY]] = MIDDLE
-        held = moved(pq.read_table(folder / "nodes" / f"{node.name}.parquet"), {"node_id": there})
+        held = moved(_nodes(folder, node.name), {"node_id": there})
         group[held["node_id"].to_numpy()] = held["group"].to_numpy()
         groups[node.name] = group
     for edge in now.edge_types:
@@ -116,6 +116,15 @@ def parts_of_label(before: Graph, folder: Path, now: Graph, entity: str) -> np.n
         held = moved(table, {"node_id": later_nodes(before, now)[entity]})
         parts[held["node_id"].to_numpy()] = held["part"].to_numpy()
     return parts
+
+
+def _nodes(folder: Path, name: str) -> pa.Table:
+    file = folder / "nodes" / f"{name}.parquet"
+    if not file.is_file():
+        raise IsohopError(
+            f"{file} is missing: the model is damaged. Run its stage 'distill' again."
+        )
+    return pq.read_table(file)
 
 
 def _ends(edge: EdgeType, later: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

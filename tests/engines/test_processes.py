@@ -1,0 +1,92 @@
+"""What engines' processes listen on, and what is said where one of Ray's dies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from ipaddress import ip_address
+
+import psutil
+import pytest
+
+from isohop.engines.ray import ray_session
+from isohop.engines.spark import spark_session
+
+WAITS = """
+import sys, time
+from isohop.engines.pieces import for_each_piece
+from isohop.engines.progress import SILENT
+from isohop.engines.ray import ray_session
+from isohop.errors import IsohopError
+
+def act(batch, begun):
+    open(begun, "w").close()
+    time.sleep(600)
+
+with ray_session():
+    try:
+        list(for_each_piece([{"number": 0}], act, {"begun": sys.argv[1]}, "pieces", SILENT))
+    except IsohopError as error:
+        print(error)
+"""
+
+
+def listening(process: psutil.Process) -> list[tuple[str, str]]:
+    """Names and addresses of sockets of a process and all that it started."""
+    return [
+        (one.name(), socket.laddr.ip)
+        for one in (process, *process.children(recursive=True))
+        for socket in one.net_connections("inet")
+        if socket.status == psutil.CONN_LISTEN
+    ]
+
+
+def is_loopback(address: str) -> bool:
+    found = ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+
+
+def test_nobody_outside_of_the_machine_can_connect_to_ray():
+    with ray_session():
+        import ray
+
+        ray.get(ray.remote(lambda: None).remote())
+        found = listening(psutil.Process())
+    assert {name for name, _ in found} >= {"gcs_server", "raylet"}
+    assert [(name, address) for name, address in found if not is_loopback(address)] == []
+
+
+@pytest.mark.parametrize("engine", ["sail", pytest.param("spark", marks=pytest.mark.spark)])
+def test_nobody_outside_of_the_machine_can_connect_to_an_engine(engine):
+    with spark_session(engine) as session:
+        assert session.range(10).repartition(2).count() == 10
+        found = listening(psutil.Process())
+    assert found
+    assert [(name, address) for name, address in found if not is_loopback(address)] == []
+
+
+@pytest.mark.parametrize("whom", ["raylet", "ray::RuntimeEnvAgent"])
+def test_where_a_process_of_ray_dies_all_ends_and_it_is_said(tmp_path, whom):
+    """Ray ends this process, too, once it has lost its store: then its own words must do."""
+    begun = tmp_path / "begun"
+    run = subprocess.Popen(
+        [sys.executable, "-c", WAITS, str(begun)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not begun.exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    (victim,) = (
+        child
+        for child in psutil.Process(run.pid).children(recursive=True)
+        if child.name() == whom[:15] or child.cmdline()[:1] == [whom]
+    )
+    victim.kill()
+    said, _ = run.communicate(timeout=300)
+    own = "A process of Ray died" in said and "run the same command again" in said
+    assert run.returncode == (0 if own else 1), said
+    assert own or "has been marked dead" in said
+    assert "Traceback" not in said
