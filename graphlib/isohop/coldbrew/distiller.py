@@ -33,7 +33,7 @@ from isohop.coldbrew.choosing import (
     with_confidence,
 )
 from isohop.coldbrew.content import content_in_answers, content_in_vectors
-from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures
+from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures, shrunk
 from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
 from isohop.coldbrew.inputs import Inputs, read_inputs
@@ -233,7 +233,7 @@ class Distiller:
 
     def start(self, model: str) -> None:
         """Begin to train one model."""
-        score = partial(self._validation_score, model)
+        score = partial(self._selection_score, model)
         self._training = self._training_of(model, self._learner_of(model), score=score)
         if self.warm:
             self._training.consider()
@@ -299,10 +299,27 @@ class Distiller:
         draw = np.random.default_rng([self.seed, 3, *number, self.workers.rank])
         return Batch(links, nodes, labelled, draw)
 
-    def _validation_score(self, model: str, told: Told, entity: str | None = None) -> float:
-        """Of all that is told, or of one entity. A model that hears of no edges is asked about
-        nodes that have none."""
-        labels, alone = self.labels, model in BY_FEATURES
+    def _selection_score(self, model: str, told: Told) -> float:
+        """Which weights are best: of those that hear of no edges by nodes without any, and where
+        these are few by the others as well."""
+        own = self._validation_score(model, told, model in BY_FEATURES)
+        if model not in BY_FEATURES:
+            return own
+        return shrunk(own, self._alone(), self._validation_score(model, told, False))
+
+    def _alone(self) -> int:
+        """How many questions there are about nodes without edges."""
+        if self.labels is not None and self.labels.validation.any():
+            apart = self.labels.validation & ~self.connected[self.labels.entity]
+            return int(apart.sum())
+        return sum(len(one.source) for one in self.evaluation.on_validation(alone=True))
+
+    def _validation_score(
+        self, model: str, told: Told, alone: bool, entity: str | None = None
+    ) -> float:
+        """Of all that is told, or of one entity. ``alone``: about nodes that have no edges, where
+        these are not too few."""
+        labels = self.labels
         answers = told.answers if labels and entity in (None, labels.entity) else None
         if labels is not None and answers is not None and labels.validation.any():
             return labels.right(answers, self._validation_nodes(labels, alone))
@@ -379,7 +396,7 @@ class Distiller:
         counts, types = self.inputs.counts, self.inputs.edge_types
         graph = MessageGraph(counts, types, self.visible, self.credible)
         weighed = self.pass_messages(self.teacher, graph, {})
-        valid = [self._validation_score("teacher", one) for one in (told, weighed)]
+        valid = [self._validation_score("teacher", one, False) for one in (told, weighed)]
         self.weighed = valid[1] > valid[0]
         if not self.weighed:
             return told
@@ -391,7 +408,8 @@ class Distiller:
         where validation is not worse for it. ``told``: with them, and without."""
         for name in self.inputs.entities:
             alone, among = (
-                self._validation_score("student", told[whether], name) for whether in (False, True)
+                self._validation_score("student", told[whether], True, name)
+                for whether in (False, True)
             )
             self.listens[name] = among >= alone
             self.student.hear(name, among >= alone)

@@ -36,10 +36,19 @@ from isohop.graph.holdout import (
 
 FEWEST = 30
 """Questions from which on anything is learned of them."""
+SHRINKAGE = 200
+"""Questions that count for as much as all others (`shrunk`)."""
 SAMPLE = 2000
 CANDIDATES = 1000
 K = 10
 GROUPS = {"head": HEAD, "tail": TAIL}
+
+
+def shrunk(own: float, count: int, others: float) -> float:
+    """What ``count`` questions say, drawn towards what others do, and the more the fewer they are:
+    by a few questions the best of several models is the luckiest."""
+    weight = count / (count + SHRINKAGE)
+    return weight * own + (1 - weight) * others
 
 
 @dataclass(frozen=True)
