@@ -4,7 +4,7 @@
 
 Moments are drawn at random from the seed. A disturbed run *survived* where the run after it
 completes and has the certificate and the embeddings, bit for bit, of a run that nothing disturbed.
-``--write`` puts the table where the file has its place.
+``--write`` puts each row, once it is there, into the table of a file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.faults.scenarios import SCENARIOS, undisturbed
 
+HEAD = ["| what | tried | survived |", "|---|---|---|"]
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 
@@ -46,16 +47,25 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--write", type=Path, metavar="FILE", help="a file with a place for it")
     asked = parser.parse_args()
-    lines = ["| what | tried | survived |", "|---|---|---|"]
     for what in asked.only:
-        times, survived = tried(what, asked.times, asked.seed)
-        lines.append(f"| {what} | {times} | {survived} |")
-    table = "\n".join(lines)
-    print(table)
-    if asked.write is not None:
-        before, _, rest = asked.write.read_text("utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        asked.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", "utf-8")
+        row = "| {} | {} | {} |".format(what, *tried(what, asked.times, asked.seed))
+        print(row, flush=True)
+        if asked.write is not None:
+            text = asked.write.read_text("utf-8")
+            asked.write.write_text(with_row(text, what, row), "utf-8")
+
+
+def with_row(text: str, what: str, row: str) -> str:
+    """The text of a file with that row in its table, in place of one that says the same."""
+    before, _, rest = text.partition(BEGIN)
+    table, _, after = rest.partition(END)
+    rows = [line for line in table.splitlines() if line.startswith("|")] or [*HEAD]
+    at = [line.split("|")[1].strip() for line in rows]
+    if what in at:
+        rows[at.index(what)] = row
+    else:
+        rows.append(row)
+    return "\n".join([before + BEGIN, *rows, END]) + after
 
 
 if __name__ == "__main__":
