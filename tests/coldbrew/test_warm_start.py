@@ -6,12 +6,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.training import Training
 from isohop.coldbrew.warm_start import warm_start
+from isohop.engines.workers import ALONE
 from isohop.errors import IsohopError
 from isohop.graph import Graph
 from isohop.graph.held_out import HELD_OUT
@@ -25,7 +30,6 @@ from tests.coldbrew.test_distiller import (
     some_edges,
     train,
     trained,
-    weights,
 )
 
 TOPIC = "paper.topic"
@@ -37,6 +41,11 @@ def saved(folder: Path, settings: DistillSettings = SMALL, label: str | None = N
     distiller = trained(citations(folder, some_edges()), label, settings)
     (folder / "m").mkdir()
     distiller.save(folder / "m")
+    about = distiller.about()
+    manifest = DistillManifest(
+        seed=1, label=label, settings=settings, choices=about["choices"], outputs=about["outputs"]
+    )
+    (folder / "m" / "distill.json").write_text(manifest.model_dump_json(), "utf-8")
     return distiller
 
 
@@ -114,15 +123,65 @@ def test_a_warm_start_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path, 
     assert equal(whole, again)
 
 
-def test_a_label_with_a_new_value_is_answered_anew_and_all_else_is_kept(tmp_path):
+@pytest.mark.parametrize(("values", "outputs"), [((0, 1, 2, 3), 4), ((1, 2, 7), 3), ((9, 8), 2)])
+def test_answers_about_values_of_a_label_that_were_there_are_kept(tmp_path, values, outputs):
+    """By the value, wherever it stands among the others now."""
     before = saved(tmp_path, label=TOPIC)
-    after = warm(grown(tmp_path / "later", np.arange(PAPERS + 10) % 4), tmp_path, label=TOPIC)
-    assert (before.outputs, after.outputs) == (3, 4)
-    old, new = weights(before), weights(after)
-    same = {name for name in old if "classify" not in name and old[name].shape == new[name].shape}
-    assert len(same) > len(old) / 2
+    topics = np.array(values)[np.arange(PAPERS + 10) % len(values)]
+    after = warm(grown(tmp_path / "later", topics), tmp_path, label=TOPIC)
+    assert (before.outputs, after.outputs) == (3, outputs)
+    old, new = before.teacher.state_dict(), after.teacher.state_dict()
+    for at, value in enumerate(sorted(values)):
+        if value < 3:
+            assert torch.equal(new["classify.weight"][at], old["classify.weight"][value])
+    same = [name for name in old if not name.startswith(("classify.", "nodes_", "structural."))]
     assert all(torch.equal(old[name], new[name]) for name in same)
     assert learn(after).told["student"].answers is not None
+
+
+def test_a_label_that_was_not_learned_before_is_learned(tmp_path):
+    saved(tmp_path)
+    after = learn(warm(grown(tmp_path / "later"), tmp_path, label=TOPIC))
+    assert after.told["teacher"].answers is not None
+
+
+def test_a_label_that_is_not_known_for_a_night_is_of_the_same_part_again(tmp_path):
+    saved(tmp_path, label=TOPIC)
+    before = Graph.open(tmp_path / "graph"), tmp_path / "m"
+    topics = np.full(PAPERS + 10, None)
+    night = Distiller.of(*grown(tmp_path / "night", topics), SMALL, 1, TOPIC, 1, before=before)
+    assert night.labels is None
+    night.save(tmp_path / "night")
+    parts = [
+        pq.read_table(folder / HELD_OUT / "label.parquet").sort_by("node_id")
+        for folder in (tmp_path / "m", tmp_path / "night")
+    ]
+    assert parts[0].equals(parts[1])
+
+
+def test_a_type_of_which_no_node_is_known_is_told(tmp_path):
+    saved(tmp_path)
+    made = citations(tmp_path / "other", some_edges())
+    file = made[0].path / "nodes" / "paper" / "part-0.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(1, "id", table["id"].cast(pa.string())), file)
+    with pytest.raises(IsohopError, match="its key is of another type"):
+        warm(made, tmp_path)
+
+
+@pytest.mark.parametrize("steps", range(1, 21))
+def test_any_number_of_steps_can_be_taken(steps):
+    layer = torch.nn.Linear(1, 1)
+
+    class Nothing:
+        module = layer
+
+        def loss(self, _batch: object) -> torch.Tensor:
+            return layer(torch.ones(1, 1)).sum()
+
+    settings = SMALL.model_copy(update={"steps": steps})
+    training = Training("nothing", Nothing(), settings, steps, (1,), ALONE, lambda _step: None)
+    assert len(training.train(steps)[0]) == steps
 
 
 def test_nobody_is_asked_for_a_label_that_was_learned_before(tmp_path):

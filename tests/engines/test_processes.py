@@ -10,8 +10,11 @@ from ipaddress import ip_address
 import psutil
 import pytest
 
+from isohop.engines.pieces import for_each_piece
+from isohop.engines.progress import SILENT
 from isohop.engines.ray import ray_session
 from isohop.engines.spark import spark_session
+from isohop.errors import IsohopError
 
 WAITS = """
 import sys, time
@@ -64,6 +67,16 @@ def test_nobody_outside_of_the_machine_can_connect_to_an_engine(engine):
         found = listening(psutil.Process())
     assert found
     assert [(name, address) for name, address in found if not is_loopback(address)] == []
+
+
+def wrong(batch: dict[str, object]) -> dict[str, object]:
+    raise IsohopError("a file of yours is damaged")
+
+
+def test_an_error_of_ours_comes_back_from_a_worker_as_itself():
+    pieces = [{"number": 0}]
+    with ray_session(), pytest.raises(IsohopError, match=r"^a file of yours is damaged$"):
+        list(for_each_piece(pieces, wrong, {}, "pieces", SILENT))
 
 
 @pytest.mark.parametrize("whom", ["raylet", "ray::RuntimeEnvAgent"])

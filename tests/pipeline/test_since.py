@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import isohop
 from isohop.coldbrew.distill import read_manifest
@@ -74,7 +76,8 @@ class Shop:
     def write(self) -> None:
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
-        bought, sold = zip(*self.orders, strict=True)
+        bought = pa.array([customer for customer, _ in self.orders], pa.int64())
+        sold = pa.array([product for _, product in self.orders], pa.int64())
         day = pa.array(np.arange(len(bought)) * 86_400_000_000, pa.timestamp("us"))
         tables = {
             "customer": pa.table({"id": [*self.names], "name": [*self.names.values()]}),
@@ -285,9 +288,22 @@ def test_a_warm_start_learns_on_and_its_vectors_stay_near_to_what_they_were(shop
         vectors = [np.array(table["embedding"].to_pylist()) for table in (now, then)]
         likeness.append(float((vectors[0] * vectors[1]).sum(1).mean()))
     assert not np.array_equal(*vectors)
-    assert likeness[0] > 0.9 > likeness[1]
+    assert {c.content for c in manifest.choices.values()} == {before.choices["customer"].content}
+    assert likeness[0] > 0.8 > likeness[1]
     assert shop.stages("warm", since="tuesday", warm_start="4") == set()
     assert shop.stages("warm", since="tuesday", warm_start="5") == {"distill", "embed"}
+
+
+def test_where_there_is_nothing_to_learn_from_what_was_learned_is_kept(shop):
+    orders, shop.orders = shop.orders, []
+    shop.write()
+    empty = shop.run("empty", since="tuesday", warm_start="4")
+    shop.orders = orders
+    shop.write()
+    learned, kept = (
+        load_file(run.model / "student.safetensors") for run in (run_of(shop, "tuesday"), empty)
+    )
+    assert all(torch.equal(value, kept[name]) for name, value in learned.items())
 
 
 def test_a_run_goes_on_from_one_that_was_trained_further(shop):

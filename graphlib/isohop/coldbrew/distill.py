@@ -171,8 +171,8 @@ def _run(
     chosen = [asked["settings"], read, seed, label, asked["until"]]
     if before is not None:
         asked["before"] = [str(path.resolve()) for path in (before.graph, before.model)]
-        weights = sorted(before.model.glob("*.safetensors"))
-        chosen += [fingerprint(file) for file in (before.graph / "graph.json", *weights)]
+        learned = [*before.model.glob("*.safetensors"), *before.model.rglob("*.parquet")]
+        chosen += [fingerprint(file) for file in (before.graph / "graph.json", *sorted(learned))]
     parts = (graph.manifest.certificate, graph.manifest.numbering, *chosen)
     found, log = train(_learn, asked, training, parts, settings.workers, "distill", progress)
     about = found["about"]

@@ -38,7 +38,7 @@ from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
 from isohop.coldbrew.inputs import Inputs, read_inputs
 from isohop.coldbrew.label_propagation import propagated
-from isohop.coldbrew.labels import Labels, read_labels
+from isohop.coldbrew.labels import CLASSES, Labels, read_labels
 from isohop.coldbrew.learners import (
     PLAIN,
     Baseline,
@@ -70,6 +70,7 @@ from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.held_out import HELD_OUT, learned_from, parts_of_label, save_held_out
+from isohop.graph.holdout import NEW
 
 DOUBTFUL = 0.5
 """How credible an edge is at most that is counted as doubtful."""
@@ -141,8 +142,12 @@ class Distiller:
         self.choices: dict[str, Choice] = {}
         self.told: dict[str, Told] = {}
         """Of each model that is trained."""
+        self.parts: np.ndarray | None = None
+        """Of the label, those of before (`Labels.parts`)."""
         self.warm = False
         """Whether they begin with weights that were learned before (`warm_start.py`)."""
+        self.kept_content: float | None = None
+        """Share of content that vectors had then: with another all of them would be others."""
         self.task = LinkTask(
             self.queries,
             self.visible,
@@ -189,6 +194,7 @@ class Distiller:
             labels = read_labels(graph, label, holdout.groups[entity], seed, parts)
         drawn = seed if training_seed is None else training_seed
         made = cls(inputs, holdout, labels, settings, drawn, threads, workers)
+        made.parts = parts
         if label is not None and labels is None:
             made.notes.append(
                 f"label '{label}' has fewer than two values to learn from: trained by link "
@@ -347,7 +353,8 @@ class Distiller:
 
     def _choose(self) -> None:
         """What to serve."""
-        self.content = content_in_vectors(self)
+        kept = self.kept_content
+        self.content = content_in_vectors(self) if kept is None else kept
         self.answering = 0.0, 0.0
         trials = trials_of(self)
         chosen = {name: learn_choice(asked) for name, asked in trials.items()}
@@ -554,7 +561,7 @@ class Distiller:
     def save(self, folder: Path) -> None:
         """teacher.safetensors, mlp.safetensors, student.safetensors; ``credible/<edge
         type>.parquet`` of each edge type that was judged: src, dst, credible float32, of the
-        visible edges; and `HELD_OUT`."""
+        visible edges; `CLASSES` of a label, name in their order; and `HELD_OUT`."""
         modules = {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}
         for name, module in modules.items():
             state = {key: value.detach().contiguous() for key, value in module.state_dict().items()}
@@ -565,5 +572,10 @@ class Distiller:
             judged = pa.table({**ends, "credible": credible.numpy()}).sort_by("credible")
             pq.write_table(judged, folder / "credible" / f"{name}.parquet")
         edges = {name: ends.numpy() for name, ends in self.inputs.edges.items()}
-        parts = None if self.labels is None else self.labels.parts
+        parts = self.parts
+        if self.labels is not None:
+            # A label that is not known today was learned before, and may be known again.
+            own = self.labels.parts
+            parts = own if parts is None else np.where(own == NEW, parts, own)
+            pq.write_table(pa.table({"name": self.labels.names}), folder / CLASSES)
         save_held_out(folder / HELD_OUT, edges, self.holdout, parts)

@@ -22,6 +22,7 @@ from torch import Tensor
 from isohop.coldbrew.bundle import Guesser, Student
 from isohop.coldbrew.choosing import Served
 from isohop.coldbrew.distill import DistillManifest, read_manifest
+from isohop.coldbrew.labels import CLASSES
 from isohop.coldbrew.student import LatentIndex
 from isohop.coldbrew.tables import module_key
 from isohop.engines.storage import folder_atomically, write_text_atomically
@@ -49,8 +50,9 @@ def keep_model(graph: str | Path, before: tuple[Path, Path], out: str | Path) ->
             places = {name: len(state[f"nodes_{module_key(name)}"]) for name in structural}
             structural = {name: (count,) for name, count in places.items()}
             save_file(state, folder / "teacher.safetensors")
-            for name in ("mlp.safetensors", "student.safetensors"):
-                shutil.copyfile(model / name, folder / name)
+            for name in ("mlp.safetensors", "student.safetensors", CLASSES):
+                if (model / name).is_file():
+                    shutil.copyfile(model / name, folder / name)
             _move_credible(model, folder, now, ids)
             labelled = (manifest.label or "").rpartition(".")[0] or None
             move_held_out(model / HELD_OUT, folder / HELD_OUT, now, ids, labelled)

@@ -24,6 +24,8 @@ from isohop.giant.targets import label_edge
 from isohop.graph import Graph
 from isohop.graph.holdout import ASIDE, ISOLATION, NEW
 
+CLASSES = "classes.parquet"
+"""File beside a model: the names of classes, in their order."""
 SHARPEN = 2.0
 """Power to which the mean answer is taken: the inverse of GRAND's temperature."""
 
@@ -40,6 +42,8 @@ class Labels:
     train: Tensor
     validation: Tensor
     test: Tensor
+    names: tuple[str, ...] = ()
+    """Of the classes, in their order."""
 
     @property
     def parts(self) -> np.ndarray:
@@ -122,7 +126,8 @@ def read_labels(
     were of before, as `Labels.parts`, and are again. None where training would see fewer than two
     values."""
     entity, _, attribute = label.rpartition(".")
-    values, classes = _values(graph, label, entity, attribute)
+    values, names = _values(graph, label, entity, attribute)
+    classes = len(names)
     draw = np.random.default_rng([seed, 20]).random(len(values))
     known = values >= 0 if classes else np.isfinite(values)
     aside = groups == ASIDE
@@ -134,18 +139,29 @@ def read_labels(
     train, validation, test = (known & (part == one) for one in range(3))
     if len(np.unique(values[train])) < 2:
         return None
-    masks = [torch.from_numpy(part) for part in (train, validation, test)]
-    return Labels(entity, torch.from_numpy(values), classes, *masks)
+    return Labels(
+        entity,
+        torch.from_numpy(values),
+        classes,
+        torch.from_numpy(train),
+        torch.from_numpy(validation),
+        torch.from_numpy(test),
+        names,
+    )
 
 
-def _values(graph: Graph, label: str, entity: str, attribute: str) -> tuple[np.ndarray, int]:
-    """As `Labels` has ``values`` and ``classes``."""
+def _values(
+    graph: Graph, label: str, entity: str, attribute: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `Labels` has ``values`` and ``names``."""
     hidden = label_edge(graph, label)
     if hidden is not None:
         values = np.full(graph.node_type(entity).count, -1, np.int64)
         source, target = graph.edge_index(hidden)
         values[source] = target
-        return values, int(values.max(initial=-1)) + 1
+        held = graph.node_type(graph.edge_type(hidden).target)
+        rows = graph.nodes(held.name, held.key).slice(0, int(values.max(initial=-1)) + 1)
+        return values, tuple(str(tuple(row.values())) for row in rows.select(held.key).to_pylist())
     column = graph.nodes(entity, [attribute])[attribute]
     if pa.types.is_list(column.type):
         raise IsohopError(
@@ -155,11 +171,11 @@ def _values(graph: Graph, label: str, entity: str, attribute: str) -> tuple[np.n
     kinds = {one.name: one.kind for one in graph.node_type(entity).attributes}
     if kinds[attribute] == "number":
         numbers = column.cast(pa.float64()).to_numpy().astype(np.float32)
-        return np.where(np.isfinite(numbers), numbers, np.float32(np.nan)), 0
+        return np.where(np.isfinite(numbers), numbers, np.float32(np.nan)), ()
     encoded = pc.dictionary_encode(column.combine_chunks().cast(pa.string()))
     words = encoded.dictionary.to_pylist()
     order = np.argsort(np.array(words, object)) if words else np.zeros(0, np.int64)
     # One more than there are words: what a null, -1, leads to.
     rank = np.full(len(words) + 1, -1, np.int64)
     rank[order] = np.arange(len(words))
-    return rank[pc.fill_null(encoded.indices, -1).to_numpy()], len(words)
+    return rank[pc.fill_null(encoded.indices, -1).to_numpy()], tuple(words[at] for at in order)

@@ -54,11 +54,16 @@ class Training:
         self._draw = draw
         self._score = score
         self._best: tuple[float, dict[str, Tensor]] | None = None
+        self._begun = False
+        """Whether the weights that it begins with are as good as any."""
         learner.module.train()
         self._optimisers = _optimisers(learner.module, settings)
         self._schedules = [
             torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, settings.learning_rate, total_steps=steps + 1, pct_start=0.1
+                optimiser,
+                settings.learning_rate,
+                total_steps=steps + 1,
+                pct_start=max(0.1, 2 / (steps + 1)),  # of one step it would divide by zero
             )
             for optimiser in self._optimisers
         ]
@@ -76,6 +81,7 @@ class Training:
 
     def consider(self) -> None:
         """Keep the weights that it begins with, where no step is better."""
+        self._begun = True
         if self._score:
             self._validate(self._score)
 
@@ -118,8 +124,10 @@ class Training:
         with torch.no_grad():
             value = score(self.learner.tell())
         module.train()
-        # Of equal scores the later wins: where there is nothing to validate on, all are equal.
-        if self._best is None or value >= self._best[0]:
+        # Of equal scores the later wins: where there is nothing to validate on, all are equal. Not
+        # where it began with something good.
+        best = self._best
+        if best is None or value > best[0] or (value == best[0] and not self._begun):
             self._best = value, {n: v.detach().clone() for n, v in module.state_dict().items()}
         return value
 

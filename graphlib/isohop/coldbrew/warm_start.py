@@ -2,7 +2,8 @@
 
 They begin with the weights that they have, a node that is known with its structural embedding, and
 keep them where no step is better on validation. So vectors stay near to what they were, and what
-others trained on them holds for longer than where all is learned anew. What was held out of the
+others trained on them holds for longer than where all is learned anew; for that the share of
+content stays, too. What was held out of the
 earlier graph is held out again, and what may have been seen is not (`isohop.graph.holdout`).
 """
 
@@ -11,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from isohop.coldbrew.distill import read_manifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.keeping import moved_teacher
+from isohop.coldbrew.labels import CLASSES
 from isohop.coldbrew.tables import module_key
 from isohop.errors import IsohopError
 from isohop.graph import Graph
@@ -28,11 +32,14 @@ def warm_start(distiller: Distiller, now: Graph, before: Graph, model: Path) -> 
     `IsohopError` where that graph has other types, or the model another form."""
     check_same_types(before, now)
     later = {name: torch.from_numpy(ids) for name, ids in later_nodes(before, now).items()}
-    _begin(distiller.baseline, load_file(model / "mlp.safetensors"), model)
+    known = _classes(distiller, model)
+    _begin(distiller.baseline, load_file(model / "mlp.safetensors"), model, known)
     _begin(distiller.student, load_file(model / "student.safetensors"), model)
     taught = moved_teacher(load_file(model / "teacher.safetensors"), later)
-    _begin(distiller.teacher, _placed(taught, distiller.teacher.state_dict(), later), model)
+    _begin(distiller.teacher, _placed(taught, distiller.teacher.state_dict(), later), model, known)
     distiller.warm = True
+    for choice in read_manifest(model).choices.values():
+        distiller.kept_content = choice.content  # one for all entities
 
 
 def _placed(
@@ -51,11 +58,35 @@ def _placed(
     return found
 
 
-def _begin(module: torch.nn.Module, weights: Mapping[str, Tensor], model: Path) -> None:
-    """Where a label has other values than before, what answers about it begins anew."""
+def _classes(distiller: Distiller, model: Path) -> tuple[Tensor, Tensor] | None:
+    """Places of the label's classes that there were before: now, and then. None where nothing was
+    learned of it; of a number there is one place."""
+    file = model / CLASSES
+    if distiller.labels is None or not file.is_file():
+        return None
+    if not distiller.labels.classes:
+        return torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    before = {name: at for at, name in enumerate(pq.read_table(file)["name"].to_pylist())}
+    pairs = [(at, before[n]) for at, n in enumerate(distiller.labels.names) if n in before]
+    now, then = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    return now, then
+
+
+def _begin(
+    module: torch.nn.Module,
+    weights: Mapping[str, Tensor],
+    model: Path,
+    known: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """``known``: as of `_classes`; what is answered about new ones begins anew."""
     own = module.state_dict()
     fit = {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape}
-    missing = [name for name in own if name not in fit and not name.startswith("classify.")]
+    answers = [name for name in own if name.startswith("classify.")]
+    for name in answers:
+        fit[name] = own[name]
+        if known is not None and name in weights:
+            fit[name] = own[name].index_copy(0, known[0], weights[name][known[1]])
+    missing = [name for name in own if name not in fit]
     if missing:
         raise IsohopError(
             f"{model} has other weights than are trained here ({missing[0]}): its graph or its "

@@ -85,6 +85,7 @@ def for_each_piece(
     # Ray Data tells every step of every plan, and each error at length before it raises it; what
     # matters is told by `progress`, and by who asked.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    ray.data.DataContext.get_current().raise_original_map_exception = True
     done = ray.data.from_items(list(pieces), override_num_blocks=max(1, len(pieces))).map_batches(
         act,
         batch_size=1,

@@ -120,6 +120,7 @@ def result_of(reference: Any) -> Any:
 def errors_of_ray() -> Iterator[None]:
     """An error of ours comes back as itself; where a process of Ray died, what to do is said."""
     import ray
+    from ray import exceptions as died
 
     try:
         yield
@@ -127,7 +128,14 @@ def errors_of_ray() -> Iterator[None]:
         if isinstance(error.cause, IsohopError):
             raise error.cause from None
         raise
-    except ray.exceptions.RayError as error:
+    except (
+        died.RayActorError,
+        died.WorkerCrashedError,
+        died.NodeDiedError,
+        died.LocalRayletDiedError,
+        died.ObjectLostError,
+        died.OutOfMemoryError,
+    ) as error:
         raise IsohopError(
             f"A process of Ray died: {error}. Look at the machine's memory, then run the same "
             "command again: what is done is not done twice."

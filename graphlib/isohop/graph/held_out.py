@@ -87,7 +87,13 @@ def learned_from(before: Graph, folder: Path, now: Graph) -> Learned:
     for node in now.node_types:
         group = np.full(node.count, NEW, np.int8)
         there = later[node.name]
-        group[there[there != NOBODY]] = MIDDLE
+        there_now = there[there != NOBODY]
+        if node.count and len(there) and not len(there_now):
+            raise IsohopError(
+                f"No node of '{node.name}' in {now.path} was one of {before.path}: its key is of "
+                "another type, or all its rows are others. Learn anew: leave 'since' out."
+            )
+        group[there_now] = MIDDLE
         held = moved(_nodes(folder, node.name), {"node_id": there})
         group[held["node_id"].to_numpy()] = held["group"].to_numpy()
         groups[node.name] = group

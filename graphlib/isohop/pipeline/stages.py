@@ -111,10 +111,7 @@ def _distill(context: Context) -> list[Made]:
 
     settings, run, earlier = context.pipeline.settings, context.run, context.earlier
     if earlier is not None and not settings.warm_start:
-        from isohop.coldbrew.keeping import keep_model
-
-        keep_model(run.graph, (earlier.graph, earlier.model), run.model)
-        return [Made(what=f"teacher and student of run '{earlier.id}'", where=str(run.model))]
+        return _kept_model(run, earlier)
     manifest = distill(
         run.graph,
         run.features,
@@ -128,6 +125,8 @@ def _distill(context: Context) -> list[Made]:
         if earlier is None
         else Before(earlier.graph, earlier.model, settings.warm_start),
     )
+    if earlier is not None and manifest.skipped is not None:
+        return _kept_model(run, earlier)  # rather than to forget what was learned
     begun = "" if manifest.started_from is None else f", {settings.warm_start} steps further"
     made = [Made(what=f"teacher and student{begun}", where=str(run.model))]
     for name, (doubtful, judged) in manifest.doubtful.items():
@@ -146,6 +145,13 @@ def _distill(context: Context) -> list[Made]:
             )
             made.append(Made(what=f"{group} {metric}: {values}", where="distill.json"))
     return made
+
+
+def _kept_model(run: Run, earlier: Run) -> list[Made]:
+    from isohop.coldbrew.keeping import keep_model
+
+    keep_model(run.graph, (earlier.graph, earlier.model), run.model)
+    return [Made(what=f"teacher and student of run '{earlier.id}'", where=str(run.model))]
 
 
 def _embed(context: Context) -> list[Made]:

@@ -112,6 +112,7 @@ class FeaturesSummary(_Part):
     curves: Mapping[str, Curve] = {}
     levels: Sequence[TreeLevel] = ()
     held_out: Mapping[str, EdgeRanks] = {}
+    kept_from: str | None = None
     seconds: Mapping[str, float] = {}
 
 
