@@ -17,9 +17,12 @@ import pyarrow.parquet as pq
 
 from isohop.engines.progress import Progress
 from isohop.engines.ray import errors_of_ray
+from isohop.errors import IsohopError
 
 PIECE = 1 << 16
 """Rows of a piece. What precedes it in its row group is decoded again, which is next to nothing."""
+_RETRIED = "\nFailed to apply UDF transform after"
+"""From here on Ray Data adds words of its own to an error: on how to try again."""
 BATCH = 1 << 14
 """Rows of a piece that are held at once."""
 
@@ -92,7 +95,11 @@ def for_each_piece(
         num_cpus=cores,
         fn_kwargs=arguments,
     )
-    with progress.task(what, len(pieces)) as bar, errors_of_ray():
-        for row in done.iter_rows():
-            bar.advance()
-            yield row
+    try:
+        with progress.task(what, len(pieces)) as bar, errors_of_ray():
+            for row in done.iter_rows():
+                bar.advance()
+                yield row
+    except IsohopError as error:
+        error.args = tuple(str(word).partition(_RETRIED)[0] for word in error.args)
+        raise
