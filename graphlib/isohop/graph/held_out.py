@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from isohop.errors import IsohopError
 from isohop.graph.dataset import EdgeType, Graph
-from isohop.graph.earlier import NOBODY, later_nodes, moved
+from isohop.graph.earlier import NOBODY, earlier_ids, later_ids, later_nodes, moved
 from isohop.graph.holdout import (
     ASIDE,
     ISOLATION,
@@ -119,7 +119,8 @@ def parts_of_label(before: Graph, folder: Path, now: Graph, entity: str) -> np.n
     parts = np.full(now.node_type(entity).count, NEW, np.int8)
     if (folder / LABEL).is_file():
         table = pq.read_table(folder / LABEL)
-        held = moved(table, {"node_id": later_nodes(before, now)[entity]})
+        later = later_ids(earlier_ids(before, now, entity), before.node_type(entity).count)
+        held = moved(table, {"node_id": later})
         parts[held["node_id"].to_numpy()] = held["part"].to_numpy()
     return parts
 
