@@ -13,13 +13,14 @@ import torch
 
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
+from isohop.coldbrew.keeping import keep_model
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.training import Training
-from isohop.coldbrew.warm_start import warm_start
 from isohop.engines.workers import ALONE
 from isohop.errors import IsohopError
 from isohop.graph import Graph
 from isohop.graph.held_out import HELD_OUT
+from isohop.graph.holdout import TEST, VALIDATION
 from tests.coldbrew.test_distiller import (
     PAPERS,
     SAMPLED,
@@ -54,9 +55,7 @@ def warm(
 ) -> Distiller:
     """One that begins with what lies in ``folder``."""
     before = Graph.open(folder / "graph"), folder / "m"
-    distiller = Distiller.of(*made, settings, 1, label, 1, before=before)
-    warm_start(distiller, made[0], *before)
-    return distiller
+    return Distiller.of(*made, settings, 1, label, 1, before=before)
 
 
 def grown(folder: Path, topics: np.ndarray | None = None) -> Made:
@@ -191,6 +190,19 @@ def test_nobody_is_asked_for_a_label_that_was_learned_before(tmp_path):
     assert after.labels is not None
     for part in ("train", "validation", "test"):
         assert torch.equal(getattr(after.labels, part)[:PAPERS], getattr(before.labels, part))
+
+
+def test_some_of_what_came_in_while_a_model_was_kept_is_asked_about_later(tmp_path):
+    saved(tmp_path, label=TOPIC)
+    made = grown(tmp_path / "night")
+    keep_model(made[0].path, (tmp_path / "graph", tmp_path / "m"), tmp_path / "night" / "m")
+    after = warm(made, tmp_path / "night", label=TOPIC)
+    (cites,) = after.inputs.edges.values()
+    (before,) = (Graph.open(tmp_path / "graph").edge_index(e.name) for e in made[0].edge_types)
+    known = set(map(tuple, before.T.tolist()))
+    new = np.array([pair not in known for pair in map(tuple, cites.T.tolist())])
+    (states,) = after.holdout.edges.values()
+    assert np.isin(states[new], (VALIDATION, TEST)).any()
 
 
 def test_weights_of_another_form_are_told(tmp_path):

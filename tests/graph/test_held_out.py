@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.dataset import GraphManifest
 from isohop.graph.earlier import later_nodes
-from isohop.graph.held_out import learned_from, move_held_out, parts_of_label, save_held_out
+from isohop.graph.held_out import learned_from, parts_of_label, save_held_out
 from isohop.graph.holdout import ASIDE, ISOLATED, ISOLATION, NEW, TEST, VALIDATION, VISIBLE
 from tests.worlds import library
 
@@ -82,7 +83,7 @@ def by_key(graph: Graph, held: Holdout, name: str) -> dict[tuple[object, object]
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**16), nights=st.integers(1, 3))
 def test_what_may_have_been_seen_is_not_held_out_and_what_was_held_out_stays_so(seed, nights):
-    """After one night, or several of which the others learned nothing."""
+    """Night after night, whether a model learns on or is kept; of what is new some is held out."""
     draw = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -90,22 +91,21 @@ def test_what_may_have_been_seen_is_not_held_out_and_what_was_held_out_stays_so(
         first = hold_out(before, SEED)
         held = kept(before, first, folder / "held0")
         graph = before
-        for night in range(1, nights):
-            later = a_night_later(graph, folder / f"g{night}", draw, new=20)
-            ids = later_nodes(graph, later)
-            move_held_out(held, folder / f"held{night}", later, ids, None)
-            graph, held = later, folder / f"held{night}"
-        now = a_night_later(graph, folder / "now", draw)
-        after = hold_out(now, SEED, learned=learned_from(graph, held, now))
+        told = [(before, first)]
+        for night in range(nights):
+            now = a_night_later(graph, folder / f"g{night + 1}", draw)
+            learned = learned_from(graph, held, now, later_nodes(graph, now))
+            after = hold_out(now, SEED, learned=learned)
+            held = kept(now, after, folder / f"held{night + 1}")
+            told.append((now, after))
+            graph = now
         for edge in (READS, SHELF):
-            then, last, today = (
-                by_key(one, state, edge)
-                for one, state in ((before, first), (graph, hold_out(graph, SEED)), (now, after))
-            )
-            for pair in then.keys() & last.keys() & today.keys():
-                assert today[pair] == then[pair]
-            new = [today[pair] for pair in today.keys() - last.keys()]
-            assert {VISIBLE, VALIDATION, TEST, ISOLATED} <= set(new)
+            states = [by_key(one, state, edge) for one, state in told]
+            for then, today in pairwise(states):
+                for pair in then.keys() & today.keys():
+                    assert today[pair] == then[pair]
+                new = [today[pair] for pair in today.keys() - then.keys()]
+                assert {VISIBLE, VALIDATION, TEST, ISOLATED} <= set(new)
         seen = after.visible_degree(now)["book"]
         assert (seen[np.isin(after.groups["book"], APART)] == 0).all()
         assert np.isin(after.groups["book"], APART).mean() == pytest.approx(0.13, abs=0.03)
@@ -114,9 +114,9 @@ def test_what_may_have_been_seen_is_not_held_out_and_what_was_held_out_stays_so(
 def test_where_nothing_is_new_everything_is_as_it_was(tmp_path):
     graph = library(tmp_path / "g", books=700)
     held = hold_out(graph, SEED)
-    again = hold_out(
-        graph, SEED, learned=learned_from(graph, kept(graph, held, tmp_path / "h"), graph)
-    )
+    folder = kept(graph, held, tmp_path / "h")
+    learned = learned_from(graph, folder, graph, later_nodes(graph, graph))
+    again = hold_out(graph, SEED, learned=learned)
     for name, groups in held.groups.items():
         assert np.array_equal(np.isin(groups, APART), np.isin(again.groups[name], APART))
     for name, state in held.edges.items():
@@ -129,7 +129,7 @@ def test_parts_of_a_label_are_those_of_before(tmp_path):
     parts = draw.integers(NEW, 3, 700).astype(np.int8)
     folder = kept(graph, hold_out(graph, SEED), tmp_path / "held", parts)
     now = a_night_later(graph, tmp_path / "now", draw)
-    found = parts_of_label(graph, folder, now, "book")
+    found = parts_of_label(folder, now, "book", later_nodes(graph, now))
     keys = [one.nodes("book", ["id"])["id"].to_pylist() for one in (graph, now)]
     before = dict(zip(keys[0], parts.tolist(), strict=True))
     assert [before.get(key, NEW) for key in keys[1]] == found.tolist()

@@ -213,7 +213,6 @@ def _files(folder: Path) -> Iterable[tuple[str, Path]]:
 def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     """What each worker does; the first one's answer is the run's."""
     from isohop.coldbrew.distiller import Distiller
-    from isohop.coldbrew.warm_start import warm_start
 
     workers = this_worker(asked)
     first = workers.rank == 0
@@ -236,8 +235,6 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
         workers=workers,
         before=before,
     )
-    if before is not None:
-        warm_start(distiller, graph, *before)
     checkpoint = Path(asked[WHERE]) / CHECKPOINT
     if checkpoint.exists():
         distiller.resume(checkpoint)

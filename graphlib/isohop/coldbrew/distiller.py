@@ -38,7 +38,7 @@ from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
 from isohop.coldbrew.inputs import Inputs, read_inputs
 from isohop.coldbrew.label_propagation import propagated
-from isohop.coldbrew.labels import CLASSES, Labels, read_labels
+from isohop.coldbrew.labels import CLASSES, Labels, parts_with, read_labels
 from isohop.coldbrew.learners import (
     PLAIN,
     Baseline,
@@ -61,6 +61,7 @@ from isohop.coldbrew.tables import Table, joined, unit
 from isohop.coldbrew.teacher import Teacher, structural_nodes
 from isohop.coldbrew.training import Training, mixed
 from isohop.coldbrew.trials import trials_of
+from isohop.coldbrew.warm_start import WarmStart
 from isohop.engines.checkpoints import (
     Tensors,
     load_checkpoint,
@@ -69,8 +70,7 @@ from isohop.engines.checkpoints import (
 from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
-from isohop.graph.held_out import HELD_OUT, learned_from, parts_of_label, save_held_out
-from isohop.graph.holdout import NEW
+from isohop.graph.held_out import HELD_OUT, save_held_out
 
 DOUBTFUL = 0.5
 """How credible an edge is at most that is counted as doubtful."""
@@ -81,7 +81,8 @@ BY_FEATURES = ("mlp", "student", "graph-mlp")
 class Distiller:
     """Everything that distillation holds: what it learns from, and what it learns.
 
-    ``holdout``: which edges may be seen, of ``inputs.edges``; ``labels`` where one is learned.
+    ``holdout``: which edges may be seen, of ``inputs.edges``; ``labels`` where one is learned;
+    ``begun``: what it goes on from, where it does not begin with nothing.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Distiller:
         seed: int,
         threads: int,
         workers: Workers = ALONE,
+        begun: WarmStart | None = None,
     ):
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
@@ -104,6 +106,7 @@ class Distiller:
         self.inputs = inputs
         self.holdout = holdout
         self.labels = labels
+        self.begun = begun
         self.visible = {
             name: edges[:, torch.from_numpy(holdout.visible(name))]
             for name, edges in inputs.edges.items()
@@ -142,12 +145,6 @@ class Distiller:
         self.choices: dict[str, Choice] = {}
         self.told: dict[str, Told] = {}
         """Of each model that is trained."""
-        self.parts: np.ndarray | None = None
-        """Of the label, those of before (`Labels.parts`)."""
-        self.warm = False
-        """Whether they begin with weights that were learned before (`warm_start.py`)."""
-        self.kept_content: float | None = None
-        """Share of content that vectors had then: with another all of them would be others."""
         self.task = LinkTask(
             self.queries,
             self.visible,
@@ -163,6 +160,8 @@ class Distiller:
         self._nodes = {name: torch.arange(counts[name]) for name in inputs.entities}
         known = torch.zeros(0, dtype=torch.bool) if labels is None else labels.train
         self._labelled = torch.nonzero(known)[:, 0]
+        if begun is not None:
+            begun.give_weights(self)
 
     @classmethod
     def of(
@@ -180,21 +179,17 @@ class Distiller:
     ) -> Distiller:
         """Of a graph, features in a folder and what a pipeline says. ``seed`` decides what is held
         out, and, where no ``training_seed`` is given, all else. ``before``: an earlier graph and
-        the model that learned from it: what that has seen is not held out. Raises `IsohopError`."""
+        the model that learned from it, which is trained further. Raises `IsohopError`."""
         inputs = read_inputs(graph, features, label)
         entity = "" if label is None else label.rpartition(".")[0]
-        learned, parts = None, None
-        if before is not None:
-            kept = before[1] / HELD_OUT
-            learned = learned_from(before[0], kept, graph)
-            parts = parts_of_label(before[0], kept, graph, entity) if entity else None
+        begun = None if before is None else WarmStart.of(*before, graph, label)
+        learned, parts = (None, None) if begun is None else (begun.learned, begun.parts)
         holdout = hold_out(graph, seed, until=until, learned=learned)
         labels = None
         if label is not None:
             labels = read_labels(graph, label, holdout.groups[entity], seed, parts)
         drawn = seed if training_seed is None else training_seed
-        made = cls(inputs, holdout, labels, settings, drawn, threads, workers)
-        made.parts = parts
+        made = cls(inputs, holdout, labels, settings, drawn, threads, workers, begun)
         if label is not None and labels is None:
             made.notes.append(
                 f"label '{label}' has fewer than two values to learn from: trained by link "
@@ -241,7 +236,7 @@ class Distiller:
         """Begin to train one model."""
         score = partial(self._selection_score, model)
         self._training = self._training_of(model, self._learner_of(model), score=score)
-        if self.warm:
+        if self.begun is not None:
             self._training.consider()
 
     def train(self, steps: int) -> tuple[list[float], float | None]:
@@ -353,7 +348,8 @@ class Distiller:
 
     def _choose(self) -> None:
         """What to serve."""
-        kept = self.kept_content
+        # With another share all vectors would be others.
+        kept = None if self.begun is None else self.begun.content
         self.content = content_in_vectors(self) if kept is None else kept
         self.answering = 0.0, 0.0
         trials = trials_of(self)
@@ -572,10 +568,7 @@ class Distiller:
             judged = pa.table({**ends, "credible": credible.numpy()}).sort_by("credible")
             pq.write_table(judged, folder / "credible" / f"{name}.parquet")
         edges = {name: ends.numpy() for name, ends in self.inputs.edges.items()}
-        parts = self.parts
+        parts = parts_with(self.labels, None if self.begun is None else self.begun.parts)
         if self.labels is not None:
-            # A label that is not known today was learned before, and may be known again.
-            own = self.labels.parts
-            parts = own if parts is None else np.where(own == NEW, parts, own)
             pq.write_table(pa.table({"name": self.labels.names}), folder / CLASSES)
         save_held_out(folder / HELD_OUT, edges, self.holdout, parts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +23,25 @@ from torch import Tensor
 from isohop.coldbrew.bundle import Guesser, Student
 from isohop.coldbrew.choosing import Served
 from isohop.coldbrew.distill import DistillManifest, read_manifest
-from isohop.coldbrew.labels import CLASSES
+from isohop.coldbrew.labels import CLASSES, parts_with, read_labels
 from isohop.coldbrew.student import LatentIndex
 from isohop.coldbrew.tables import module_key
 from isohop.engines.storage import folder_atomically, write_text_atomically
-from isohop.graph import Graph
-from isohop.graph.earlier import NOBODY, check_same_types, later_ids, later_nodes, moved
-from isohop.graph.held_out import HELD_OUT, move_held_out
+from isohop.graph import Graph, hold_out
+from isohop.graph.earlier import NOBODY, check_same_types, later_ids, later_nodes, moved_edges
+from isohop.graph.held_out import HELD_OUT, learned_from, parts_of_label, save_held_out
 
 ROUNDING = 1e-5
 """How far two vectors of length 1 may lie apart, in any direction, and be one: products of tables
 that are longer by a row round otherwise."""
 
 
-def keep_model(graph: str | Path, before: tuple[Path, Path], out: str | Path) -> DistillManifest:
+def keep_model(
+    graph: str | Path, before: tuple[Path, Path], out: str | Path, until: date | None = None
+) -> DistillManifest:
     """Write the model of an earlier run as that of ``graph``. ``before``: that run's graph and
-    model. Raises `IsohopError` where its graph has other types."""
+    model; ``until``: as of `hold_out`, which decides about what is new, for whoever trains the
+    model further. Raises `IsohopError` where its graph has other types."""
     now, earlier = Graph.open(graph), Graph.open(before[0])
     check_same_types(earlier, now)
     model, manifest = before[1], read_manifest(before[1])
@@ -54,8 +58,15 @@ def keep_model(graph: str | Path, before: tuple[Path, Path], out: str | Path) ->
                 if (model / name).is_file():
                     shutil.copyfile(model / name, folder / name)
             _move_credible(model, folder, now, ids)
-            labelled = (manifest.label or "").rpartition(".")[0] or None
-            move_held_out(model / HELD_OUT, folder / HELD_OUT, now, ids, labelled)
+            learned = learned_from(earlier, model / HELD_OUT, now, ids)
+            held, parts = hold_out(now, manifest.seed, until=until, learned=learned), None
+            if manifest.label is not None:
+                entity = manifest.label.rpartition(".")[0]
+                parts = parts_of_label(model / HELD_OUT, now, entity, ids)
+                labels = read_labels(now, manifest.label, held.groups[entity], manifest.seed, parts)
+                parts = parts_with(labels, parts)
+            edges = {edge.name: now.edge_index(edge.name) for edge in now.edge_types}
+            save_held_out(folder / HELD_OUT, edges, held, parts)
         kept = manifest.model_copy(
             update={
                 "certificate": now.manifest.certificate,
@@ -88,9 +99,9 @@ def _move_credible(model: Path, folder: Path, now: Graph, later: dict[str, np.nd
         file = model / "credible" / f"{edge.name}.parquet"
         if not file.is_file():
             continue
-        ends = {"src": later[edge.source], "dst": later[edge.target]}
         (folder / "credible").mkdir(exist_ok=True)
-        pq.write_table(moved(pq.read_table(file), ends), folder / "credible" / file.name)
+        judged = moved_edges(pq.read_table(file), edge, later)
+        pq.write_table(judged, folder / "credible" / file.name)
 
 
 def moved_student(student: Student, earlier: np.ndarray, count: int) -> Student:

@@ -150,6 +150,14 @@ def read_labels(
     )
 
 
+def parts_with(labels: Labels | None, before: np.ndarray | None) -> np.ndarray | None:
+    """`Labels.parts`, and those of ``before`` where a label is not known today: it was learned, and
+    may be known again."""
+    if labels is None or before is None:
+        return before if labels is None else labels.parts
+    return np.where(labels.parts == NEW, before, labels.parts)
+
+
 def _values(
     graph: Graph, label: str, entity: str, attribute: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:

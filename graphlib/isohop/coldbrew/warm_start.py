@@ -10,36 +10,86 @@ earlier graph is held out again, and what may have been seen is not (`isohop.gra
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from isohop.coldbrew.distill import read_manifest
-from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.keeping import moved_teacher
-from isohop.coldbrew.labels import CLASSES
+from isohop.coldbrew.labels import CLASSES, Labels
 from isohop.coldbrew.tables import module_key
 from isohop.errors import IsohopError
 from isohop.graph import Graph
-from isohop.graph.earlier import check_same_types, later_nodes
+from isohop.graph.earlier import NOBODY, check_same_types, later_nodes
+from isohop.graph.held_out import HELD_OUT, learned_from, parts_of_label
+from isohop.graph.holdout import Learned
+
+if TYPE_CHECKING:
+    from isohop.coldbrew.distiller import Distiller
 
 
-def warm_start(distiller: Distiller, now: Graph, before: Graph, model: Path) -> None:
-    """Give it the weights of ``model``, which learned from the graph ``before``. Raises
-    `IsohopError` where that graph has other types, or the model another form."""
-    check_same_types(before, now)
-    later = {name: torch.from_numpy(ids) for name, ids in later_nodes(before, now).items()}
-    known = _classes(distiller, model)
-    _begin(distiller.baseline, load_file(model / "mlp.safetensors"), model, known)
-    _begin(distiller.student, load_file(model / "student.safetensors"), model)
-    taught = moved_teacher(load_file(model / "teacher.safetensors"), later)
-    _begin(distiller.teacher, _placed(taught, distiller.teacher.state_dict(), later), model, known)
-    distiller.warm = True
-    for choice in read_manifest(model).choices.values():
-        distiller.kept_content = choice.content  # one for all entities
+@dataclass(frozen=True)
+class WarmStart:
+    """What training goes on from: the weights in the folder ``model``. ``later``: where the nodes
+    of its graph are now, as of `later_nodes`; ``learned``: what it has seen; ``parts``: int8
+    (nodes,), those of a label, as of `Labels.parts`; ``content``: the share that it has in vectors,
+    None where none was chosen."""
+
+    model: Path
+    later: Mapping[str, np.ndarray]
+    learned: Learned
+    parts: np.ndarray | None
+    content: float | None
+
+    @classmethod
+    def of(cls, before: Graph, model: Path, now: Graph, label: str | None) -> WarmStart:
+        """``model`` learned from the graph ``before``. Raises `IsohopError` where that has other
+        types, or none of the nodes of one."""
+        check_same_types(before, now)
+        later = later_nodes(before, now)
+        for name, ids in later.items():
+            if now.node_type(name).count and len(ids) and (ids == NOBODY).all():
+                raise IsohopError(
+                    f"No node of '{name}' in {now.path} was one of {before.path}: its key is of "
+                    "another type, or all its rows are others. Learn anew: leave 'since' out."
+                )
+        kept = model / HELD_OUT
+        parts = None
+        if label is not None:
+            parts = parts_of_label(kept, now, label.rpartition(".")[0], later)
+        # One for all entities.
+        content = {choice.content for choice in read_manifest(model).choices.values()}
+        learned = learned_from(before, kept, now, later)
+        return cls(model, later, learned, parts, min(content, default=None))
+
+    def give_weights(self, distiller: Distiller) -> None:
+        """Raises `IsohopError` where the model has another form."""
+        model, known = self.model, self._classes(distiller.labels)
+        _begin(distiller.baseline, load_file(model / "mlp.safetensors"), model, known)
+        _begin(distiller.student, load_file(model / "student.safetensors"), model)
+        later = {name: torch.from_numpy(ids) for name, ids in self.later.items()}
+        taught = moved_teacher(load_file(model / "teacher.safetensors"), later)
+        taught = _placed(taught, distiller.teacher.state_dict(), later)
+        _begin(distiller.teacher, taught, model, known)
+
+    def _classes(self, labels: Labels | None) -> tuple[Tensor, Tensor] | None:
+        """Places of the label's classes that there were before: now, and then. None where nothing
+        was learned of it; of a number there is one place."""
+        file = self.model / CLASSES
+        if labels is None or not file.is_file():
+            return None
+        if not labels.classes:
+            return torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+        before = {name: at for at, name in enumerate(pq.read_table(file)["name"].to_pylist())}
+        pairs = [(at, before[n]) for at, n in enumerate(labels.names) if n in before]
+        now, then = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        return now, then
 
 
 def _placed(
@@ -58,27 +108,13 @@ def _placed(
     return found
 
 
-def _classes(distiller: Distiller, model: Path) -> tuple[Tensor, Tensor] | None:
-    """Places of the label's classes that there were before: now, and then. None where nothing was
-    learned of it; of a number there is one place."""
-    file = model / CLASSES
-    if distiller.labels is None or not file.is_file():
-        return None
-    if not distiller.labels.classes:
-        return torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-    before = {name: at for at, name in enumerate(pq.read_table(file)["name"].to_pylist())}
-    pairs = [(at, before[n]) for at, n in enumerate(distiller.labels.names) if n in before]
-    now, then = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    return now, then
-
-
 def _begin(
     module: torch.nn.Module,
     weights: Mapping[str, Tensor],
     model: Path,
     known: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """``known``: as of `_classes`; what is answered about new ones begins anew."""
+    """``known``: as of `WarmStart._classes`; what is answered about new ones begins anew."""
     own = module.state_dict()
     fit = {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape}
     answers = [name for name in own if name.startswith("classify.")]

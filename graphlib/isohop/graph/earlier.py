@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from isohop.errors import IsohopError
-from isohop.graph.dataset import Graph
+from isohop.graph.dataset import EdgeType, Graph
 
 NOBODY = -1
 
@@ -70,6 +70,11 @@ def later_nodes(before: Graph, now: Graph) -> dict[str, np.ndarray]:
         node.name: later_ids(earlier_ids(before, now, node.name), before.node_type(node.name).count)
         for node in now.node_types
     }
+
+
+def moved_edges(table: pa.Table, edge: EdgeType, later: Mapping[str, np.ndarray]) -> pa.Table:
+    """Rows about edges, by src and dst. ``later``: as of `later_nodes`."""
+    return moved(table, {"src": later[edge.source], "dst": later[edge.target]})
 
 
 def moved(table: pa.Table, later: Mapping[str, np.ndarray]) -> pa.Table:

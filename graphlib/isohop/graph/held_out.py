@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isohop.errors import IsohopError
-from isohop.graph.dataset import EdgeType, Graph
-from isohop.graph.earlier import NOBODY, earlier_ids, later_ids, later_nodes, moved
+from isohop.graph.dataset import Graph
+from isohop.graph.earlier import NOBODY, moved, moved_edges
 from isohop.graph.holdout import (
     ASIDE,
     ISOLATION,
@@ -60,50 +60,26 @@ def save_held_out(
         pq.write_table(pa.table({"node_id": at, "part": parts[at]}), folder / LABEL)
 
 
-def move_held_out(
-    folder: Path, out: Path, now: Graph, later: Mapping[str, np.ndarray], entity: str | None
-) -> None:
-    """The same, by the ids of a later graph: ``later``, as of `later_nodes`. ``entity``: the
-    label's."""
-    for kind in ("nodes", "edges"):
-        (out / kind).mkdir(parents=True)
-    for node in now.node_types:
-        table = moved(_nodes(folder, node.name), {"node_id": later[node.name]})
-        pq.write_table(table, out / "nodes" / f"{node.name}.parquet")
-    for edge in now.edge_types:
-        place = f"edges/{edge.name}.parquet"
-        if (folder / place).is_file():
-            table = moved(pq.read_table(folder / place), _ends(edge, later))
-            pq.write_table(table, out / place)
-    if entity is not None and (folder / LABEL).is_file():
-        table = moved(pq.read_table(folder / LABEL), {"node_id": later[entity]})
-        pq.write_table(table, out / LABEL)
-
-
-def learned_from(before: Graph, folder: Path, now: Graph) -> Learned:
-    """What a model saw of ``before``, which lies beside its ``folder`` of what was held out."""
-    later = later_nodes(before, now)
+def learned_from(
+    before: Graph, folder: Path, now: Graph, later: Mapping[str, np.ndarray]
+) -> Learned:
+    """What a model saw of ``before``, by the ``folder`` of what was held out of that. ``later``: as
+    of `later_nodes`."""
     groups, edges = {}, {}
     for node in now.node_types:
         group = np.full(node.count, NEW, np.int8)
         there = later[node.name]
-        there_now = there[there != NOBODY]
-        if node.count and len(there) and not len(there_now):
-            raise IsohopError(
-                f"No node of '{node.name}' in {now.path} was one of {before.path}: its key is of "
-                "another type, or all its rows are others. Learn anew: leave 'since' out."
-            )
-        group[there_now] = MIDDLE
+        group[there[there != NOBODY]] = MIDDLE
         held = moved(_nodes(folder, node.name), {"node_id": there})
         group[held["node_id"].to_numpy()] = held["group"].to_numpy()
         groups[node.name] = group
     for edge in now.edge_types:
         targets = now.node_type(edge.target).count
         ends = _pairs(now.edge_index(edge.name), targets)
-        known = moved(before.edges(edge.name, []), _ends(edge, later))
+        known = moved_edges(before.edges(edge.name, []), edge, later)
         state = np.where(np.isin(ends, _pairs_of(known, targets)), VISIBLE, NEW).astype(np.int8)
         file = folder / "edges" / f"{edge.name}.parquet"
-        held = moved(pq.read_table(file), _ends(edge, later)) if file.is_file() else None
+        held = moved_edges(pq.read_table(file), edge, later) if file.is_file() else None
         if held is not None and held.num_rows:
             apart = _pairs_of(held, targets)
             order = np.argsort(apart)
@@ -114,13 +90,13 @@ def learned_from(before: Graph, folder: Path, now: Graph) -> Learned:
     return Learned(groups, edges)
 
 
-def parts_of_label(before: Graph, folder: Path, now: Graph, entity: str) -> np.ndarray:
+def parts_of_label(
+    folder: Path, now: Graph, entity: str, later: Mapping[str, np.ndarray]
+) -> np.ndarray:
     """int8 (nodes,) of the label's entity: the part of each node whose label was known, or NEW."""
     parts = np.full(now.node_type(entity).count, NEW, np.int8)
     if (folder / LABEL).is_file():
-        table = pq.read_table(folder / LABEL)
-        later = later_ids(earlier_ids(before, now, entity), before.node_type(entity).count)
-        held = moved(table, {"node_id": later})
+        held = moved(pq.read_table(folder / LABEL), {"node_id": later[entity]})
         parts[held["node_id"].to_numpy()] = held["part"].to_numpy()
     return parts
 
@@ -132,10 +108,6 @@ def _nodes(folder: Path, name: str) -> pa.Table:
             f"{file} is missing: the model is damaged. Run its stage 'distill' again."
         )
     return pq.read_table(file)
-
-
-def _ends(edge: EdgeType, later: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {"src": later[edge.source], "dst": later[edge.target]}
 
 
 def _pairs_of(table: pa.Table, targets: int) -> np.ndarray:

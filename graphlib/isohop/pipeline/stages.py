@@ -111,7 +111,7 @@ def _distill(context: Context) -> list[Made]:
 
     settings, run, earlier = context.pipeline.settings, context.run, context.earlier
     if earlier is not None and not settings.warm_start:
-        return _kept_model(run, earlier)
+        return _kept_model(context, earlier)
     manifest = distill(
         run.graph,
         run.features,
@@ -126,7 +126,7 @@ def _distill(context: Context) -> list[Made]:
         else Before(earlier.graph, earlier.model, settings.warm_start),
     )
     if earlier is not None and manifest.skipped is not None:
-        return _kept_model(run, earlier)  # rather than to forget what was learned
+        return _kept_model(context, earlier)  # rather than to forget what was learned
     begun = "" if manifest.started_from is None else f", {settings.warm_start} steps further"
     made = [Made(what=f"teacher and student{begun}", where=str(run.model))]
     for name, (doubtful, judged) in manifest.doubtful.items():
@@ -147,10 +147,11 @@ def _distill(context: Context) -> list[Made]:
     return made
 
 
-def _kept_model(run: Run, earlier: Run) -> list[Made]:
+def _kept_model(context: Context, earlier: Run) -> list[Made]:
     from isohop.coldbrew.keeping import keep_model
 
-    keep_model(run.graph, (earlier.graph, earlier.model), run.model)
+    run, until = context.run, context.pipeline.settings.until
+    keep_model(run.graph, (earlier.graph, earlier.model), run.model, until)
     return [Made(what=f"teacher and student of run '{earlier.id}'", where=str(run.model))]
 
 
