@@ -257,7 +257,7 @@ class Comparison:
             if setting == "random":
                 inputs = replace(inputs, edges=damaged(inputs, seed))
             made = self.all_models(setting, inputs, holdout, seed)
-            rows = made.served().vectors[self.task.entity].detach().numpy()
+            rows = made.serving.told().vectors[self.task.entity].detach().numpy()
             probe = giant.probed(rows, self.task.values, split)
             self.note(f"{setting}/embedding probe/accuracy", probe.accuracy[2])
 
@@ -294,7 +294,7 @@ class Comparison:
         self.train(made, setting, models)
         answers = {model: told.answers for model, told in made.told.items()}
         if "student" in models:
-            answers["served"] = made.served_answers()
+            answers["served"] = made.serving.answers()
         with torch.no_grad():
             entity = self.task.entity
             about = holdout.groups[entity], made.evaluation.degree[entity]

@@ -162,8 +162,10 @@ def test_what_goes_on_from_a_checkpoint_learns_what_it_would_have(
         resumed.finish()
     whole = trained(made, label, longer)
     assert equal(resumed, whole)
-    assert resumed.choices == whole.choices
-    assert torch.equal(resumed.served().vectors["paper"], whole.served().vectors["paper"])
+    assert resumed.serving.choices == whole.serving.choices
+    assert torch.equal(
+        resumed.serving.told().vectors["paper"], whole.serving.told().vectors["paper"]
+    )
 
 
 def test_a_checkpoint_between_two_models_is_one_of_neither(tmp_path):
@@ -220,10 +222,12 @@ def test_confidence_in_nodes_without_edges_is_that_of_nodes_set_aside(tmp_path):
     distiller.inputs.features["paper"].copy_(told)
     learn(distiller)
     degree = distiller.graph.degrees_in(distiller.graph.weights({}))["paper"]
-    evidence = distiller.evidence("paper", distiller.told["teacher"].vectors["paper"], degree)
-    confidence = confidence_of(distiller.choices["paper"], evidence)
+    evidence = distiller.serving.evidence(
+        "paper", distiller.told["teacher"].vectors["paper"], degree
+    )
+    confidence = confidence_of(distiller.serving.choices["paper"], evidence)
     labels, alone = distiller.labels, new & distiller.labels.test
-    right = labels.right(distiller.served().answers, alone)
+    right = labels.right(distiller.serving.told().answers, alone)
     assert right < 0.8
     assert abs(confidence[alone].mean() - right) < 0.1
     assert confidence[~new].mean() > 0.9
@@ -266,8 +270,8 @@ def test_what_is_tested_is_not_chosen_by(tmp_path):
 
 def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhere(tmp_path):
     distiller = trained(citations(tmp_path, some_edges()))
-    distiller.content = share = 0.25
-    served = distiller.served().vectors["paper"]
+    distiller.serving.content = share = 0.25
+    served = distiller.serving.told().vectors["paper"]
     connected = distiller.connected["paper"]
     context, content = served.chunk(2, 1)
     guessed, alone = (distiller.told[model].vectors["paper"] for model in ("student", "mlp"))
@@ -289,7 +293,7 @@ def test_features_count_for_as_much_as_they_tell(tmp_path, telling):
     told = torch.arange(papers) % 3 if telling else torch.randint(5, (papers,), generator=draw)
     distiller.inputs.features["paper"].copy_(functional.one_hot(told, 5))
     learn(distiller)
-    assert (distiller.choices["paper"].content > 0.1) == telling
+    assert (distiller.serving.choices["paper"].content > 0.1) == telling
 
 
 @pytest.mark.parametrize("scarce", [True, False])
@@ -320,12 +324,14 @@ def test_about_a_label_those_are_believed_who_know_it_with_edges_and_without(tmp
         knows = torch.where(connected, *(torch.tensor(model == one) for one in knowing))
         answers = torch.where(knows[:, None], truth, truth.roll(1, 1))
         distiller.told[model] = Told(distiller.told[model].vectors, answers)
-    distiller.choices = {"paper": Choice(), "author": Choice()}
-    distiller.answering = 0.0, 0.0
-    distiller.answering = content_in_answers(distiller)
-    assert [share > 0.5 for share in distiller.answering] == [one == "mlp" for one in knowing]
-    assert labels.right(distiller.served().answers, labels.test & connected) == 1
-    assert labels.right(distiller.served().answers, labels.test & ~connected) == 1
+    distiller.serving.choices = {"paper": Choice(), "author": Choice()}
+    distiller.serving.answering = 0.0, 0.0
+    distiller.serving.answering = content_in_answers(distiller.serving)
+    assert [share > 0.5 for share in distiller.serving.answering] == [
+        one == "mlp" for one in knowing
+    ]
+    assert labels.right(distiller.serving.told().answers, labels.test & connected) == 1
+    assert labels.right(distiller.serving.told().answers, labels.test & ~connected) == 1
 
 
 def test_of_few_validation_nodes_of_a_kind_no_content_is_learned_and_none_of_another(tmp_path):
@@ -337,8 +343,8 @@ def test_of_few_validation_nodes_of_a_kind_no_content_is_learned_and_none_of_ano
     distiller.told["mlp"] = Told(distiller.told["mlp"].vectors, truth)
     few = torch.nonzero(labels.validation & distiller.connected["paper"])[FEWEST - 1 :, 0]
     labels.validation[few] = False
-    distiller.answering = 0.0, 0.0
-    linked, alone = content_in_answers(distiller)
+    distiller.serving.answering = 0.0, 0.0
+    linked, alone = content_in_answers(distiller.serving)
     assert linked == 0
     assert alone > 0
 
@@ -355,8 +361,8 @@ def test_who_is_right_is_believed_however_sure_it_is(tmp_path):
         answers = torch.where(place < known, truth, (truth + 1) % 3)
         told = distiller.told[model].vectors, sure * functional.one_hot(answers, 3).float()
         distiller.told[model] = Told(*told)
-    distiller.answering = 0.0, 0.0
-    assert content_in_answers(distiller) == (0.0, 0.0)
+    distiller.serving.answering = 0.0, 0.0
+    assert content_in_answers(distiller.serving) == (0.0, 0.0)
 
 
 def test_what_features_say_of_a_label_is_served_where_it_is_best_and_from_a_checkpoint_too(
@@ -377,14 +383,14 @@ def test_what_features_say_of_a_label_is_served_where_it_is_best_and_from_a_chec
         learned.train(settings.steps if model == "mlp" else 1)
         learned.finish()
     test = learned.labels.test
-    served = learned.served().answers
+    served = learned.serving.told().answers
     assert learned.labels.right(served, test) > 0.95
     assert learned.labels.right(learned.told["student"].answers, test) < 0.9
     assert min(learned.about()["answering"]) > 0
     learned.save_checkpoint(tmp_path / "checkpoint")
     resumed.resume(tmp_path / "checkpoint")
     assert resumed.about() == learned.about()
-    assert torch.equal(resumed.served().answers, served)
+    assert torch.equal(resumed.serving.told().answers, served)
 
 
 def test_a_node_learns_no_place_of_its_own_from_its_own_label(tmp_path):
@@ -445,7 +451,7 @@ def test_the_smallest_graphs_can_be_distilled(tmp_path, papers, edges):
     distiller = Distiller.of(*citations(tmp_path, pairs, papers), SMALL, 1, None, 1)
     if distiller.skipped is None:
         distiller = trained((Graph.open(tmp_path / "graph"), tmp_path / "features"))
-        assert all(torch.isfinite(v).all() for v in distiller.served().vectors.values())
+        assert all(torch.isfinite(v).all() for v in distiller.serving.told().vectors.values())
     else:
         assert "no visible edge" in distiller.skipped
 

@@ -17,7 +17,7 @@ from isohop.coldbrew.evaluation import FEWEST
 from isohop.coldbrew.learners import Told
 
 if TYPE_CHECKING:
-    from isohop.coldbrew.distiller import Distiller
+    from isohop.coldbrew.serving import Serving
 
 IN_VECTORS = (0.0, 0.1, 0.25, EVEN)
 """Shares that it may have in an embedding."""
@@ -25,9 +25,10 @@ IN_ANSWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares that it may have in an answer."""
 
 
-def content_in_vectors(distiller: Distiller) -> float:
+def content_in_vectors(serving: Serving) -> float:
     """The share that tells links best on validation, of nodes that have edges and of nodes that
     have none alike; where links are not learned, both halves count alike."""
+    distiller = serving.distiller
     if distiller.labels is not None and not distiller.settings.link_weight:
         return EVEN
     taught, guessed = (distiller.told[model].vectors for model in ("teacher", "student"))
@@ -36,13 +37,13 @@ def content_in_vectors(distiller: Distiller) -> float:
         vectors[name] = torch.where(distiller.connected[name][:, None], taught[name], own)
     found = {}
     for share in IN_VECTORS:
-        distiller.content = share
-        model = distiller.model_of("served", Told(distiller.with_content(vectors), None))
+        serving.content = share
+        model = distiller.model_of("served", Told(serving.with_content(vectors), None))
         found[share] = sum(distiller.evaluation.validation(model, of) for of in (False, True))
     return max(IN_VECTORS, key=lambda share: (found[share], share))
 
 
-def content_in_answers(distiller: Distiller) -> tuple[float, float]:
+def content_in_answers(serving: Serving) -> tuple[float, float]:
     """The shares with which most answers about validation nodes are right (of a number, with which
     R² is greatest): of those that have edges, beside what is served of teacher and student, and of
     those that have none, beside the student; of equals the least. 0 where there are fewer than
@@ -51,10 +52,11 @@ def content_in_answers(distiller: Distiller) -> tuple[float, float]:
 
     The choice between teacher and student is made, without content so far.
     """
+    distiller = serving.distiller
     labels = distiller.labels
     if labels is None:
         return 0.0, 0.0
-    served = distiller.served_answers()
+    served = serving.answers()
     guessed, content = (distiller.told[model].answers for model in ("student", "mlp"))
     if served is None or guessed is None or content is None:
         return 0.0, 0.0

@@ -23,16 +23,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from isohop.coldbrew.choice import EVEN, Choice
-from isohop.coldbrew.choosing import (
-    Evidence,
-    answered,
-    blended,
-    learn_choice,
-    share_of,
-    with_confidence,
-)
-from isohop.coldbrew.content import content_in_answers, content_in_vectors
 from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures, shrunk
 from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
@@ -50,17 +40,17 @@ from isohop.coldbrew.learners import (
     Learner,
     Told,
 )
-from isohop.coldbrew.links import JoinedScore, LinkTask, queries_of, some_of
+from isohop.coldbrew.links import LinkTask, queries_of, some_of
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.oversmoothing import figures_of
 from isohop.coldbrew.reliability import credible_edges
 from isohop.coldbrew.sampling import Sampler
+from isohop.coldbrew.serving import Serving
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import Student, latent_index
-from isohop.coldbrew.tables import Table, joined, unit
+from isohop.coldbrew.tables import Table, unit
 from isohop.coldbrew.teacher import Teacher, structural_nodes
 from isohop.coldbrew.training import Training, mixed
-from isohop.coldbrew.trials import trials_of
 from isohop.coldbrew.warm_start import WarmStart
 from isohop.engines.checkpoints import (
     Tensors,
@@ -138,11 +128,7 @@ class Distiller:
         self.student = Student(widths, settings)
         self.listens: dict[str, bool] = {}
         """By entity, whether the student hears of latent neighbours."""
-        self.content = EVEN
-        """Share of it in vectors as they are served."""
-        self.answering = 0.0, 0.0
-        """Share of it in answers about the label, of nodes that have edges and that have none."""
-        self.choices: dict[str, Choice] = {}
+        self.serving = Serving(self)
         self.told: dict[str, Told] = {}
         """Of each model that is trained."""
         self.task = LinkTask(
@@ -218,8 +204,8 @@ class Distiller:
             "unheard": [name for name, edges in self.visible.items() if not edges.shape[1]],
             "sampled": self.sampled,
             "listens": self.listens,
-            "answering": None if self.labels is None else self.answering,
-            "choices": {name: choice.model_dump() for name, choice in self.choices.items()},
+            "answering": None if self.labels is None else self.serving.answering,
+            "choices": {name: choice.model_dump() for name, choice in self.serving.choices.items()},
         }
 
     @property
@@ -344,21 +330,8 @@ class Distiller:
             self._teach_latent(told, guess)
         self.told[model] = told
         if model == "student":
-            self._choose()
-
-    def _choose(self) -> None:
-        """What to serve."""
-        # With another share all vectors would be others.
-        kept = None if self.begun is None else self.begun.content
-        self.content = content_in_vectors(self) if kept is None else kept
-        self.answering = 0.0, 0.0
-        trials = trials_of(self)
-        chosen = {name: learn_choice(asked) for name, asked in trials.items()}
-        of_all = {"content": self.content}
-        self.choices = {name: choice.model_copy(update=of_all) for name, choice in chosen.items()}
-        self.answering = content_in_answers(self)
-        for name, asked in trials.items():
-            self.choices[name] = with_confidence(self.choices[name], asked)
+            # With other content than it began with all vectors would be others.
+            self.serving.choose(None if self.begun is None else self.begun.content)
 
     def told_by(self, raw: Table, classify: nn.Module | None) -> Told:
         answers = None
@@ -468,55 +441,6 @@ class Distiller:
 
     # Evaluation
 
-    def evidence(self, name: str, taught: Tensor, degree: Tensor) -> Evidence:
-        """Of the nodes of an entity, by what the teacher says of them and their degree."""
-        guessed = self.told["student"].vectors[name]
-        return Evidence.of(degree, taught, guessed, self.nearness[name])
-
-    def answering_of(self, evidence: Evidence) -> Tensor:
-        """float32 (nodes,): how much content counts for in their answers."""
-        linked, alone = self.answering
-        return torch.where(evidence.degree > 0, linked, alone)
-
-    @property
-    def joined_score(self) -> JoinedScore:
-        """Of what is served."""
-        return JoinedScore(self.teacher.score, self.baseline.score)
-
-    @property
-    def candidates(self) -> dict[str, Tensor]:
-        """What is served is told from: the teacher's vectors, each beside its content."""
-        return self.with_content(self.told["teacher"].vectors)
-
-    def with_content(self, vectors: Table) -> dict[str, Tensor]:
-        content = self.told["mlp"].vectors
-        return {name: joined(held, content[name], self.content) for name, held in vectors.items()}
-
-    def served(self) -> Told:
-        """What every entity is served; the teacher's for what is no entity. Beside it the
-        content."""
-        taught, guessed = self.told["teacher"].vectors, self.told["student"].vectors
-        vectors = dict(taught)
-        for name in self.choices:
-            vectors[name] = blended(taught[name], guessed[name], self._share(name)[0])
-        return Told(self.with_content(vectors), self.served_answers())
-
-    def served_answers(self) -> Tensor | None:
-        """Float32 (nodes, outputs), about the label, where there is one."""
-        told = (self.told[model].answers for model in ("teacher", "student", "mlp"))
-        taught, guessed, content = told
-        name = "" if self.labels is None else self.labels.entity
-        if name not in self.choices or taught is None or guessed is None or content is None:
-            return taught
-        share, evidence = self._share(name)
-        return answered(content, self.answering_of(evidence), taught, guessed, share)
-
-    def _share(self, name: str) -> tuple[Tensor, Evidence]:
-        """How much of the teacher each node of an entity is served, (nodes,), and what for."""
-        degree = self.graph.degrees_in(self.graph.weights({}))[name]
-        evidence = self.evidence(name, self.told["teacher"].vectors[name], degree)
-        return share_of(self.choices[name], evidence), evidence
-
     def model_of(self, name: str, told: Told) -> Model:
         """The student asks among the teacher's vectors: both live in one space."""
         if name == "mlp":
@@ -525,7 +449,7 @@ class Distiller:
             score = self.teacher.score if name == "teacher" else self.gcn.score
             return Model(name, told.vectors, told.vectors, score)
         if name == "served":
-            return Model(name, told.vectors, self.candidates, self.joined_score)
+            return Model(name, told.vectors, self.serving.candidates, self.serving.score)
         return Model(name, told.vectors, self.told["teacher"].vectors, self.teacher.score)
 
     def evaluate(self) -> list[Figure]:
@@ -534,7 +458,7 @@ class Distiller:
             return []
         figures: list[Figure] = []
         with torch.no_grad():
-            told = {**self.told, "served": self.served()}
+            told = {**self.told, "served": self.serving.told()}
             if self.labels is not None and self.labels.classes:
                 told["label propagation"] = Told({}, propagated(self.labels, self.unweighed))
             for name, one in told.items():

@@ -27,6 +27,7 @@ from isohop.coldbrew.tables import Table
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
     from isohop.coldbrew.learners import Told
+    from isohop.coldbrew.serving import Serving
 
 SHARE = 0.1
 """Of an entity's connected nodes, those that lose edges at most: were they many more, it would be
@@ -35,8 +36,9 @@ QUESTIONS = 500
 """Of each kind, at most, to nodes that lose edges."""
 
 
-def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
-    """By entity, of a distiller whose student is trained."""
+def trials_of(serving: Serving) -> dict[str, list[Trial]]:
+    """By entity, once the student is trained."""
+    distiller = serving.distiller
     draw = np.random.default_rng([distiller.seed, 80])
     labels = distiller.labels
     asked = _asked(distiller)
@@ -51,8 +53,8 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
         most = max(FEWEST, round(SHARE * connected.sum()))
         chosen = known[np.sort(draw.permutation(len(known))[:most])]
         nodes[name] = torch.from_numpy(chosen.astype(np.int64))
-    candidates = distiller.candidates
-    found = _as_they_are(distiller, candidates)
+    candidates = serving.candidates
+    found = _as_they_are(serving, candidates)
     asked = [_of_nodes(one, nodes[one.query.source].numpy(), draw) for one in asked]
     for kept in KEPT:
         left_out, degree = _hidden(distiller, nodes, kept, draw)
@@ -64,7 +66,7 @@ def trials_of(distiller: Distiller) -> dict[str, list[Trial]]:
         with torch.no_grad():
             told = distiller.teach(left_out, unplaced)
         rows = {} if labels is None else {labels.entity: nodes[labels.entity]}
-        for name, trials in _trials(distiller, candidates, told, degree, asked, rows).items():
+        for name, trials in _trials(serving, candidates, told, degree, asked, rows).items():
             found[name] += trials
     return found
 
@@ -76,9 +78,10 @@ def _asked(distiller: Distiller, alone: bool = False) -> list[Asked]:
     return [one for one in asked if one.query.source != entity]
 
 
-def _as_they_are(distiller: Distiller, candidates: Table) -> dict[str, list[Trial]]:
+def _as_they_are(serving: Serving, candidates: Table) -> dict[str, list[Trial]]:
     """Of nodes that keep their edges, and of nodes that were set aside; for their label, of those
     that have a visible edge and those that have none."""
+    distiller = serving.distiller
     labels, taught = distiller.labels, distiller.told["teacher"]
     degree = distiller.graph.degrees_in(distiller.graph.weights({}))
     found: dict[str, list[Trial]] = {name: [] for name in distiller.inputs.entities}
@@ -89,14 +92,14 @@ def _as_they_are(distiller: Distiller, candidates: Table) -> dict[str, list[Tria
         if labels is not None:
             of = labels.validation & (distiller.connected[labels.entity] == (edges == "all"))
             rows[labels.entity] = torch.nonzero(of)[:, 0]
-        told = _trials(distiller, candidates, taught, degree, asked, rows, edges)
+        told = _trials(serving, candidates, taught, degree, asked, rows, edges)
         for name, trials in told.items():
             found[name] += trials
     return found
 
 
 def _trials(
-    distiller: Distiller,
+    serving: Serving,
     candidates: Table,
     told: Told,
     degree: Table,
@@ -106,12 +109,13 @@ def _trials(
 ) -> dict[str, list[Trial]]:
     """By entity. ``told``: what the teacher says where nodes have ``degree``; ``labelled``: the
     nodes that are asked for their label, of the entity that has it."""
+    distiller = serving.distiller
     guessed, content = distiller.told["student"], distiller.told["mlp"]
     labels = distiller.labels
     names = distiller.inputs.entities
-    evidence = {name: distiller.evidence(name, told.vectors[name], degree[name]) for name in names}
+    evidence = {name: serving.evidence(name, told.vectors[name], degree[name]) for name in names}
     found: dict[str, list[Trial]] = {name: [] for name in names}
-    score = distiller.joined_score
+    score = serving.score
     for one in asked:
         name, rows = one.query.source, torch.from_numpy(one.source)
         found[name].append(
@@ -119,7 +123,7 @@ def _trials(
                 told.vectors[name][rows],
                 guessed.vectors[name][rows],
                 evidence[name][rows],
-                partial(embedded, content.vectors[name][rows], distiller.content),
+                partial(embedded, content.vectors[name][rows], serving.content),
                 partial(link_loss, score, candidates, one),
                 partial(_reciprocal, score, candidates, one),
                 enough=1 / K,
@@ -136,7 +140,7 @@ def _trials(
                 taught,
                 own,
                 of,
-                partial(_answered, distiller, alone, of),
+                partial(_answered, serving, alone, of),
                 partial(labels.losses, rows),
                 partial(_hits, labels, rows),
                 edges=edges,
@@ -146,15 +150,15 @@ def _trials(
 
 
 def _answered(
-    distiller: Distiller,
+    serving: Serving,
     content: Tensor,
     evidence: Evidence,
     taught: Tensor,
     guessed: Tensor,
     share: Tensor,
 ) -> Tensor:
-    """With as much content as the distiller has decided on by then."""
-    return answered(content, distiller.answering_of(evidence), taught, guessed, share)
+    """With as much content as is decided on by then."""
+    return answered(content, serving.answering_of(evidence), taught, guessed, share)
 
 
 def _of_nodes(asked: Asked, nodes: np.ndarray, draw: np.random.Generator) -> Asked:
