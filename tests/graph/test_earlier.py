@@ -33,7 +33,10 @@ def ids_of(session, before: list, now: list) -> dict:
         "node_id bigint, k0 bigint, k1 string",
     )
     keys = session.createDataFrame(now, "k0 bigint, k1 string")
-    rows = numbered_after(keys, ["k0", "k1"], known, lambda frame, _: frame).collect()
+    counted = numbered_after(
+        keys, ["k0", "k1"], len(now), known, lambda frame, _: (frame, frame.count())
+    )
+    rows = counted.collect()
     assert len(rows) == len(now)
     return {(row["k0"], row["k1"]): row["node_id"] for row in rows}
 

@@ -9,7 +9,7 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isohop.engines.frames import all_given, equal, renamed, slices, write_parquet
+from isohop.engines.frames import all_given, equal, renamed, rows_in, slices, write_parquet
 from isohop.hops import certificate
 from isohop.hops.aggregates import aggregate, most_rows
 from isohop.hops.facts import Facts, with_time
@@ -109,7 +109,7 @@ class Edges:
             ends = sorted([self._digest(first.entity), self._digest(second.entity)])
             self.built[name] = Built(
                 name,
-                self.facts.session.read.parquet(str(folder)).count(),
+                rows_in(folder),
                 certificate.in_sequence([*ends, told]),
                 made.columns,
                 (first.entity, role, second.entity),

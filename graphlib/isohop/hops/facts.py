@@ -18,6 +18,7 @@ from isohop.engines.frames import (
     equal,
     left_join,
     renamed,
+    rows_in,
     staged,
     united,
     write_parquet,
@@ -54,6 +55,10 @@ class Facts:
     def staged(self, frame: DataFrame, name: str) -> DataFrame:
         """The same rows, written once."""
         return staged(self.session, frame, self.stage / name)
+
+    def counted(self, frame: DataFrame, name: str) -> tuple[DataFrame, int]:
+        """Likewise, and how many rows there are."""
+        return self.staged(frame, name), rows_in(self.stage / name)
 
     def type_of(self, root: str, value: int) -> pa.DataType:
         """Arrow type of a value of U(root)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isohop.engines.frames import all_given, left_join, renamed, united, write_parquet
+from isohop.engines.frames import all_given, left_join, renamed, staged, united
 from isohop.errors import IsohopError
 from isohop.hops import certificate
 from isohop.hops.aggregates import aggregate, most_rows
@@ -70,13 +70,13 @@ class Nodes:
         keys = united(parts)
         if len(parts) > 1:
             keys = keys.distinct()
-        keys = self.facts.staged(keys, f"keys-{node.name}")
+        keys, count = self.facts.counted(keys, f"keys-{node.name}")
         known = self._known(node, keys)
         if known is None:
-            ids = numbered(keys, names)
+            ids = numbered(keys, names, count)
         else:
             ids = numbered_after(
-                keys, names, known, lambda f, n: self.facts.staged(f, f"{n}-{node.name}")
+                keys, names, count, known, lambda f, n: self.facts.counted(f, f"{n}-{node.name}")
             )
         self.ids[node.name] = self.facts.staged(ids, f"ids-{node.name}")
         self._key_orders[node.name] = self._key_order(keys, names)
@@ -185,9 +185,8 @@ class Nodes:
         ordered = frame.orderBy("node_id").select(
             "node_id", *(renamed(c, w) for c, w in zip(internal[1:], written, strict=True))
         )
-        write_parquet(ordered, folder)
         # What is hashed is what was written, under names that no name from outside can upset.
-        made = self.facts.session.read.parquet(str(folder)).toDF(*internal)
+        made = staged(self.facts.session, ordered, folder).toDF(*internal)
         plain = [column for _, column, _, how in columns if how is None]
         identity = self.identity(node.name, made, names)
         count, [[*found, ids]] = certificate.digests(made, [identity], [*plain, "node_id"])

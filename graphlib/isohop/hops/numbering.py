@@ -24,12 +24,12 @@ _SAMPLED = 32
 """Keys of the sample for each range: enough for ranges that differ in size by less than half."""
 
 
-def numbered(keys: DataFrame, names: Sequence[str]) -> DataFrame:
-    """``node_id`` and the columns ``names`` of distinct ``keys``, counted from 0 in their order."""
+def numbered(keys: DataFrame, names: Sequence[str], count: int) -> DataFrame:
+    """``node_id`` and the columns ``names`` of so many distinct ``keys``, from 0 in their order."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    boundaries = _boundaries(keys, names)
+    boundaries = _boundaries(keys, names, count)
     ranged = keys.withColumn("range", _range_of(names, boundaries, 0))
     starts = [0]
     if boundaries:
@@ -45,39 +45,40 @@ def numbered(keys: DataFrame, names: Sequence[str]) -> DataFrame:
 def numbered_after(
     keys: DataFrame,
     names: Sequence[str],
+    count: int,
     known: DataFrame,
-    staged: Callable[[DataFrame, str], DataFrame],
+    staged: Callable[[DataFrame, str], tuple[DataFrame, int]],
 ) -> DataFrame:
     """As `numbered`, but for ``known``: ``node_id`` and the distinct keys of an earlier graph.
 
     A known key keeps its number and new keys follow on. Where keys are gone numbers stay dense all
     the same: what they leave free goes to the new keys and to the known ones beyond the end, in the
-    order of keys. ``staged``: writes a frame once, under a name, for several readers.
+    order of keys. ``staged``: writes a frame once, under a name, for several readers, and counts
+    its rows.
     """
     from pyspark.sql import functions as F
 
-    count = keys.count()
     theirs = [f"known_{name}" for name in names]
     before = known.select("node_id", *(renamed(n, t) for n, t in zip(names, theirs, strict=True)))
     # The smaller side first, as everywhere: nearly all keys are on both.
     found = before.where(F.col("node_id") < count).join(keys, equal(theirs, names), "inner")
-    kept = staged(found.select("node_id", *names), "kept")
+    kept, _ = staged(found.select("node_id", *names), "kept")
     ours = kept.select(*(renamed(n, t) for n, t in zip(names, theirs, strict=True)))
-    others = staged(keys.join(ours, equal(names, theirs), "left_anti"), "others")
+    others, left = staged(keys.join(ours, equal(names, theirs), "left_anti"), "others")
     every = keys.sparkSession.range(count).select(F.col("id").cast("bigint").alias("free"))
     taken = kept.select(renamed("node_id", "taken"))
-    free = staged(every.join(taken, equal(["free"], ["taken"]), "left_anti"), "free")
-    places = numbered(free, ["free"]).withColumnRenamed("node_id", "place")
-    filled = numbered(others, names).join(places, equal(["node_id"], ["place"]), "inner")
+    free, _ = staged(every.join(taken, equal(["free"], ["taken"]), "left_anti"), "free")
+    places = numbered(free, ["free"], left).withColumnRenamed("node_id", "place")
+    filled = numbered(others, names, left).join(places, equal(["node_id"], ["place"]), "inner")
     return united([kept, filled.select(renamed("free", "node_id"), *names)])
 
 
-def _boundaries(keys: DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:
+def _boundaries(keys: DataFrame, names: Sequence[str], count: int) -> list[tuple[Any, ...]]:
     """The first key of each range but the first, ascending: as many as there are ranges of keys,
     not as there are keys."""
     from pyspark.sql import functions as F
 
-    ranges = -(-keys.count() // RANGE_KEYS)
+    ranges = -(-count // RANGE_KEYS)
     if ranges < 2:
         return []
     every = max(1, RANGE_KEYS // _SAMPLED)

@@ -79,7 +79,7 @@ def count_usage(
         referred = _referred(plan, clean, table)
         counted.used += referred
         if root is None:
-            counted.leave_unused(NO_REFERRER, clean[table].frame.count() - referred)
+            counted.leave_unused(NO_REFERRER, clean[table].rows - referred)
         elif table not in empty:
             _count_rows(root, universal[table], counted, NO_REFERRER)
 

@@ -109,10 +109,11 @@ class Integrity:
     def check(self, name: str) -> None:
         """Keys first: null ones, then duplicates. `check_references` follows for all tables."""
         table, clean, counted = self.tables[name], self.clean[name], self.ledger.table(name)
-        self._count_nulls(name)
         key = [clean.names[column] for column in table.key or ()]
+        without = self._count_nulls(name, key)
         if key:
-            self._take_out_null_keys(clean, key, table, counted)
+            if without:
+                self._take_out_null_keys(clean, key, table, counted, without)
             self._take_out_duplicates(clean, key, table, counted)
         for unique in table.unique:
             self._report_duplicates(clean, unique, counted)
@@ -161,7 +162,8 @@ class Integrity:
                 )
                 self._replace(clean, kept, clean.rows)
 
-    def _count_nulls(self, name: str) -> None:
+    def _count_nulls(self, name: str, key: Sequence[str]) -> int:
+        """Tell of columns and references; how many rows lack a part of the ``key``."""
         from pyspark.sql import functions as F
 
         clean, counted = self.clean[name], self.ledger.table(name)
@@ -173,10 +175,12 @@ class Integrity:
             F.sum((~all_given([clean.names[c] for c in r.columns])).cast("long")).alias(f"r{i}")
             for i, r in enumerate(references)
         ]
+        if key:
+            measures.append(F.count(F.when(~all_given(key), 1)).alias("without"))
         row = clean.frame.agg(*measures).collect()[0].asDict()
         if row["rows"] == 0:
             counted.findings.append(Finding(kind="table without rows", where=name, count=0))
-            return
+            return 0
         for column in columns:
             if row[clean.names[column]] == 0:
                 counted.find("column without values", f"{name}.{column}", row["rows"])
@@ -187,17 +191,16 @@ class Integrity:
                 row[f"r{index}"] or 0,
                 policy="no reference",
             )
+        return int(row.get("without", 0))
 
     def _take_out_null_keys(
-        self, clean: CleanTable, key: list[str], table: Table, counted: TableLedger
+        self, clean: CleanTable, key: list[str], table: Table, counted: TableLedger, count: int
     ) -> None:
+        where = f"{clean.name}.{', '.join(table.key or ())}"
+        counted.find("null key", where, count, policy="quarantine")
         without = clean.frame.where(~all_given(key))
-        count = without.count()
-        if count:
-            where = f"{clean.name}.{', '.join(table.key or ())}"
-            counted.find("null key", where, count, policy="quarantine")
-            self._set_aside(clean, without, "null key", counted, count)
-            self._replace(clean, clean.frame.where(all_given(key)), clean.rows - count)
+        self._set_aside(clean, without, "null key", counted, count)
+        self._replace(clean, clean.frame.where(all_given(key)), clean.rows - count)
 
     def _take_out_duplicates(
         self, clean: CleanTable, key: list[str], table: Table, counted: TableLedger
