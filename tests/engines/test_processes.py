@@ -23,7 +23,7 @@ from isohop.engines.progress import SILENT
 from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 
-def act(batch, begun):
+def act(piece, begun):
     open(begun, "w").close()
     time.sleep(600)
 
@@ -56,8 +56,11 @@ def test_nobody_outside_of_the_machine_can_connect_to_ray():
 
         ray.get(ray.remote(lambda: None).remote())
         found = listening(psutil.Process())
+        programs = [word for one in psutil.Process().children(True) for word in one.cmdline()]
     assert {name for name, _ in found} >= {"gcs_server", "raylet"}
     assert [(name, address) for name, address in found if not is_loopback(address)] == []
+    # What only a cluster needs is not there, and not waited for.
+    assert [p for p in programs if p.endswith(("monitor.py", "dashboard.py"))] == []
 
 
 @pytest.mark.parametrize("engine", ["sail", pytest.param("spark", marks=pytest.mark.spark)])
@@ -69,7 +72,7 @@ def test_nobody_outside_of_the_machine_can_connect_to_an_engine(engine):
     assert [(name, address) for name, address in found if not is_loopback(address)] == []
 
 
-def wrong(batch: dict[str, object]) -> dict[str, object]:
+def wrong(piece: dict[str, object]) -> None:
     raise IsohopError("a file of yours is damaged")
 
 
@@ -81,7 +84,7 @@ def test_an_error_of_ours_comes_back_from_a_worker_as_itself():
 
 @pytest.mark.parametrize("whom", ["raylet", "ray::RuntimeEnvAgent"])
 def test_where_a_process_of_ray_dies_all_ends_and_it_is_said(tmp_path, whom):
-    """Ray ends this process, too, once it has lost its store: then its own words must do."""
+    """Where there is no machine left, Ray itself would wait for one for ever."""
     begun = tmp_path / "begun"
     run = subprocess.Popen(
         [sys.executable, "-c", WAITS, str(begun)],
@@ -98,8 +101,8 @@ def test_where_a_process_of_ray_dies_all_ends_and_it_is_said(tmp_path, whom):
         if child.name() == whom[:15] or child.cmdline()[:1] == [whom]
     )
     victim.kill()
-    said, _ = run.communicate(timeout=300)
-    own = "A process of Ray died" in said and "run the same command again" in said
-    assert run.returncode == (0 if own else 1), said
-    assert own or "has been marked dead" in said
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    assert "A process of Ray died" in said
+    assert "run the same command again" in said
     assert "Traceback" not in said

@@ -11,7 +11,7 @@ import pytest
 
 from isohop.engines import pieces as in_pieces
 from isohop.giant.encoder import load_encoder
-from isohop.giant.inference import encode_pieces, pieces
+from isohop.giant.inference import encode_piece, pieces
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.training import Trainer
 from isohop.graph import Graph
@@ -33,9 +33,8 @@ def trained(tmp_path_factory) -> tuple[Graph, Path]:
 
 
 def features(graph: Graph, encoder: Path, out: Path) -> dict[str, np.ndarray]:
-    places = list(pieces(graph))
-    batch = {name: np.array([place[name] for place in places]) for name in places[0]}
-    encode_pieces(batch, str(graph.path), str(encoder), str(out), None)
+    for piece in pieces(graph):
+        encode_piece(piece, str(graph.path), str(encoder), str(out), None)
     found = {}
     for node in graph.node_types:
         table = pq.read_table(out / node.name).sort_by("node_id")

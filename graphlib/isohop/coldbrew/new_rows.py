@@ -35,10 +35,16 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from isohop.coldbrew.new_columns import cast_columns, check_columns, quarantined
-from isohop.engines.pieces import PIECE, for_each_piece, part_name, pieces_of, rows_of, split
+from isohop.engines.pieces import PIECE, for_each_piece, part_name, pieces_of, rows_of
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session
-from isohop.engines.storage import fingerprint, folder_atomically, write_text_atomically
+from isohop.engines.storage import (
+    disk_full,
+    fingerprint,
+    folder_atomically,
+    is_disk_full,
+    write_text_atomically,
+)
 from isohop.errors import InvalidInput, IsohopError
 from isohop.graph import Graph
 from isohop.relational.files import parquet_parts
@@ -139,9 +145,7 @@ def embed_new(
             arguments |= {"run": [str(path.resolve()) for path in paths], "threads": cores}
         counts = {"embedded": 0, "quarantined": landed.rows_read - landed.rows, "edges": 0}
         what = f"new rows of '{known.name}'"
-        for told in for_each_piece(pieces, embed_pieces, arguments, what, progress, cores):
-            if told["error"]:
-                raise IsohopError(told["error"])
+        for _, told in for_each_piece(pieces, embed_piece, arguments, what, progress, cores):
             counts = {name: count + told[name] for name, count in counts.items()}
         if landed.quarantine is not None:
             (folder / QUARANTINE).mkdir(exist_ok=True)
@@ -216,39 +220,35 @@ def _known(graph: str, features: str, model: str, credible: str, version: str) -
     return KnownGraph.open(Graph.open(graph), Path(features), Path(model), Path(credible))
 
 
-def embed_pieces(
-    batch: dict[str, Any],
+def embed_piece(
+    piece: dict[str, Any],
     student: str,
     entity: str,
     version: str,
     out: str,
     run: Sequence[str] | None = None,
     threads: int = 1,
-) -> dict[str, Any]:
-    """What a worker does with each piece of ``batch``: read, render, encode, embed and write.
-    ``run``: graph, features and model, where rows have edges, and the folder of these."""
+) -> dict[str, int]:
+    """What a worker does: read, render, encode, embed and write a piece; rows embedded and
+    quarantined, and edges of these that are embedded. ``run``: graph, features and model, where
+    rows have edges, and the folder of these. Raises `IsohopError`."""
     import torch
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    counts: dict[str, list[Any]] = {"embedded": [], "quarantined": [], "edges": [], "error": []}
-    for piece in split(batch):
-        told: dict[str, Any] = dict.fromkeys(counts, 0)
-        told["error"] = ""
-        try:
-            embedder = _Embedder(_opened(student, entity, version))
-            if run is not None:
-                *paths, matched = run
-                with torch.no_grad():
-                    embedder = _Embedder(embedder.bundle, _known(*paths, version), Path(matched))
-            told |= embedder.embed(piece, Path(out))
-        except IsohopError as raised:
-            told["error"] = str(raised)  # the driver's to tell, without a traceback
-        except (OSError, pa.ArrowException) as raised:
-            told["error"] = f"{piece['file']} cannot be read: {raised}. Write the file again."
-        for name, value in told.items():
-            counts[name].append(value)
-    return counts
+    try:
+        embedder = _Embedder(_opened(student, entity, version))
+        if run is not None:
+            *paths, matched = run
+            with torch.no_grad():
+                embedder = _Embedder(embedder.bundle, _known(*paths, version), Path(matched))
+        return embedder.embed(piece, Path(out))
+    except (OSError, pa.ArrowException) as raised:
+        if is_disk_full(raised):
+            raise disk_full("Embedding new rows") from raised
+        raise IsohopError(
+            f"{piece['file']} cannot be read: {raised}. Write the file again."
+        ) from raised
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class _Embedder:
     matched: Path | None = None
 
     def embed(self, piece: dict[str, Any], out: Path) -> dict[str, int]:
-        """Rows embedded and quarantined, and edges of these that are embedded."""
+        """As of `embed_piece`."""
         bundle = self.bundle
         key = bundle.entity.key
         schema = pa.schema(

@@ -7,8 +7,8 @@ pieces passes through the driver.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isohop.engines.progress import Progress
-from isohop.engines.ray import errors_of_ray
-from isohop.errors import IsohopError
+from isohop.engines.ray import ended, machines, result_of, with_cores
 
 PIECE = 1 << 16
 """Rows of a piece. What precedes it in its row group is decoded again, which is next to nothing."""
-_RETRIED = "\nFailed to apply UDF transform after"
-"""From here on Ray Data adds words of its own to an error: on how to try again."""
 BATCH = 1 << 14
 """Rows of a piece that are held at once."""
+AHEAD = 2
+"""Pieces that Ray knows of for each that is worked on."""
 
 
 def pieces_of(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -63,43 +62,38 @@ def rows_of(piece: dict[str, Any], names: Sequence[str]) -> Iterator[pa.Table]:
         row += batch.num_rows
 
 
-def split(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The pieces of a batch as Ray Data hands it to a function: a column for each name."""
-    columns = {name: values.tolist() for name, values in batch.items()}
-    for values in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, values, strict=True))
-
-
 def for_each_piece(
-    pieces: Sequence[dict[str, Any]],
-    act: Callable[..., dict[str, Any]],
-    arguments: dict[str, Any],
+    pieces: Iterable[dict[str, Any]],
+    act: Callable[..., Any],
+    arguments: Mapping[str, Any],
     what: str,
     progress: Progress,
     cores: int = 1,
-) -> Iterator[dict[str, Any]]:
-    """Have workers of Ray Data ``act`` on pieces: what it gave for each, as they end. Who stops
-    asking stops the work. Each piece takes ``cores``. Ray must be running.
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Have workers of Ray ``act`` on pieces: each piece and what it gave, as they end. Who stops
+    asking stops the work. Each takes ``cores``. Ray must be running.
 
-    ``act`` takes a batch of pieces (see `split`) and ``arguments``, and gives a batch.
+    ``act`` takes a piece, and ``arguments`` by name. Raises as `errors_of_ray` does.
     """
-    import ray.data
+    import ray
 
-    # Ray Data tells every step of every plan, and each error at length before it raises it; what
-    # matters is told by `progress`, and by who asked.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    ray.data.DataContext.get_current().raise_original_map_exception = True
-    done = ray.data.from_items(list(pieces), override_num_blocks=max(1, len(pieces))).map_batches(
-        act,
-        batch_size=1,
-        num_cpus=cores,
-        fn_kwargs=arguments,
-    )
+    task = with_cores(act, cores)
+    every = list(pieces)
+    waiting = iter(every)
+    running: dict[Any, dict[str, Any]] = {}
     try:
-        with progress.task(what, len(pieces)) as bar, errors_of_ray():
-            for row in done.iter_rows():
-                bar.advance()
-                yield row
-    except IsohopError as error:
-        error.args = tuple(str(word).partition(_RETRIED)[0] for word in error.args)
-        raise
+        with progress.task(what, len(every)) as bar:
+            while True:
+                # As many machines as there are now, each of whose cores finds the next piece ready.
+                most = AHEAD * max(1, sum(machine // cores for machine in machines()))
+                for piece in islice(waiting, max(0, most - len(running))):
+                    running[task.remote(piece, **arguments)] = piece
+                if not running:
+                    return
+                for done in ended([*running]):
+                    piece, found = running.pop(done), result_of(done)
+                    bar.advance()
+                    yield piece, found
+    finally:
+        for reference in running:
+            ray.cancel(reference)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from isohop.errors import IsohopError
 
 _ATTEMPTS = 2
 """A saturated machine can miss Ray's start-up deadline once; a second failure is real."""
+POLL = 0.2
+"""Seconds."""
+_DIED = "A process of Ray died"
+_AGAIN = (
+    "Look at the machine's memory, then run the same command again: what is done is not done twice."
+)
 
 
 @contextmanager
@@ -19,8 +25,8 @@ def ray_session() -> Iterator[None]:
     """Have Ray running inside the block.
 
     A session that is already there is used and left alone, so stages of one run share one. A local
-    one binds to loopback, has no dashboard and is shut down at the end. Raises `IsohopError` when
-    Ray does not start.
+    one binds to loopback, has no process that only a cluster needs, and is shut down at the end.
+    Raises `IsohopError` when Ray does not start.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -33,14 +39,17 @@ def ray_session() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    cores = len(os.sched_getaffinity(0))  # not all that the machine has
+    # The process that trained waits for the next stage; to start one takes seconds.
+    os.environ.setdefault("RAY_num_workers_soft_limit", str(cores + 1))
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
-                with _on_loopback():
+                with _on_one_machine():
                     ray.init(
-                        num_cpus=len(os.sched_getaffinity(0)),  # not all that the machine has
+                        num_cpus=cores,
                         include_dashboard=False,
                         log_to_driver=False,
                         logging_level=logging.ERROR,
@@ -63,17 +72,29 @@ def ray_session() -> Iterator[None]:
 
 
 @contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Ray takes 127.0.0.1 for "find out" and listens on all addresses of the machine, but where it
-    makes no clusters of several: told that it is on such a system, it stays on loopback."""
-    from ray._private import ray_constants
+def _on_one_machine() -> Iterator[None]:
+    """What Ray has no option for, of a Ray that is this machine's alone.
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
+    It takes 127.0.0.1 for "find out" and listens on all addresses of the machine, but where it
+    makes no clusters of several: told that it is on such a system, it stays on loopback. And it
+    starts, before it is there, an autoscaler, a server for a dashboard that is not shown, and a
+    reader of logs that nobody is told: half of the seconds that a start takes.
+    """
+    from ray._private import ray_constants
+    from ray._private.node import Node
+
+    def nothing(*_: Any, **__: Any) -> None: ...
+
+    unneeded = ("start_monitor", "start_api_server", "start_log_monitor")
+    instead = [
+        (ray_constants, "ENABLE_RAY_CLUSTER", False),
+        *((Node, n, nothing) for n in unneeded),
+    ]
+    with ExitStack() as stack:
+        for owner, name, value in instead:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def cores_each(workers: int, machines: Sequence[int]) -> int:
@@ -95,23 +116,48 @@ def all_cores() -> int:
     return max(1, cores_each(1, machines()))
 
 
-def with_all_cores(what: Any) -> Any:
-    """A class as an actor, or a function as a task, that has all cores of its machine.
+def with_cores(what: Any, cores: int) -> Any:
+    """A class as an actor, or a function as a task, that has so many cores of its machine.
 
-    Ray sets OMP_NUM_THREADS to what a worker asked for at its start, so it is said here again.
+    Ray sets OMP_NUM_THREADS to what a worker asked for at its start, so it is said here again;
+    a process serves all tasks that are told the same, one after the other.
     """
     import ray
 
-    cores = all_cores()
     # Waiting threads are left to spin: one job at a time is twice as fast so.
     environment = {"env_vars": {"OMP_NUM_THREADS": str(cores)}}
     return ray.remote(num_cpus=cores, runtime_env=environment)(what)
 
 
-def result_of(reference: Any) -> Any:
-    """A Ray result. Raises as `errors_of_ray` does."""
+def with_all_cores(what: Any) -> Any:
+    """Likewise, with all of the largest machine."""
+    return with_cores(what, all_cores())
+
+
+def ended(references: Sequence[Any]) -> list[Any]:
+    """The first of some results to be there, none after a moment's wait. Raises as `check_alive`
+    does."""
     import ray
 
+    found: list[Any] = ray.wait(list(references), num_returns=1, timeout=POLL)[0]
+    if not found:
+        check_alive()
+    return found
+
+
+def check_alive() -> None:
+    """Raises `IsohopError` where Ray has no machine any more: for what it was to do there it would
+    wait for ever."""
+    if not machines():
+        raise IsohopError(f"{_DIED}: there is no machine left that it works on. {_AGAIN}")
+
+
+def result_of(reference: Any) -> Any:
+    """A Ray result. Raises as `ended` and `errors_of_ray` do."""
+    import ray
+
+    while not ended([reference]):
+        continue
     with errors_of_ray():
         return ray.get(reference)
 
@@ -136,7 +182,4 @@ def errors_of_ray() -> Iterator[None]:
         died.ObjectLostError,
         died.OutOfMemoryError,
     ) as error:
-        raise IsohopError(
-            f"A process of Ray died: {error}. Look at the machine's memory, then run the same "
-            "command again: what is done is not done twice."
-        ) from error
+        raise IsohopError(f"{_DIED}: {error}. {_AGAIN}") from error

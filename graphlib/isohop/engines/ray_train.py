@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isohop.engines.progress import Progress
-from isohop.engines.ray import cores_each, machines
+from isohop.engines.ray import POLL, check_alive, cores_each, ended, machines
 from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError
 
@@ -38,7 +38,6 @@ RESTARTS = 3
 SECONDS_TO_START = 600
 CHECKPOINT = "training.safetensors"
 LOG = "log.jsonl"
-POLL = 0.2
 
 Loop = Callable[[dict[str, Any]], Any]
 """What each worker does with what is asked, and `WHERE` to keep it; the first one's answer is the
@@ -186,10 +185,8 @@ class _Task:
         self._answer = task.remote(loop, dict(asked))
 
     def goes_on(self) -> bool:
-        """Whether it does, after a moment's wait."""
-        import ray
-
-        return not ray.wait([self._answer], timeout=POLL)[0]
+        """Whether it does, after a moment's wait. Raises as `check_alive` does."""
+        return not ended([self._answer])
 
     def answer(self) -> Any:
         """Raises `_Failed`."""
@@ -221,7 +218,10 @@ class _Group:
     def goes_on(self) -> bool:
         """As of `_Task`."""
         self._thread.join(POLL)
-        return self._thread.is_alive()
+        goes_on = self._thread.is_alive()
+        if goes_on:
+            check_alive()
+        return goes_on
 
     def answer(self) -> Any:
         """As of `_Task`."""

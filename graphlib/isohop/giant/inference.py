@@ -1,4 +1,4 @@
-"""Inference: features of documents by a trained encoder, of all nodes by Ray Data.
+"""Inference: features of documents by a trained encoder, of all nodes by workers of Ray.
 
 Each piece of the graph's files (`engines/pieces.py`) is read, rendered, encoded and written by one
 worker. The same files for any number of workers, and the same features for any layout of the
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from isohop.engines.pieces import for_each_piece, part_name, pieces_of, rows_of, split
+from isohop.engines.pieces import for_each_piece, part_name, pieces_of, rows_of
 from isohop.engines.progress import SILENT, Progress
 from isohop.giant.documents import Field, document_fields, render_documents
 from isohop.graph import Graph
@@ -50,38 +50,34 @@ def pieces(graph: Graph) -> Iterator[dict[str, Any]]:
             yield {"node_type": node.name, **piece}
 
 
-def encode_pieces(
-    batch: dict[str, Any],
+def encode_piece(
+    piece: dict[str, Any],
     graph: str,
     encoder: str,
     out: str,
     label: str | None,
     before: tuple[str, str] | None = None,
-) -> dict[str, Any]:
-    """What a worker does: read, render, encode and write each piece of ``batch``, to which it adds
-    how many documents it ``encoded``. ``before``: an earlier graph, and its features by the same
-    encoder."""
+) -> int:
+    """What a worker does: read, render, encode and write a piece; how many documents it encoded.
+    ``before``: an earlier graph, and its features by the same encoder."""
     opened, loaded = _opened(graph, encoder)
     kept = None if before is None else (Graph.open(before[0]), Path(before[1]))
-    encoded = []
-    for piece in split(batch):
-        name = piece["node_type"]
-        fields = document_fields(opened, name, label)
-        target = Path(out) / name / part_name(piece)
-        encoded.append(0)
-        with FeatureWriter(target, loaded.dimensions) as writer:
-            for table in rows_of(piece, ["node_id", *(field.name for field in fields)]):
-                documents = render_documents(table, fields, loaded.vocabulary.characters)
-                ids = table["node_id"].to_numpy()
-                features = np.empty((len(ids), loaded.dimensions), np.float32)
-                new = np.ones(len(ids), bool)
-                if kept is not None:
-                    new = ~_take_kept(*kept, name, label, loaded, ids, documents, features)
-                if new.any():
-                    features[new] = encode_documents(loaded, name, documents.filter(pa.array(new)))
-                encoded[-1] += int(new.sum())
-                writer.write(table["node_id"], features)
-    return batch | {"encoded": np.array(encoded)}
+    name = piece["node_type"]
+    fields = document_fields(opened, name, label)
+    encoded = 0
+    with FeatureWriter(Path(out) / name / part_name(piece), loaded.dimensions) as writer:
+        for table in rows_of(piece, ["node_id", *(field.name for field in fields)]):
+            documents = render_documents(table, fields, loaded.vocabulary.characters)
+            ids = table["node_id"].to_numpy()
+            features = np.empty((len(ids), loaded.dimensions), np.float32)
+            new = np.ones(len(ids), bool)
+            if kept is not None:
+                new = ~_take_kept(*kept, name, label, loaded, ids, documents, features)
+            if new.any():
+                features[new] = encode_documents(loaded, name, documents.filter(pa.array(new)))
+            encoded += int(new.sum())
+            writer.write(table["node_id"], features)
+    return encoded
 
 
 def _take_kept(
@@ -167,12 +163,12 @@ def extract(
     before: tuple[Path, Path] | None = None,
 ) -> dict[str, int]:
     """Write ``out/<node type>/*.parquet`` for every node type; how many documents of each were
-    encoded. ``before``: as `encode_pieces` has it. Ray must be running."""
+    encoded. ``before``: as `encode_piece` has it. Ray must be running."""
     arguments = {"graph": graph.path, "encoder": encoder, "out": out}
     more: dict[str, Any] = {name: str(path.resolve()) for name, path in arguments.items()}
     more |= {"label": label, "before": before and tuple(str(path.resolve()) for path in before)}
     encoded = dict.fromkeys((node.name for node in graph.node_types), 0)
-    of_all = (list(pieces(graph)), encode_pieces, more, "features of all nodes", progress)
-    for piece in for_each_piece(*of_all):
-        encoded[piece["node_type"]] += piece["encoded"]
+    of_all = (pieces(graph), encode_piece, more, "features of all nodes", progress)
+    for piece, new in for_each_piece(*of_all):
+        encoded[piece["node_type"]] += new
     return encoded
