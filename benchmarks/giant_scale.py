@@ -9,7 +9,7 @@ four files. Every size is measured in processes of its own, so that peaks of mem
 
 *training*, one thread: what a trainer prepares, by part; 50 steps after a warm-up; the trained
 encoder over all nodes, and what it is given (rendering, hashing) apart.
-*inference*: the stage's Ray Data job, reading and writing included. ``against the encoder`` is
+*inference*: the stage's tasks of Ray, reading and writing included. ``against the encoder`` is
 core-seconds of it, without those that one process needs for reading, rendering, hashing and
 writing the same nodes, over those of the bare encoder: 1.1 is ten per cent more.
 
@@ -23,7 +23,6 @@ targets. The label tree and the first directions fit; inference holds a piece, w
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -43,7 +42,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from benchmarks.measure import cost_of, show
+from benchmarks.measure import cost_of, parser_of, show
 
 from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.giant.encoder import encode_all
@@ -393,10 +392,8 @@ MEASURED: dict[str, Callable[[Path, int], Figures]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__.splitlines()[0], f"{QUICK[0]:,} and {QUICK[1]:,} nodes")
     parser.add_argument("--nodes", type=int, nargs="+", default=NODES)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]:,} and {QUICK[1]:,} nodes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--part", choices=MEASURED, help="of one size, into --json: what this runs")
     parser.add_argument("--folder", type=Path, help="of --part")
     asked = parser.parse_args()

@@ -17,7 +17,6 @@ what it is linked to. ``--quick``: one in ten, and few steps.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from benchmarks.measure import DATA, ROOT, cost_of, show
+from benchmarks.measure import DATA, ROOT, cost_of, parser_of, show
 
 import isohop
 from isohop.coldbrew.distill import read_manifest
@@ -136,11 +135,9 @@ def told_of(run: Run) -> dict[str, float | None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one work in ten, and few steps")
+    parser = parser_of(__doc__.splitlines()[0], "one work in ten, and few steps")
     parser.add_argument("--part", type=int, default=1, metavar="N", help="one work in so many")
     parser.add_argument("--warm", type=int, metavar="STEPS", help="train the models further, too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     asked = parser.parse_args()
     if not (DATA / "gutenberg").is_dir():
         sys.exit(f"{DATA / 'gutenberg'} is absent, so nothing is measured.")

@@ -12,7 +12,6 @@ environment of its own:
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.measure import DATA, ROOT
+from benchmarks.measure import DATA, ROOT, parser_of
 from rich.console import Console
 from rich.table import Table
 
@@ -77,12 +76,10 @@ def equal(found: Audit, trials: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="Sakila alone, five trials")
+    parser = parser_of(__doc__.splitlines()[0], "Sakila alone, five trials")
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--relbench", type=Path, metavar="PYTHON", help="of its environment")
     parser.add_argument("--only", help="one database")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     asked = parser.parse_args()
     trials = 5 if asked.quick else asked.trials
     if asked.relbench is None:

@@ -22,12 +22,14 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """``--quick`` and ``--json FILE``."""
+def parser_of(
+    description: str, quick: str = "less of the same, within ten minutes"
+) -> argparse.ArgumentParser:
+    """``--quick`` and ``--json FILE``, to which a benchmark adds its own."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="less of the same, within ten minutes")
+    parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    return parser.parse_args()
+    return parser
 
 
 Part = Callable[[Path], Mapping[str, float]]
@@ -43,10 +45,8 @@ def sizes_asked(
 ) -> tuple[list[int], Path | None]:
     """The sizes to measure, and the file for the figures. Called by `run_part`, it runs that part
     and ends instead."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = parser_of(description, ", ".join(map(str, quick)))
     parser.add_argument(f"--{what}", type=int, nargs="+", default=list(sizes), dest="sizes")
-    parser.add_argument("--quick", action="store_true", help=f"{', '.join(map(str, quick))}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--part", choices=parts, help="one alone, into --json: what this runs")
     parser.add_argument("--folder", type=Path, help="of --part")
     asked = parser.parse_args()

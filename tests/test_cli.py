@@ -97,32 +97,6 @@ def test_a_mistake_of_the_user_has_a_message_and_no_traceback(words):
     assert "Traceback" not in done.stderr + done.stdout
 
 
-@pytest.mark.spark
-def test_spark_submit_builds_the_same_graph(tmp_path):
-    submit = Path(sys.executable).with_name("spark-submit")
-    done = subprocess.run(
-        [
-            *(submit, "--master", "local[2]", "--conf", "spark.ui.enabled=false"),
-            *(ROOT / "jobs" / "build_graph.py", SHOP / "star.yaml", "--out", tmp_path / "spark"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            "PYSPARK_PYTHON": sys.executable,
-            "PYSPARK_DRIVER_PYTHON": sys.executable,
-            "SPARK_LOCAL_IP": "127.0.0.1",
-        },
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    isohop("build", SHOP / "star.yaml", "--out", tmp_path / "sail")
-    assert (
-        isohop("certificate", tmp_path / "spark").stdout
-        == isohop("certificate", tmp_path / "sail").stdout
-    )
-
-
 def test_spark_without_java_says_what_it_needs(tmp_path):
     done = subprocess.run(
         [
