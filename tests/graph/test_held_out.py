@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,7 +107,8 @@ def test_what_may_have_been_seen_is_not_held_out_and_what_was_held_out_stays_so(
                 assert {VISIBLE, VALIDATION, TEST, ISOLATED} <= set(new)
         seen = after.visible_degree(now)["book"]
         assert (seen[np.isin(after.groups["book"], APART)] == 0).all()
-        assert np.isin(after.groups["book"], APART).mean() == pytest.approx(0.13, abs=0.03)
+        # A tenth is isolated, and of the many that came first some are set aside.
+        assert 0.08 < np.isin(after.groups["book"], APART).mean() < 0.16
 
 
 def test_where_nothing_is_new_everything_is_as_it_was(tmp_path):
