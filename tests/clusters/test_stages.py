@@ -16,6 +16,7 @@ import pytest
 import isohop
 from isohop.engines.mirror import Mirror
 from isohop.engines.object_store import StoredFolder
+from isohop.giant.features import Features
 from isohop.graph import Graph
 from tests.airflow.conftest import Home
 from tests.clusters.conftest import BIN, ROOT, SPARK, RayCluster, SparkCluster, run
@@ -30,7 +31,7 @@ distill: {dimensions: 8, steps: 6, batch: 64, negatives: 8, workers: 2}
 publish: {path: published}
 report: {sample: 50}
 """
-JOBS = {"features": "extract_features.py", "distill": "distill.py", "embed": "embed.py"}
+ON_RAY = ("features", "distill", "embed")
 
 
 def embeddings(folder: Path | str) -> pa.Table:
@@ -63,14 +64,18 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return file, folder / "runs" / "shop" / "here"
 
 
-def test_jobs_give_what_one_machine_gives(ray_cluster: RayCluster, here: tuple[Path, Path]):
-    """Two workers on two nodes, each step shared."""
+def test_a_job_gives_what_one_machine_gives(ray_cluster: RayCluster, here: tuple[Path, Path]):
+    """Two workers on two nodes, each step shared. All stages are below."""
     file, ours = here
     run(*command("stage", "build", file, "--run", "there"), more={})
-    for stage, script in JOBS.items():
-        told = ray_cluster.submit("python", ROOT / "jobs" / script, file, "--run", "there")
-        assert "succeeded" in told, f"{stage}: {told}"
-    alike(embeddings(ours.with_name("there")), embeddings(ours))
+    job = ROOT / "jobs" / "extract_features.py"
+    told = ray_cluster.submit("python", job, file, "--run", "there")
+    assert "succeeded" in told, told
+    features = [
+        Features.open(folder / "features").matrix("customer")
+        for folder in (ours, ours.with_name("there"))
+    ]
+    np.testing.assert_allclose(*features, atol=1e-5)
 
 
 def test_more_workers_than_cores_are_refused_at_once(ray_cluster: RayCluster, tmp_path: Path):
@@ -124,7 +129,7 @@ def test_a_dag_on_both_clusters_and_s3_gives_what_one_machine_gives(
     # It was the clusters that did it.
     assert spark_cluster.master in said
     jobs = run(BIN / "ray", "job", "list", "--address", ray_cluster.dashboard, more=ray)
-    assert all(f"stage {stage} " in jobs for stage in JOBS)
+    assert all(f"stage {stage} " in jobs for stage in ON_RAY)
     _, ours = here
     alike(embeddings(f"{bucket}/published/shop"), embeddings(ours))
     made = Mirror.of(f"{bucket}/runs/shop/20261124T000000")
