@@ -73,8 +73,11 @@ def test_who_does_not_know_the_secret_is_not_let_in(spark_cluster: SparkCluster,
     submission = spark_cluster.submission(ROOT / "jobs" / "build_graph.py", SCHEMA, "--out", out)
     configure(tmp_path / "conf", "wrong")
     wrong = {**spark_cluster.environment, "SPARK_CONF_DIR": str(tmp_path / "conf")}
-    with process(tmp_path / "log", *submission, more=wrong) as job:
-        assert job.wait(300) != 0
+    log = tmp_path / "log"
+    with process(log, *submission, more=wrong) as job:
+        refused = f"Failed to connect to master {spark_cluster.master.removeprefix('spark://')}"
+        wait_for(lambda: refused in log.read_text("utf-8") or job.poll() is not None, "a refusal")
+    assert refused in log.read_text("utf-8"), log.read_text("utf-8")[-4000:]
     assert not out.exists()
 
 

@@ -1,0 +1,53 @@
+"""Pieces of the data, each the task of some worker of Ray."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from isohop.engines.pieces import AHEAD, for_each_piece
+from isohop.engines.progress import SILENT
+from isohop.engines.ray import machines, ray_session
+
+PIECES = [{"number": number} for number in range(40)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray():
+    with ray_session():
+        yield
+
+
+def begin(piece: dict[str, int], folder: str) -> int:
+    (Path(folder) / str(piece["number"])).touch()
+    return piece["number"] ** 2
+
+
+def begin_and_wait(piece: dict[str, int], folder: str) -> int:
+    begin(piece, folder)
+    time.sleep(0.1)
+    return 0
+
+
+def test_each_piece_is_worked_on_once_and_told_with_what_it_gave(tmp_path):
+    found = list(for_each_piece(PIECES, begin, {"folder": str(tmp_path)}, "pieces", SILENT))
+    assert sorted(piece["number"] for piece, _ in found) == list(range(len(PIECES)))
+    assert all(gave == piece["number"] ** 2 for piece, gave in found)
+    assert len(list(tmp_path.iterdir())) == len(PIECES)
+
+
+def test_nothing_is_nothing():
+    assert list(for_each_piece([], begin, {"folder": ""}, "pieces", SILENT)) == []
+
+
+def test_who_stops_asking_stops_the_work(tmp_path):
+    asked = for_each_piece(PIECES, begin_and_wait, {"folder": str(tmp_path)}, "pieces", SILENT)
+    next(asked)
+    asked.close()
+    time.sleep(1)
+    begun = len(list(tmp_path.iterdir()))
+    assert begun <= 2 * AHEAD * sum(machines()) < len(PIECES)
+    time.sleep(1)
+    assert len(list(tmp_path.iterdir())) == begun
