@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,15 @@ def test_a_mistake_of_the_user_has_a_message_and_no_traceback(words):
     assert done.returncode in (1, 2)
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda job: job.stem)
+def test_every_job_is_a_command(monkeypatch, capsys, job):
+    monkeypatch.setattr(sys, "argv", [str(job), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(job), run_name="__main__")
+    assert not ended.value.code
+    assert "Usage" in capsys.readouterr().out
 
 
 def test_spark_without_java_says_what_it_needs(tmp_path):

@@ -4,6 +4,7 @@ Connect. The certificate says that it is the graph which Sail makes."""
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,9 @@ def test_who_does_not_know_the_secret_is_not_let_in(spark_cluster: SparkCluster,
         wait_for(lambda: refused in log.read_text("utf-8") or job.poll() is not None, "a refusal")
     assert refused in log.read_text("utf-8"), log.read_text("utf-8")[-4000:]
     assert not out.exists()
+    # Who knows it is let in still.
+    port = int(spark_cluster.master.rpartition(":")[2])
+    socket.create_connection(("127.0.0.1", port), timeout=10).close()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import ref
 
 import numpy as np
 import pyarrow as pa
@@ -180,6 +181,15 @@ def test_a_checkpoint_between_two_models_is_one_of_neither(tmp_path):
     assert resumed.model is None
     assert list(resumed.told) == ["teacher"]
     assert torch.equal(resumed.latent["paper"], distiller.latent["paper"])
+
+
+def test_a_distiller_that_nobody_holds_is_gone(tmp_path):
+    """With all that it holds, and before the next is made."""
+    distiller = trained(citations(tmp_path, some_edges()), "paper.topic")
+    distiller.evaluate()
+    held = ref(distiller)
+    del distiller
+    assert held() is None
 
 
 def test_labels_of_test_nodes_change_nothing_in_training(tmp_path):

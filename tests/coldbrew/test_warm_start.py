@@ -202,7 +202,17 @@ def test_some_of_what_came_in_while_a_model_was_kept_is_asked_about_later(tmp_pa
     known = set(map(tuple, before.T.tolist()))
     new = np.array([pair not in known for pair in map(tuple, cites.T.tolist())])
     (states,) = after.holdout.edges.values()
-    assert np.isin(states[new], (VALIDATION, TEST)).any()
+    apart = np.isin(states, (VALIDATION, TEST))
+    assert apart[new].any()
+    # It stays as it was decided in that night.
+    (file,) = (tmp_path / "night" / "m" / HELD_OUT / "edges").iterdir()
+    decided = [column.to_pylist() for column in pq.read_table(file).columns]
+    expected = np.stack([*cites[:, apart].numpy(), states[apart]])
+    assert sorted(zip(*decided, strict=True)) == sorted(map(tuple, expected.T.tolist()))
+    parts = pq.read_table(tmp_path / "night" / "m" / HELD_OUT / "label.parquet")
+    assert after.labels is not None
+    assert parts["node_id"].to_pylist() == list(range(PAPERS + 10))
+    assert parts["part"].to_pylist() == after.labels.parts.tolist()
 
 
 def test_weights_of_another_form_are_told(tmp_path):

@@ -9,6 +9,7 @@ result.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import proxy
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class Serving:
     have edges and of those that have none; ``choices``: what to serve, by entity."""
 
     def __init__(self, distiller: Distiller):
-        self.distiller = distiller
+        # Who holds each other is not freed when nobody holds them any more.
+        self.distiller: Distiller = proxy(distiller)
         self.content = EVEN
         self.answering = 0.0, 0.0
         self.choices: dict[str, Choice] = {}

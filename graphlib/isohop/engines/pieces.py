@@ -73,7 +73,7 @@ def for_each_piece(
     """Have workers of Ray ``act`` on pieces: each piece and what it gave, as they end. Who stops
     asking stops the work. Each takes ``cores``. Ray must be running.
 
-    ``act`` takes a piece, and ``arguments`` by name. Raises as `errors_of_ray` does.
+    ``act`` takes a piece, and ``arguments`` by name. Raises as `result_of` does.
     """
     import ray
 

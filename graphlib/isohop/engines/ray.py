@@ -30,7 +30,6 @@ def ray_session() -> Iterator[None]:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     # What needs more memory than there is would be tried again for ever.
     os.environ.setdefault("RAY_task_oom_retries", "3")
     import ray
@@ -40,8 +39,6 @@ def ray_session() -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS")
     cores = len(os.sched_getaffinity(0))  # not all that the machine has
-    # The process that trained waits for the next stage; to start one takes seconds.
-    os.environ.setdefault("RAY_num_workers_soft_limit", str(cores + 1))
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             if address:
@@ -181,5 +178,7 @@ def errors_of_ray() -> Iterator[None]:
         died.LocalRayletDiedError,
         died.ObjectLostError,
         died.OutOfMemoryError,
+        died.RaySystemError,
+        died.RuntimeEnvSetupError,
     ) as error:
         raise IsohopError(f"{_DIED}: {error}. {_AGAIN}") from error
