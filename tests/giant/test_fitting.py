@@ -56,7 +56,7 @@ def test_two_workers_share_each_batch_and_learn_what_one_learns(quiet, tmp_path)
         found.append(extract_features(quiet / "g", tmp_path / str(workers), settings, 1))
     losses = [np.array([loss for _, loss in m.curves["loss"]]) for m in found]
     # Dropout differs between workers, the batches and the gradients' sums do not.
-    assert np.allclose(*losses, rtol=0.02)
+    assert np.allclose(*losses, rtol=0.01)
     alone, shared = (m.held_out["all"].trained.mrr for m in found)
     assert shared >= alone - 0.05
 
