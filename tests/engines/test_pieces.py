@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import pytest
 
-from isohop.engines.pieces import AHEAD, for_each_piece
+from isohop.engines.pieces import AHEAD, PIECE, for_each_piece
 from isohop.engines.progress import SILENT
 from isohop.engines.ray import machines, ray_session
 
-PIECES = [{"number": number} for number in range(40)]
+PIECES = [{"number": number, "rows": PIECE} for number in range(40)]
 BEGUN = 2 * AHEAD
 """Pieces that a core may have begun by the time that the first is told."""
 
@@ -46,7 +47,7 @@ def test_nothing_is_nothing():
 
 def test_who_stops_asking_stops_the_work(tmp_path):
     most = BEGUN * sum(machines())
-    many = [{"number": number} for number in range(4 * most)]
+    many = [{"number": number, "rows": PIECE} for number in range(4 * most)]
     asked = for_each_piece(many, begin_and_wait, {"folder": str(tmp_path)}, "pieces", SILENT)
     next(asked)
     asked.close()
@@ -55,3 +56,13 @@ def test_who_stops_asking_stops_the_work(tmp_path):
     assert begun <= most
     time.sleep(1)
     assert len(list(tmp_path.iterdir())) == begun
+
+
+def process(piece: dict[str, int]) -> int:
+    return os.getpid()
+
+
+def test_small_pieces_are_one_process_work():
+    """To start another takes longer than they do."""
+    small = [{"number": number, "rows": PIECE // 20} for number in range(20)]
+    assert len({gave for _, gave in for_each_piece(small, process, {}, "pieces", SILENT)}) == 1

@@ -28,8 +28,8 @@ AHEAD = 2
 
 def pieces_of(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Every piece: its ``file``, as ``number`` that file's place among ``files``, its row
-    ``group``, as ``start`` its first row there, how many ``rows`` it has at most, and how many of
-    them are read in a ``batch``."""
+    ``group``, as ``start`` its first row there, how many ``rows`` it has, and how many of them are
+    read in a ``batch``."""
     for number, file in enumerate(files):
         about = pq.read_metadata(file)
         # A file without rows is a piece, so that what comes of it has its columns.
@@ -37,7 +37,8 @@ def pieces_of(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
         for group, rows in enumerate(groups):
             for start in range(0, max(rows, 1), PIECE):
                 place = {"number": number, "group": group, "start": start}
-                yield {"file": str(file), **place, "rows": PIECE, "batch": BATCH}
+                held = min(PIECE, rows - start)
+                yield {"file": str(file), **place, "rows": held, "batch": BATCH}
 
 
 def part_name(piece: dict[str, Any]) -> str:
@@ -71,7 +72,8 @@ def for_each_piece(
     cores: int = 1,
 ) -> Iterator[tuple[dict[str, Any], Any]]:
     """Have workers of Ray ``act`` on pieces: each piece and what it gave, as they end. Who stops
-    asking stops the work. Each takes ``cores``. Ray must be running.
+    asking stops the work. Each takes ``cores``. No more of them work than `PIECE` rows for each
+    would keep busy: one more is a process to start, which takes seconds. Ray must be running.
 
     ``act`` takes a piece, and ``arguments`` by name. Raises as `result_of` does.
     """
@@ -80,13 +82,14 @@ def for_each_piece(
     task = with_cores(act, cores)
     every = list(pieces)
     waiting = iter(every)
+    useful = max(1, -(-sum(piece["rows"] for piece in every) // PIECE))
     running: dict[Any, dict[str, Any]] = {}
     try:
         with progress.task(what, len(every)) as bar:
             while True:
                 # As many machines as there are now, each of whose cores finds the next piece ready.
                 most = AHEAD * max(1, sum(machine // cores for machine in machines()))
-                for piece in islice(waiting, max(0, most - len(running))):
+                for piece in islice(waiting, max(0, min(most, useful) - len(running))):
                     running[task.remote(piece, **arguments)] = piece
                 if not running:
                     return

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isohop.engines.progress import Progress
-from isohop.engines.ray import POLL, check_alive, cores_each, ended, machines
+from isohop.engines.ray import POLL, check_alive, cores_each, ended, machines, with_cores
 from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError
 
@@ -169,19 +169,17 @@ class _Failed(Exception):
 
 class _Task:
     """One worker. It needs no group, whose own processes take longer to start than it does; and
-    its process serves the next task that asks for the same."""
+    its process serves the next task."""
 
     def __init__(self, loop: Loop, asked: Mapping[str, Any]):
-        import ray
-
         resources = _resources(asked)
-        task = ray.remote(
-            num_cpus=resources["CPU"],
+        task = with_cores(
+            _guarded,
+            resources["CPU"],
             num_gpus=resources.get("GPU", 0),
             max_retries=RESTARTS,
             retry_exceptions=True,
-            runtime_env={"env_vars": _environment(asked)},
-        )(_guarded)
+        )
         self._answer = task.remote(loop, dict(asked))
 
     def goes_on(self) -> bool:
@@ -288,12 +286,13 @@ def _advance(bar: Any, part: Part, told: int) -> int:
 
 
 def _trainer(loop: Loop, asked: Mapping[str, Any]) -> Any:
+    alone = "RAY_ADDRESS" not in os.environ
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(SECONDS_TO_START))
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-    if "RAY_ADDRESS" not in os.environ:  # nobody takes this machine away
+    if alone:  # nobody takes this machine away
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     folder, resources = Path(asked[WHERE]), _resources(asked)
     guarded: Any = partial(_guarded, loop)
@@ -302,7 +301,7 @@ def _trainer(loop: Loop, asked: Mapping[str, Any]) -> Any:
         "worker_runtime_env": {"env_vars": _environment(asked)},
         "logging_config": LoggingConfig(log_level="ERROR"),
     }
-    return TorchTrainer(
+    return _trainer_class(alone)(
         guarded,
         train_loop_config=dict(asked),
         torch_config=TorchConfig(backend="gloo"),
@@ -320,15 +319,38 @@ def _trainer(loop: Loop, asked: Mapping[str, Any]) -> Any:
     )
 
 
+def _trainer_class(alone: bool) -> Any:
+    """Ray Train's, without processes that have nothing to do here.
+
+    There are no data sets of Ray's. And what tidies up after a group asks Ray's dashboard whether
+    it lives: a Ray that ends with this process has none, and nothing to tidy, and the last such
+    question takes ten seconds to fail.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    needless = (DatasetsCallback, PlacementGroupCleanerCallback) if alone else (DatasetsCallback,)
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            every: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+            return [one for one in every if not isinstance(one, needless)]
+
+    return Trainer
+
+
 def _environment(asked: Mapping[str, Any]) -> dict[str, str]:
     # Ray sets OMP_NUM_THREADS to what a worker asked for at its start; torch reads it then.
     environment = {"OMP_NUM_THREADS": str(asked[THREADS])}
-    if asked[WORKERS] > 1 and "RAY_ADDRESS" not in os.environ and sys.platform == "linux":
+    if "RAY_ADDRESS" not in os.environ and sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
     return environment
 
 
-def _resources(asked: Mapping[str, Any]) -> dict[str, float]:
+def _resources(asked: Mapping[str, Any]) -> dict[str, int]:
     """Of each worker."""
     import ray
 
