@@ -85,21 +85,17 @@ def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp
     assert isohop.embeddings.read_manifest(f"{bucket}/published/shop").version == 2
     assert again.equals(table)
 
-    # New customers, by a student that comes down from the store.
+    # New customers, by a student that comes down from the store, their rows in a folder of it; and
+    # the same from the student's own URL, rows as a file.
     new = table.select(["id"]).slice(0, 3).append_column("name", pa.nulls(3, pa.string()))
     pq.write_table(new, tmp_path / "new.parquet")
-    words = ("--new", tmp_path / "new.parquet", "--entity", "customer", "--out", tmp_path / "new")
-    done = run("embed", file, *words, machine=tmp_path / "third")
-    assert done.returncode == 0, done.stderr
-
-    # The same from the student's own URL, rows as a file and as a folder of the store.
     StoredFolder.of(f"{bucket}/new").upload(tmp_path / "new.parquet", "new.parquet")
-    student, mine = f"{bucket}/runs/shop/next/student", pq.read_table(tmp_path / "new")
-    for rows in (f"{bucket}/new/new.parquet", f"{bucket}/new"):
-        words = ("--new", rows, "--entity", "customer", "--out", tmp_path / "stored")
-        done = run("embed", student, *words, machine=tmp_path / "fourth")
+    student = f"{bucket}/runs/shop/next/student"
+    for of, rows, out in ((file, "new", "mine"), (student, "new/new.parquet", "theirs")):
+        words = ("--new", f"{bucket}/{rows}", "--entity", "customer", "--out", tmp_path / out)
+        done = run("embed", of, *words, machine=tmp_path / f"{out}-cache")
         assert done.returncode == 0, done.stderr
-        assert pq.read_table(tmp_path / "stored").equals(mine)
+    assert pq.read_table(tmp_path / "theirs").equals(pq.read_table(tmp_path / "mine"))
     done = run("embed", student, "--new", f"{bucket}/nowhere", *words[2:], machine=tmp_path / "x")
     assert done.returncode == 1
     assert f"There is nothing in {bucket}/nowhere" in " ".join(done.stderr.split())

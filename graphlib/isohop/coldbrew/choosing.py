@@ -22,7 +22,6 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
 
@@ -271,6 +270,10 @@ def _learn_blend(trials: Sequence[Trial]) -> tuple[float, ...]:
 def _logistic(columns: np.ndarray, right: np.ndarray) -> tuple[float, ...] | None:
     """Weights of the columns, then of 1. Where all answers are alike no column tells them apart,
     and the next answer may be another (Laplace's rule of succession)."""
+    from sklearn.linear_model import (
+        LogisticRegression,
+    )  # takes seconds, and learning alone needs it
+
     if len(right) < FEWEST:
         return None
     if right.all() or not right.any():
