@@ -111,9 +111,6 @@ class SparkCluster:
     def environment(self) -> dict[str, str]:
         return {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_CONF_DIR": str(self.logs / "conf")}
 
-    def submit(self, *words: str | Path) -> str:
-        return run(*self.submission(*words), more=self.environment)
-
     def submission(self, *words: str | Path) -> list[str]:
         return [str(word) for word in (SPARK / "spark-submit", "--master", self.master, *words)]
 

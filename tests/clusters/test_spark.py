@@ -43,29 +43,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("isohop-*.whl"))
 
 
-def test_the_cluster_makes_the_same_graph_of_a_wheel(
+def test_the_cluster_makes_the_same_graph_of_a_wheel_though_an_executor_dies(
     spark_cluster: SparkCluster, certificate: str, wheel: Path, tmp_path: Path
 ):
     out = tmp_path / "graph"
     job = ROOT / "jobs" / "build_graph.py"
-    spark_cluster.submit("--py-files", wheel, job, SCHEMA, "--out", out)
-    assert Graph.open(out).manifest.certificate == certificate
-
-
-def test_an_executor_that_dies_changes_nothing(
-    spark_cluster: SparkCluster, certificate: str, tmp_path: Path
-):
-    out = tmp_path / "graph"
-    submission = spark_cluster.submission(ROOT / "jobs" / "build_graph.py", SCHEMA, "--out", out)
-    wait_for(lambda: not spark_cluster.executors(), "the end of those of the job before")
-    with process(tmp_path / "log", *submission, more=spark_cluster.environment) as job:
+    submission = spark_cluster.submission("--py-files", wheel, job, SCHEMA, "--out", out)
+    with process(tmp_path / "log", *submission, more=spark_cluster.environment) as driver:
         wait_for(lambda: bool(spark_cluster.executors()), "an executor")
         time.sleep(3)  # somewhere in its work
         victims = spark_cluster.executors()
         assert victims
-        assert job.poll() is None
+        assert driver.poll() is None
         with_signal(victims[0].pid, signal.SIGKILL)
-        assert job.wait(600) == 0, (tmp_path / "log").read_text("utf-8")[-4000:]
+        assert driver.wait(600) == 0, (tmp_path / "log").read_text("utf-8")[-4000:]
     assert Graph.open(out).manifest.certificate == certificate
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -17,10 +15,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from isohop.cli import app
-from isohop.engines.spark import spark_session
 from isohop.errors import InvalidInput
 from isohop.graph import Graph
-from isohop.graph.build import build, construct_graph, plan_schema
+from isohop.graph.build import build
 from isohop.pipeline.pipeline_file import read_pipeline
 from isohop.relational.as_of import NOTHING_SAYS
 
@@ -41,12 +38,6 @@ tables:
 entities: {customer: {table: customer}, product: {table: product}}
 """
 ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def session(request) -> Iterator[tuple[object, str]]:
-    with spark_session(request.param) as opened:
-        yield opened, request.param
 
 
 def write(folder: Path, customers: list, orders: list, zone: str | None = None) -> Path:
@@ -77,9 +68,8 @@ def write(folder: Path, customers: list, orders: list, zone: str | None = None) 
     return folder / "schema.yaml"
 
 
-def graph_of(file: Path, session: object, as_of: datetime | None = None) -> Graph:
-    planned = replace(plan_schema(file), as_of=as_of)
-    return construct_graph(planned, file.parent / "graph", session)
+def graph_of(file: Path, engine: str, as_of: datetime | None = None) -> Graph:
+    return build(file, file.parent / "graph", engine, as_of=as_of)
 
 
 hours = st.none() | st.integers(-60, 60).map(lambda hour: NOON + timedelta(hours=hour))
@@ -89,11 +79,13 @@ some_customers = st.lists(st.tuples(names, days), max_size=6)
 some_orders = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 3), hours), max_size=10)
 
 
-def test_rows_that_came_later_change_nothing(session):
-    """A graph as of a moment is the graph of a database in which they are not yet."""
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_that_came_later_change_nothing(engine):
+    """A graph as of a moment is the graph of a database in which they are not yet, whichever engine
+    built that."""
 
     @settings(
-        max_examples=12 if session[1] == "sail" else 2,
+        max_examples=12 if engine == "sail" else 2,
         suppress_health_check=list(HealthCheck),
         derandomize=True,
         phases=[Phase.generate],
@@ -109,8 +101,8 @@ def test_rows_that_came_later_change_nothing(session):
         with tempfile.TemporaryDirectory() as folder:
             whole = write(Path(folder) / "whole", customers, orders)
             then = write(Path(folder) / "then", *known)
-            as_of = graph_of(whole, session[0], NOON)
-            assert as_of.manifest.certificate == graph_of(then, session[0]).manifest.certificate
+            as_of = graph_of(whole, engine, NOON)
+            assert as_of.manifest.certificate == graph_of(then, "sail").manifest.certificate
             rows = {
                 t["table"]: t
                 for t in json.loads((as_of.path / "ledger.json").read_text())["tables"]
@@ -125,10 +117,11 @@ def test_rows_that_came_later_change_nothing(session):
     holds()
 
 
-def test_a_row_of_that_very_moment_is_not_known_yet(tmp_path, session):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_row_of_that_very_moment_is_not_known_yet(tmp_path, engine):
     orders = [(i, 1, 1 + i, NOON + timedelta(microseconds=i - 1)) for i in range(3)]
     file = write(tmp_path, [(1, "Ada", NOON.date() - timedelta(days=1))], orders)
-    graph = graph_of(file, session[0], NOON)
+    graph = graph_of(file, engine, NOON)
     assert [edge.count for edge in graph.edge_types] == [1]
 
 

@@ -34,7 +34,7 @@ def examples(count: int) -> settings:
     )
 
 
-@pytest.mark.parametrize(("mapping", "count"), [(True, 20), (False, 10)])
+@pytest.mark.parametrize(("mapping", "count"), [(True, 15), (False, 7)])
 def test_no_composition_of_rewrites_changes_the_graph(session, mapping, count):
     """With the schema file rewritten along, and with keys and the names of entities alone."""
 
@@ -62,7 +62,7 @@ def certificates_by(engine: str) -> list[str]:
     found = []
     with spark_session(engine) as opened:
 
-        @examples(3)
+        @examples(2)
         @given(database=databases())
         def built(database: Written) -> None:
             found.append(certificate(database, opened))
@@ -80,7 +80,7 @@ def test_spark_gives_the_certificates_that_sail_gives():
 
 
 def test_a_fact_lost_or_invented_changes_the_certificate(session):
-    @examples(20)
+    @examples(15)
     @given(database=databases(), draw=st.randoms(use_true_random=False))
     def holds(database: Written, draw: random.Random) -> None:
         owner = draw.choice(list(database.entities))
@@ -109,7 +109,7 @@ def test_a_fact_lost_or_invented_changes_the_certificate(session):
 
 
 def test_an_event_twice_or_with_another_is_another_graph(session):
-    @examples(15)
+    @examples(10)
     @given(database=databases(), draw=st.randoms(use_true_random=False))
     def holds(database: Written, draw: random.Random) -> None:
         visit = next(name for name in database.tables if name.endswith("visit"))
