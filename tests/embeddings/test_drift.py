@@ -114,6 +114,12 @@ def longer(table: pa.Table) -> pa.Table:
     return changed(table, "embedding", vectors)
 
 
+def renamed(table: pa.Table) -> pa.Table:
+    """As if all keys were others."""
+    name = table.column_names[0] if table.column_names[0] != "node_id" else table.column_names[1]
+    return changed(table, name, pa.array([f"other {n}" for n in range(table.num_rows)]))
+
+
 @pytest.mark.parametrize(
     ("after", "gates", "told"),
     [
@@ -127,6 +133,13 @@ def longer(table: pa.Table) -> pa.Table:
         ({"airport": make_entity(20)}, {"evaluation": 0.05}, "fell from 0.500 to 0.400"),
         ({"airport": alone(make_entity(20))}, {"coverage": 0.9}, "0% of rows .* of 75% before"),
         ({"airport": longer(make_entity(20))}, {"norm": 0.5}, "have a mean norm of"),
+        # Where nothing can be compared nothing passes.
+        ({"airport": renamed(make_entity(20))}, {"norm": 9.0}, "has no key that was published"),
+        (
+            {"airport": renamed(make_entity(20))},
+            {"neighbours": 0.1},
+            "has no key that was published",
+        ),
     ],
 )
 def test_what_a_gate_does_not_let_pass_is_not_published(tmp_path, after, gates, told):
@@ -139,10 +152,16 @@ def test_what_a_gate_does_not_let_pass_is_not_published(tmp_path, after, gates, 
     assert sorted(path.name for path in home(tmp_path).iterdir()) == before
     assert (home(tmp_path) / "LATEST").read_text() == "v=000001\n"
     # Where it is meant, another gate lets it pass.
-    wide = {"rows": 0.0, "neighbours": 0.0, "evaluation": 1.0, "coverage": 0.0, "norm": 9.0}
+    wide = {"rows": 0.0, "neighbours": None, "evaluation": None, "coverage": 0.0, "norm": None}
     embeddings = tmp_path / "b"
     told = publish(embeddings, tmp_path / "published", "shop", run="b", gates=Gates(**wide), **SOME)
     assert told.version == 2
+
+
+def test_an_evaluation_that_is_gone_is_no_good_one(tmp_path):
+    published(tmp_path, "a", {"airport": make_entity(20)}, {"overall/mrr": 0.5})
+    with pytest.raises(InvalidInput, match="no figure that was told before"):
+        published(tmp_path, "b", {"airport": make_entity(20)}, {"other/mrr": 0.9}, evaluation=0.5)
 
 
 def test_what_is_no_worse_passes_every_gate(tmp_path):

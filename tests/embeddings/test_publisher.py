@@ -110,6 +110,14 @@ def test_other_content_of_the_same_run_is_a_version_of_its_own(
     assert publish(other, tmp_path, "shop", run="run-1", **SOME).version == 2
 
 
+def test_what_a_run_had_once_goes_live_again(embeddings, tmp_path, entity, run_writer):
+    """Bad rows came, and were taken out again."""
+    bad = run_writer(tmp_path / "bad", {"airport": entity(seed=9)})
+    for number, files in enumerate((embeddings, bad, embeddings), 1):
+        assert publish(files, tmp_path, "shop", run="run-1", **SOME).version == number
+        assert latest_version(tmp_path / "shop") == number
+
+
 def test_a_late_retry_does_not_take_latest_back(embeddings, tmp_path):
     publish(embeddings, tmp_path, "shop", run="run-1", **SOME)
     publish(embeddings, tmp_path, "shop", run="run-2", **SOME)

@@ -10,8 +10,9 @@ import pytest
 from isohop.engines import lease, object_store
 from isohop.engines.lease import Lease
 from isohop.engines.mirror import Mirror, local
-from isohop.engines.object_store import StoredFolder, StoredObject
+from isohop.engines.object_store import WRITING, StoredFolder, StoredObject
 from isohop.errors import IsohopError
+from isohop.pipeline.runs import Run
 
 pytest_plugins = ["tests.s3"]
 
@@ -191,6 +192,20 @@ def test_what_did_not_go_up_is_kept_only_where_nobody_else_wrote(bucket: str, tm
     assert not mirror.is_ahead()
     mirror.pull()
     assert (tmp_path / "here" / "x").read_text() == "1"
+
+
+def test_a_copy_that_lost_a_file_is_mended_from_the_store(bucket: str):
+    """Copies may be removed at any time, in part too: then nothing of them is trusted."""
+    run = Run.of(StoredFolder.of(f"{bucket}/runs"), "nightly", WRITING)
+    with run.writing():
+        (run.folder / "graph").mkdir()
+        for name in ("one", "two"):
+            (run.folder / "graph" / name).write_text(name, "utf-8")
+    (run.folder / "graph" / "one").unlink()
+    with run.writing():
+        assert (run.folder / "graph" / "one").read_text("utf-8") == "one"
+    stored = StoredFolder.of(f"{bucket}/runs/nightly")
+    assert [one.name for one in stored.objects("graph")] == ["graph/one", "graph/two"]
 
 
 def test_folders_that_are_empty_now_go_too(bucket: str):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from isohop.engines.pieces import AHEAD, PIECE, for_each_piece
 from isohop.engines.progress import SILENT
-from isohop.engines.ray import machines, ray_session
+from isohop.engines.ray import machines, ray_session, result_of, with_cores
 
 PIECES = [{"number": number, "rows": PIECE} for number in range(40)]
 BEGUN = 2 * AHEAD
@@ -18,7 +20,7 @@ BEGUN = 2 * AHEAD
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray():
+def ray(all_cores):
     with ray_session():
         yield
 
@@ -58,11 +60,44 @@ def test_who_stops_asking_stops_the_work(tmp_path):
     assert len(list(tmp_path.iterdir())) == begun
 
 
-def process(piece: dict[str, int]) -> int:
-    return os.getpid()
+def alone(piece: dict[str, int], folder: str) -> bool:
+    """Whether no other is at work meanwhile."""
+    mark = Path(folder) / "at work"
+    mark.touch(exist_ok=False)
+    time.sleep(0.02)
+    mark.unlink()
+    return True
 
 
-def test_small_pieces_are_one_process_work():
-    """To start another takes longer than they do."""
+def test_small_pieces_are_worked_on_one_after_the_other(tmp_path):
+    """To start another process takes longer than they do."""
     small = [{"number": number, "rows": PIECE // 20} for number in range(20)]
-    assert len({gave for _, gave in for_each_piece(small, process, {}, "pieces", SILENT)}) == 1
+    told = {"folder": str(tmp_path)}
+    assert all(gave for _, gave in for_each_piece(small, alone, told, "pieces", SILENT))
+
+
+def threads(*_: object) -> dict[str, int]:
+    import torch
+
+    said = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
+    return {
+        "process": os.getpid(),
+        "torch": torch.get_num_threads(),
+        "mkl": int(said[1]),
+        "arrow": pa.cpu_count(),
+        "asked for": int(os.environ["OMP_NUM_THREADS"]),
+    }
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_a_process_has_as_many_threads_as_its_task_has_cores(order):
+    """Whatever it did before."""
+    found = [result_of(with_cores(threads, cores).remote()) for cores in order]
+    for cores, one in zip(order, found, strict=True):
+        assert {**one, "process": 0} == {
+            "process": 0,
+            "torch": cores,
+            "mkl": cores,
+            "arrow": cores,
+            "asked for": cores,
+        }

@@ -83,26 +83,30 @@ class EntityDrift:
 @dataclass(frozen=True)
 class Drift:
     """``gone`` and ``new``: entities that only one of the two has. ``evaluation``: figures that
-    both have, of one and the other."""
+    both have, of one and the other; ``untold``: whether the one has some, and the other none of
+    them."""
 
     entities: tuple[EntityDrift, ...]
     gone: tuple[str, ...]
     new: tuple[str, ...]
     evaluation: Mapping[str, tuple[float, float]]
+    untold: bool
 
 
 def drift(one: Snapshot, other: Snapshot) -> Drift:
     """From one version to another. Reads keys as a whole, and of vectors a sample."""
     both = [name for name in one.entities if name in other.entities]
+    evaluation = {
+        name: (value, other.evaluation[name])
+        for name, value in one.evaluation.items()
+        if name in other.evaluation
+    }
     return Drift(
         tuple(_entity_drift(name, one, other) for name in both),
         tuple(name for name in one.entities if name not in other.entities),
         tuple(name for name in other.entities if name not in one.entities),
-        {
-            name: (value, other.evaluation[name])
-            for name, value in one.evaluation.items()
-            if name in other.evaluation
-        },
+        evaluation,
+        untold=bool(one.evaluation) and not evaluation,
     )
 
 
@@ -125,6 +129,11 @@ def problems_of(found: Drift, gates: Gates) -> list[Problem]:
         if gates.coverage is not None and now < gates.coverage * before:
             what = f"{now:.0%} of rows are served by edges, of {before:.0%} before."
             fails("coverage", f"entity '{one.name}'", what)
+        # Without a key that both have nothing can be compared: that is no reason to let it pass.
+        strange = rows[0] > 0 and one.gone == rows[0]
+        for gate in ("norm", "neighbours") if strange else ():
+            if getattr(gates, gate) is not None:
+                fails(gate, f"entity '{one.name}'", "has no key that was published before.")
         before, now = one.norm
         if gates.norm is not None and abs(now - before) > gates.norm * before:
             what = f"vectors have a mean norm of {now:.3g}, of {before:.3g} before."
@@ -135,6 +144,8 @@ def problems_of(found: Drift, gates: Gates) -> list[Problem]:
                 f"{same:.0%} of nearest neighbours are as before; {gates.neighbours:.0%} must be."
             )
             fails("neighbours", f"entity '{one.name}'", what)
+    if gates.evaluation is not None and found.untold:
+        fails("evaluation", "evaluation", "no figure that was told before is told now.")
     for name, (before, now) in found.evaluation.items():
         if gates.evaluation is not None and before - now > gates.evaluation:
             what = f"fell from {before:.3f} to {now:.3f}, by more than {gates.evaluation:g}."

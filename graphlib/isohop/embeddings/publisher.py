@@ -63,7 +63,7 @@ def publish(
 
     Publishing the same files of the same run again returns the version they already are, so that
     a retry does no harm; it finishes a publication that was cut short before LATEST moved, and
-    never takes LATEST back.
+    never takes LATEST back. Where that run published others since, they are a new version.
 
     Raises `InvalidInput` with everything that is wrong with the embeddings, before anything is
     visible, and `IsohopError` when they change underfoot or the folder cannot be written.
@@ -133,8 +133,10 @@ def _sources(embeddings: Path) -> dict[str, Path]:
 
 
 def _published_before(home: Home, manifest: EmbeddingsManifest) -> PublishedVersion | None:
+    """The newest version of this run, where it is these files: one before that was replaced."""
     for number in reversed(home.versions()):
         known = home.manifest(number)
-        if known.run == manifest.run and known.files == manifest.files:
-            return PublishedVersion(home.place(number), known, new=False)
+        if known.run == manifest.run:
+            same = known.files == manifest.files
+            return PublishedVersion(home.place(number), known, new=False) if same else None
     return None

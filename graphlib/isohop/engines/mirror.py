@@ -64,10 +64,14 @@ class Mirror:
             return len(there)
 
     def is_ahead(self) -> bool:
-        """Whether the store is what it was when this copy was last equal to it: what the copy has
-        more is then nobody else's."""
+        """Whether the store is what it was when this copy was last equal to it, and the copy still
+        has all of that: what it has more is then nobody else's. A copy that lost a file says
+        nothing about what should be in the store: it may be a cleaner's doing."""
+        index = self._index()
         there = {one.name: one.tag for one in self.stored.objects() if _is_data(one.name)}
-        return there == {name: known[0] for name, known in self._index().items()}
+        return there == {name: known[0] for name, known in index.items()} and all(
+            (self.local / name).is_file() for name in index
+        )
 
     def push(
         self,

@@ -70,10 +70,11 @@ def for_each_piece(
     what: str,
     progress: Progress,
     cores: int = 1,
+    worth: int = PIECE,
 ) -> Iterator[tuple[dict[str, Any], Any]]:
     """Have workers of Ray ``act`` on pieces: each piece and what it gave, as they end. Who stops
-    asking stops the work. Each takes ``cores``. No more of them work than `PIECE` rows for each
-    would keep busy: one more is a process to start, which takes seconds. Ray must be running.
+    asking stops the work. Each takes ``cores``. There are no more of them than have ``worth`` rows
+    each: one more is a process to start, which takes as long. Ray must be running.
 
     ``act`` takes a piece, and ``arguments`` by name. Raises as `result_of` does.
     """
@@ -82,7 +83,9 @@ def for_each_piece(
     task = with_cores(act, cores)
     every = list(pieces)
     waiting = iter(every)
-    useful = max(1, -(-sum(piece["rows"] for piece in every) // PIECE))
+    useful = max(1, -(-sum(piece["rows"] for piece in every) // worth))
+    if useful > 1:
+        useful *= AHEAD
     running: dict[Any, dict[str, Any]] = {}
     try:
         with progress.task(what, len(every)) as bar:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 
+import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from isohop.errors import IsohopError
@@ -127,11 +129,29 @@ def with_cores(what: Callable[..., Any], cores: int, **options: Any) -> Any:
 
     @wraps(what)
     def limited(*arguments: Any, **named: Any) -> Any:
-        # Of what is loaded; what is not yet reads it from OMP_NUM_THREADS, which Ray sets.
-        with threadpool_limits(cores):
+        with _threads(cores):
             return what(*arguments, **named)
 
     return ray.remote(num_cpus=cores, **options)(limited)
+
+
+@contextmanager
+def _threads(cores: int) -> Iterator[None]:
+    """So many, of what is loaded and of what will be, whatever this process had before."""
+    name = "OMP_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = str(cores)
+    pa.set_cpu_count(cores)
+    if "torch" in sys.modules:  # its MKL is a part of it, and seen by nobody else
+        sys.modules["torch"].set_num_threads(cores)
+    try:
+        with threadpool_limits(cores):
+            yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def with_all_cores(what: Callable[..., Any]) -> Any:

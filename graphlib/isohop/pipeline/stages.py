@@ -7,7 +7,7 @@ packages are imported when their stage runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -334,7 +334,7 @@ def run_stage(
     among others where another process writes the run."""
     if name not in STAGES:
         raise IsohopError(f"There is no stage '{name}'. {did_you_mean(name, STAGES)}")
-    with run.writing():
+    with run.writing(), closing(pipeline.planned.source):
         return _run_stage(pipeline, run, STAGES[name], progress)
 
 
@@ -397,6 +397,9 @@ def run_all(
         stack.enter_context(run.writing())
         ray_is_up = False
         for name in STAGES:
+            # What a database keeps open, for one view of its tables, is open no longer than that.
+            if name != KEPT[0]:
+                pipeline.planned.source.close()
             if name in RAY and not ray_is_up and _is_due(pipeline, run, name):
                 from isohop.engines.ray import ray_session
 

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Inspector
 
 from isohop.engines.storage import fingerprint
-from isohop.errors import InvalidInput, did_you_mean
+from isohop.errors import InvalidInput, IsohopError, did_you_mean
 from isohop.relational.dialects import Ask, Postgres, Sqlite, SqlType, identifier
 from isohop.relational.landing import LandedTable, Landing, Notes, landing
 from isohop.relational.source import (
@@ -110,7 +110,8 @@ class DatabaseSource:
     """The tables of one schema; see the module, and `isohop.relational.source.Source`."""
 
     def __init__(self, url: str, schema: str | None, base: Path):
-        """Connect once, so that a wrong address is known at once. Raises `InvalidInput`."""
+        """Connect once, so that a wrong address is known at once. Raises `IsohopError`; of what is
+        wrong in a file, `InvalidInput`."""
         self._url = _parse(url)
         self._schema = schema
         self._database: Database = _KINDS[self._url.get_backend_name()](self._url, base)
@@ -272,7 +273,10 @@ class DatabaseSource:
             ):
                 for written in (secret, quote_plus(secret)):
                     reason = reason.replace(written, "***")
-            raise unreadable(self._shown, f"{what}: {reason.rstrip('.')}.", _REMEDY) from None
+            # Not a mistake in a file, or not surely: another try may find the database there.
+            raise IsohopError(
+                f"The source {self._shown} {what}: {reason.rstrip('.')}. {_REMEDY}"
+            ) from None
 
 
 _REMEDY = "Check the URL, that the database can be reached, and that you may read it."
