@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
@@ -95,6 +96,17 @@ class Stage(BaseOperator):
         self._hook.send_sigterm()
 
 
+class Wrong(BaseOperator):
+    """A file of which no DAG can be made."""
+
+    def __init__(self, *, told: str, **more: Any):
+        super().__init__(**more)
+        self.told = told
+
+    def execute(self, context: Mapping[str, Any]) -> Any:
+        raise AirflowFailException(self.told)
+
+
 def run_name(dag_run: Any) -> str:
     """Of the pipeline's run: the logical date; of a run that has none, when it was due."""
     return f"{as_of(dag_run):%Y%m%dT%H%M%S}"
@@ -145,9 +157,9 @@ def task_of(stage: str, pipeline: Path, hours: float, **more: Any) -> BaseOperat
     return Stage(task_id=stage, words=words, **more)
 
 
-def make_dag(pipeline: Path) -> DAG:
-    """The DAG of one pipeline file: a task for each stage, in the order of their needs."""
-    settings = yaml.safe_load(pipeline.read_text("utf-8"))
+def make_dag(pipeline: Path, settings: Mapping[str, Any]) -> DAG:
+    """The DAG of one pipeline file, and what it holds: a task for each stage, in the order of their
+    needs."""
     name, publish = settings["name"], settings["publish"]
     schedule = SCHEDULE | (settings.get("schedule") or {})
     path = publish.get("path", "published")
@@ -189,6 +201,32 @@ def make_dag(pipeline: Path) -> DAG:
     return dag
 
 
+def dag_that_tells(pipeline: Path, what: str) -> DAG:
+    """In the place of one that cannot be made: a file must not hide the DAGs of others, and what
+    is wrong with it is to be seen where it is looked for."""
+    told = f"{pipeline}: {what}"
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", pipeline.name)
+    with DAG(dag_id=f"isohop_{name}", schedule=None, doc_md=told, tags=["isohop", "wrong"]) as dag:
+        Wrong(task_id="wrong", told=told)
+    return dag
+
+
+def dags_of(folder: Path) -> dict[str, DAG]:
+    """By id, those of all pipeline files in ``folder``. A schema file may lie beside them."""
+    found: dict[str, DAG] = {}
+    for file in sorted(folder.glob("*.y*ml")):
+        try:
+            settings = yaml.safe_load(file.read_text("utf-8"))
+            if isinstance(settings, dict) and "tables" in settings:
+                continue
+            dag = make_dag(file, settings)
+            if dag.dag_id in found:
+                dag = dag_that_tells(file, f"another file is named '{settings['name']}' too.")
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+            dag = dag_that_tells(file, f"this is no pipeline file: {error!r}.")
+        found[dag.dag_id] = dag
+    return found
+
+
 _FOLDER = os.environ.get("ISOHOP_PIPELINES")
-for _file in sorted(Path(_FOLDER).resolve().glob("*.y*ml")) if _FOLDER else ():
-    globals()[f"isohop_{_file.stem}"] = make_dag(_file)
+globals().update(dags_of(Path(_FOLDER).resolve()) if _FOLDER else {})

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
 from tests.airflow.conftest import PIPELINE, ROOT
 
@@ -17,6 +18,10 @@ FILE = ROOT / "airflow_dags" / "isohop.py"
 
 def dag_of(folder, monkeypatch, text=PIPELINE, **environment):
     (folder / "shop.yaml").write_text(text, "utf-8")
+    return module_of(folder, monkeypatch, **environment).isohop_shop
+
+
+def module_of(folder, monkeypatch, **environment):
     monkeypatch.setenv("ISOHOP_PIPELINES", str(folder))
     for name in ("ISOHOP_SPARK_CONN", "ISOHOP_RAY_CONN"):
         monkeypatch.delenv(name, raising=False)
@@ -25,7 +30,32 @@ def dag_of(folder, monkeypatch, text=PIPELINE, **environment):
     spec = importlib.util.spec_from_file_location("isohop_dags", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.isohop_shop
+    return module
+
+
+def test_a_file_that_is_no_pipeline_hides_no_other_and_is_told(tmp_path, monkeypatch):
+    """Nor does a schema file, which may lie there."""
+    schema = (ROOT / "schemas" / "shop" / "chain.yaml").read_text("utf-8")
+    for name, text in {
+        "shop.yaml": PIPELINE,
+        "schema.yaml": schema,
+        "empty.yaml": "",
+        "half.yaml": "name: half\n",
+        "broken.yaml": "name: [",
+        "shop.yml": PIPELINE,
+    }.items():
+        (tmp_path / name).write_text(text, "utf-8")
+    found = module_of(tmp_path, monkeypatch).dags_of(tmp_path)
+    assert len(found["isohop_shop"].tasks) == 6
+    wrong = {name: dag for name, dag in found.items() if name != "isohop_shop"}
+    assert sorted(wrong) == [
+        f"isohop_{n}" for n in ("broken.yaml", "empty.yaml", "half.yaml", "shop.yml")
+    ]
+    assert "another file is named 'shop' too" in wrong["isohop_shop.yml"].doc_md
+    for dag in wrong.values():
+        (task,) = dag.tasks
+        with pytest.raises(AirflowFailException, match=str(tmp_path)):
+            task.execute({})
 
 
 def test_reading_the_file_loads_no_engine(tmp_path):

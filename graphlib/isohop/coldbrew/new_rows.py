@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from isohop.coldbrew.new_columns import cast_columns, check_columns, quarantined
-from isohop.engines.pieces import PIECE, for_each_piece, part_name, pieces_of, rows_of
+from isohop.engines.pieces import PIECE, TEXTS, for_each_piece, part_name, pieces_of, rows_of
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session
 from isohop.engines.storage import (
@@ -46,6 +46,7 @@ from isohop.engines.storage import (
     write_text_atomically,
 )
 from isohop.errors import InvalidInput, IsohopError
+from isohop.giant.model_folder import reads_texts
 from isohop.graph import Graph
 from isohop.relational.files import parquet_parts
 from isohop.relational.landing import LandedTable
@@ -104,7 +105,7 @@ def embed_new(
     one. Raises `InvalidInput` with all that is wrong with the columns of rows, then of edges,
     before any engine starts, and `IsohopError`.
     """
-    from isohop.coldbrew.bundle import Bundle, BundleManifest
+    from isohop.coldbrew.bundle import ENCODER, Bundle, BundleManifest
 
     manifest = BundleManifest.read(student)
     known = manifest.entity(entity)
@@ -145,7 +146,9 @@ def embed_new(
             arguments |= {"run": [str(path.resolve()) for path in paths], "threads": cores}
         counts = {"embedded": 0, "quarantined": landed.rows_read - landed.rows, "edges": 0}
         what = f"new rows of '{known.name}'"
-        for _, told in for_each_piece(pieces, embed_piece, arguments, what, progress, cores):
+        worth = TEXTS if reads_texts(student / ENCODER) else PIECE
+        of_all = (pieces, embed_piece, arguments, what, progress, cores, worth)
+        for _, told in for_each_piece(*of_all):
             counts = {name: count + told[name] for name, count in counts.items()}
         if landed.quarantine is not None:
             (folder / QUARANTINE).mkdir(exist_ok=True)

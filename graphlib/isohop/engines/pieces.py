@@ -20,6 +20,8 @@ from isohop.engines.ray import ended, machines, result_of, with_cores
 
 PIECE = 1 << 16
 """Rows of a piece. What precedes it in its row group is decoded again, which is next to nothing."""
+TEXTS = 1 << 10
+"""Rows that take as long as a piece, about, where a text model reads them."""
 BATCH = 1 << 14
 """Rows of a piece that are held at once."""
 AHEAD = 2

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isohop.errors import IsohopError
+from isohop.giant.model_folder import TEXT_MODEL
 from isohop.giant.row_table import RowTable
 from isohop.giant.text_matrix import Vocabulary
 from isohop.giant.text_model import TextModel, Tokens
@@ -204,7 +205,7 @@ class Encoder(nn.Module):
         )
         (folder / "encoder.json").write_text(about.model_dump_json(indent=1), "utf-8")
         if self.text_model is not None:
-            self.text_model.save(folder / "text_model")
+            self.text_model.save(folder / TEXT_MODEL)
 
 
 def load_encoder(folder: Path) -> Encoder:
@@ -222,7 +223,7 @@ def load_encoder(folder: Path) -> Encoder:
         tensors.pop("vocabulary.idf").numpy(),
         about.characters,
     )
-    model = None if about.tokens is None else TextModel(folder / "text_model", about.tokens)
+    model = None if about.tokens is None else TextModel(folder / TEXT_MODEL, about.tokens)
     encoder = Encoder(vocabulary, about.node_types, about.dimensions, model)
     kept = {n: t for n, t in encoder.state_dict().items() if n.startswith((MODEL, "bag.squares"))}
     encoder.load_state_dict(tensors | kept)

@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from isohop.engines.pieces import for_each_piece, part_name, pieces_of, rows_of
+from isohop.engines.pieces import PIECE, TEXTS, for_each_piece, part_name, pieces_of, rows_of
 from isohop.engines.progress import SILENT, Progress
 from isohop.giant.documents import Field, document_fields, render_documents
+from isohop.giant.model_folder import reads_texts
 from isohop.graph import Graph
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def extract(
     more |= {"label": label, "before": before and tuple(str(path.resolve()) for path in before)}
     encoded = dict.fromkeys((node.name for node in graph.node_types), 0)
     of_all = (pieces(graph), encode_piece, more, "features of all nodes", progress)
-    for piece, new in for_each_piece(*of_all):
+    worth = TEXTS if reads_texts(encoder) else PIECE
+    for piece, new in for_each_piece(*of_all, worth=worth):
         encoded[piece["node_type"]] += new
     return encoded

