@@ -20,7 +20,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 store = DomainDispatcherApplication(create_backend_app)
-share, draw = float(sys.argv[1]), random.Random(1)
+share, draw = float(sys.argv[1]), random.Random(int(sys.argv[2]))
 
 def faulty(environ, start_response):
     # A request may be refused, or cut off before anything was done, or after.
@@ -42,13 +42,12 @@ server.serve_forever()
 
 
 @contextmanager
-def s3(log: Path, faults: float = 0.0) -> Iterator[str]:
-    """A server's endpoint. ``faults``: the share of requests that fail."""
+def s3(log: Path, faults: float = 0.0, seed: int = 1) -> Iterator[str]:
+    """A server's endpoint. ``faults``: the share of requests that fail; ``seed``: which ones."""
+    program = [sys.executable, "-c", SERVER, str(faults), str(seed)]
     with (
         log.open("wb") as errors,
-        subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(faults)], stdout=subprocess.PIPE, stderr=errors
-        ) as server,
+        subprocess.Popen(program, stdout=subprocess.PIPE, stderr=errors) as server,
     ):
         assert server.stdout is not None
         line = server.stdout.readline().decode()

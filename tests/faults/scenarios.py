@@ -286,7 +286,8 @@ def truncated_input(folder: Path, seconds: float, draw: random.Random) -> Result
 def a_bad_line(folder: Path, seconds: float, draw: random.Random) -> Result:
     """An object store that refuses, or cuts off, one request in twenty."""
     folder.mkdir(parents=True)
-    with s3(folder / "server.log", faults=0.05) as endpoint:
+    seed = draw.randrange(1 << 30)
+    with s3(folder / "server.log", faults=0.05, seed=seed) as endpoint:
         more = environment(endpoint, folder / "cache")
         with _environment(more):
             url = f"s3://{BUCKET}/{folder.name}"

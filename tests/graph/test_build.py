@@ -57,8 +57,8 @@ def test_four_schemas_of_the_same_facts_are_one_graph(tmp_path, engine):
     """Spark, which is slow at small ones, builds the one that differs most."""
     by = {shop: engine if shop == "junction" else "sail" for shop in SHOPS}
     graphs = [
-        build(ROOT / "schemas" / "shop" / f"{shop}.yaml", tmp_path / shop, engine)
-        for shop, engine in by.items()
+        build(ROOT / "schemas" / "shop" / f"{shop}.yaml", tmp_path / shop, built_by)
+        for shop, built_by in by.items()
     ]
     assert len({graph.manifest.certificate for graph in graphs}) == 1
     for graph in graphs:

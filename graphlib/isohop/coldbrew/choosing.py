@@ -270,9 +270,8 @@ def _learn_blend(trials: Sequence[Trial]) -> tuple[float, ...]:
 def _logistic(columns: np.ndarray, right: np.ndarray) -> tuple[float, ...] | None:
     """Weights of the columns, then of 1. Where all answers are alike no column tells them apart,
     and the next answer may be another (Laplace's rule of succession)."""
-    from sklearn.linear_model import (
-        LogisticRegression,
-    )  # takes seconds, and learning alone needs it
+    # To load it takes seconds, and learning alone needs it.
+    from sklearn.linear_model import LogisticRegression
 
     if len(right) < FEWEST:
         return None

@@ -78,7 +78,8 @@ def credible_edges(
 
 def credibility(shares: np.ndarray) -> np.ndarray:
     """float32 (edges,) of shares (edges,) from 0 to 1; never less for a higher share."""
-    from sklearn.isotonic import isotonic_regression  # takes a second, and learning alone needs it
+    # To load it takes a second, and learning alone needs it.
+    from sklearn.isotonic import isotonic_regression
 
     place = np.minimum((shares * BINS).astype(np.int64), BINS - 1)
     density = np.bincount(place, minlength=BINS) * BINS / len(shares)
