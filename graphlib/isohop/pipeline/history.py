@@ -102,14 +102,18 @@ def prune(pipeline: Pipeline, keep: int) -> list[Made]:
         raise IsohopError(f"Keep 1 run or more. Got {keep} instead.")
     told = []
     for number, past in enumerate(past_runs(pipeline)):
+        # Of one in an object store what was left behind lies in the copy that this machine wrote.
+        run = Run.of(pipeline.runs, past.run.id)
+        if number < keep and not run.folder.is_dir():
+            continue
         try:
-            with past.run.writing():
+            with run.writing(tidying=True):
                 if number < keep:
-                    told += [_remove(path, "leftover") for path in _leftovers(past.run)]
+                    told += [_remove(path, "leftover") for path in _leftovers(run)]
                 else:
-                    told.append(_remove_run(past.run))
+                    told.append(_remove_run(run, past.run.folder))
         except IsohopError as error:
-            told.append(Made(what=f"left alone: {error}", where=str(past.run.place)))
+            told.append(Made(what=f"left alone: {error}", where=str(run.place)))
     if isinstance(pipeline.runs, StoredFolder):
         return told
     # Runs whose removal was cut short.
@@ -117,11 +121,14 @@ def prune(pipeline: Pipeline, keep: int) -> list[Made]:
     return told + [_remove(path, "leftover") for path in leftovers]
 
 
-def _remove_run(run: Run) -> Made:
-    """Records first, so that nobody takes a half for a whole."""
+def _remove_run(run: Run, read: Path) -> Made:
+    """Records first, so that nobody takes a half for a whole. ``read``: the folder that it is read
+    from here, where that is another."""
     if run.stored is not None:
         names = [one.name for one in run.stored.objects() if one.name != LOCK]
         run.stored.remove(sorted(names, key=lambda name: not name.startswith("stages/")))
+    if read != run.folder:
+        _remove(read, "copy")
     made = _remove(run.folder, f"run '{run.id}'")
     return made.model_copy(update={"where": str(run.place)})
 

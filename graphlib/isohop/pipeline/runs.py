@@ -156,8 +156,10 @@ class Run:
         return self.folder / "report.html"
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Be the one who writes this run. Raises `IsohopError` where another process is."""
+    def writing(self, tidying: bool = False) -> Iterator[None]:
+        """Be the one who writes this run; of one in an object store, with a local copy that is as
+        new, which goes up at the end. ``tidying``: without. Raises `IsohopError` where another
+        process is."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOCK).open("a+", encoding="utf-8") as lock:
             try:
@@ -176,6 +178,9 @@ class Run:
                 yield
                 return
             with Lease(self.stored, LOCK, _this_process()) as self._lease:
+                if tidying:
+                    yield
+                    return
                 self._catch_up()
                 yield
                 self._push()
