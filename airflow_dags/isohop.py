@@ -3,8 +3,9 @@
 ``ISOHOP_PIPELINES``: the folder of pipeline files. ``ISOHOP_EXECUTABLE``: the ``isohop`` command of
 an environment of its own, because Airflow's Spark provider replaces pyspark. ``ISOHOP_SPARK_CONN``
 and ``ISOHOP_RAY_CONN``: connections of clusters that stages are submitted to; without them they run
-on the worker. Reading this file imports neither torch nor Spark nor Ray, and nothing of Isohop:
-Airflow reads it again and again.
+on the worker. ``ISOHOP_NOTIFY``: ``module:function`` of Airflow's environment, which is given a
+summary of the run when its version is published, and when a stage has failed. Reading this file
+imports neither torch nor Spark nor Ray, and nothing of Isohop: Airflow reads it again and again.
 
 When, and how often again: ``schedule:`` of the pipeline file. A run of the DAG is a run of the
 pipeline, named after its logical date, so a task that is tried again goes on where it stopped; it
@@ -15,11 +16,13 @@ a stage made is its task's return value; the asset's event says which version wa
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +120,34 @@ def as_of(dag_run: Any) -> datetime:
     return dag_run.logical_date or dag_run.run_after
 
 
+def summary_of(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run so far, plain values: what its stages made, and the one that failed."""
+    task = context["ti"]
+    records = {stage: task.xcom_pull(task_ids=stage) for stage in STAGES}
+    failed = context.get("exception")
+    return {
+        "pipeline": context["dag"].dag_id.removeprefix("isohop_"),
+        "run": run_name(context["dag_run"]),
+        "failed": None if failed is None else task.task_id,
+        "why": None if failed is None else str(failed),
+        # What an operator of a cluster returns is no record.
+        "stages": {
+            stage: {name: record[name] for name in ("seconds", "size", "made")}
+            for stage, record in records.items()
+            if isinstance(record, dict)
+        },
+    }
+
+
+def tell(context: Mapping[str, Any]) -> None:
+    """Log the summary, and give it to the function that ``ISOHOP_NOTIFY`` names."""
+    summary = summary_of(context)
+    logging.getLogger(__name__).info("Summary of the run: %s", json.dumps(summary))
+    module, _, name = os.environ.get("ISOHOP_NOTIFY", "").partition(":")
+    if module:
+        getattr(import_module(module), name)(summary)
+
+
 def words_of(stage: str, pipeline: Path) -> list[str]:
     """The command of a stage. Templates have no quotes, since a shell may have to quote them."""
     executable = os.environ.get("ISOHOP_EXECUTABLE", "isohop")
@@ -184,15 +215,16 @@ def make_dag(pipeline: Path, settings: Mapping[str, Any]) -> DAG:
             "retry_delay": timedelta(minutes=schedule["retry_minutes"]),
             "execution_timeout": timedelta(hours=schedule["timeout_hours"]),
             "pool": schedule["pool"],
+            "on_failure_callback": tell,
         },
         user_defined_macros={"run_name": run_name, "as_of": as_of},
         tags=["isohop"],
     ) as dag:
         embeddings = Asset(name=f"isohop/{name}", uri=published)
-        outlets = {"publish": [embeddings]}
+        at_publish = {"outlets": [embeddings], "on_success_callback": tell}
         hours = schedule["timeout_hours"]
         tasks = {
-            stage: task_of(stage, pipeline, hours, outlets=outlets.get(stage, []))
+            stage: task_of(stage, pipeline, hours, **(at_publish if stage == "publish" else {}))
             for stage in STAGES
         }
         for stage, needs in NEEDS.items():

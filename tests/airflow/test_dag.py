@@ -21,6 +21,11 @@ def dag_of(folder, monkeypatch, text=PIPELINE, **environment):
     return module_of(folder, monkeypatch, **environment).isohop_shop
 
 
+def module_of_pipeline(folder, monkeypatch):
+    (folder / "shop.yaml").write_text(PIPELINE, "utf-8")
+    return module_of(folder, monkeypatch)
+
+
 def module_of(folder, monkeypatch, **environment):
     monkeypatch.setenv("ISOHOP_PIPELINES", str(folder))
     for name in ("ISOHOP_SPARK_CONN", "ISOHOP_RAY_CONN"):
@@ -152,3 +157,37 @@ def test_stages_go_to_clusters_where_connections_are_named(tmp_path, monkeypatch
     assert entry.startswith(f"timeout {12 * 3600} ")
     assert words[0] == "build"
     assert '"' not in entry
+
+
+class Tells:
+    """As a task's instance, whose stages up to `features` are done."""
+
+    task_id = "distill"
+
+    def xcom_pull(self, task_ids: str) -> object:
+        record = {"seconds": 1.5, "size": 7, "made": [{"what": "x", "where": "y"}], "stage": "s"}
+        return {"build": "of a cluster", "features": record}.get(task_ids)
+
+
+def test_who_asked_for_it_is_told_what_became_of_a_run(tmp_path, monkeypatch):
+    module = module_of_pipeline(tmp_path, monkeypatch)
+    (tmp_path / "on_call.py").write_text("told = []\nring = told.append\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ISOHOP_NOTIFY", "on_call:ring")
+    dag = module.isohop_shop
+    run = SimpleNamespace(logical_date=datetime(2026, 11, 24), run_after=None)
+    context = {"ti": Tells(), "dag": dag, "dag_run": run, "exception": ValueError("no room")}
+    (tell,) = dag.get_task("distill").on_failure_callback
+    tell(context)
+    assert importlib.import_module("on_call").told == [
+        {
+            "pipeline": "shop",
+            "run": "20261124T000000",
+            "failed": "distill",
+            "why": "no room",
+            "stages": {
+                "features": {"seconds": 1.5, "size": 7, "made": [{"what": "x", "where": "y"}]}
+            },
+        }
+    ]
+    assert tell in dag.get_task("publish").on_success_callback

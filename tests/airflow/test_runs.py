@@ -33,6 +33,10 @@ def test_a_run_ends_with_published_embeddings(home):
     record = home.folder / "pipelines/runs/shop/20261124T000000/stages/build.json"
     depends = json.loads(record.read_text("utf-8"))["depends"]
     assert depends["settings.as_of"] == '"2026-11-24T00:00:00"'
+    said = done.stdout + done.stderr
+    summary, _ = json.JSONDecoder().raw_decode(said.partition("Summary of the run: ")[2])
+    assert summary["failed"] is None
+    assert set(summary["stages"]) >= {"build", "features", "distill", "embed"}
 
 
 def test_a_file_that_is_wrong_is_told_and_not_tried_again(home):
