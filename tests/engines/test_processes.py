@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from ipaddress import ip_address
+from pathlib import Path
 
 import psutil
 import pytest
@@ -72,6 +74,20 @@ def test_nobody_outside_of_the_machine_can_connect_to_an_engine(engine):
         found = listening(psutil.Process())
     assert found
     assert [(name, address) for name, address in found if not is_loopback(address)] == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_logs_of_ray_stay_only_where_something_went_wrong(fails):
+    import ray
+
+    folders = []
+    with suppress(ValueError), ray_session():
+        about = ray.get_runtime_context()
+        folders.append(Path(about.get_temp_dir()) / about.get_session_name())
+        assert folders[0].is_dir()
+        if fails:
+            raise ValueError
+    assert folders[0].is_dir() == fails
 
 
 def wrong(piece: dict[str, object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,8 @@ def ray_session() -> Iterator[None]:
     """Have Ray running inside the block.
 
     A session that is already there is used and left alone, so stages of one run share one. A local
-    one binds to loopback, has no process that only a cluster needs, and is shut down at the end.
+    one binds to loopback, has no process that only a cluster needs, and is shut down at the end;
+    its logs are removed where nothing went wrong.
     Raises `IsohopError` when Ray does not start.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -44,19 +46,21 @@ def ray_session() -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS")
     cores = len(os.sched_getaffinity(0))  # not all that the machine has
+    logs = None
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 with _on_one_machine():
-                    ray.init(
+                    told: Any = ray.init(
                         num_cpus=cores,
                         include_dashboard=False,
                         log_to_driver=False,
                         logging_level=logging.ERROR,
                         _node_ip_address="127.0.0.1",
                     )
+                    logs = told.address_info["session_dir"]
             break
         except Exception as error:  # what Ray raises, where a process of its own died, is just that
             ray.shutdown()
@@ -69,8 +73,13 @@ def ray_session() -> Iterator[None]:
             os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112
     try:
         yield
+    except BaseException:
+        logs = None  # where what went wrong may be told
+        raise
     finally:
         ray.shutdown()
+        if logs is not None:
+            shutil.rmtree(logs, ignore_errors=True)
 
 
 @contextmanager
