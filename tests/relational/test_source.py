@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from isohop.errors import InvalidInput
+from isohop.errors import InvalidInput, IsohopError
 from isohop.relational.source import SourceSpec, open_source
 
 
 def _error(spec: SourceSpec, base: Path) -> str:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(IsohopError) as caught:
         open_source(spec, base).tables()
     return str(caught.value)
 
