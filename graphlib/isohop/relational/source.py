@@ -150,8 +150,8 @@ class Source(Protocol):
 def open_source(spec: SourceSpec, base: Path) -> Source:
     """Open what ``spec`` names; relative paths start at ``base``, the schema file's folder.
 
-    Raises `InvalidInput` when the folder or package is not there, or is not one that can be read, and
-    `IsohopError` when a database cannot be reached: another try may reach it.
+    Raises `InvalidInput` when the folder or package is not there, or is not one that can be read,
+    and `IsohopError` when a database cannot be reached: another try may reach it.
     """
     if spec.url is not None:
         from isohop.relational.databases import DatabaseSource  # SQLAlchemy and ADBC take a moment
