@@ -21,11 +21,6 @@ def dag_of(folder, monkeypatch, text=PIPELINE, **environment):
     return module_of(folder, monkeypatch, **environment).isohop_shop
 
 
-def module_of_pipeline(folder, monkeypatch):
-    (folder / "shop.yaml").write_text(PIPELINE, "utf-8")
-    return module_of(folder, monkeypatch)
-
-
 def module_of(folder, monkeypatch, **environment):
     monkeypatch.setenv("ISOHOP_PIPELINES", str(folder))
     for name in ("ISOHOP_SPARK_CONN", "ISOHOP_RAY_CONN"):
@@ -170,11 +165,10 @@ class Tells:
 
 
 def test_who_asked_for_it_is_told_what_became_of_a_run(tmp_path, monkeypatch):
-    module = module_of_pipeline(tmp_path, monkeypatch)
+    dag = dag_of(tmp_path, monkeypatch)
     (tmp_path / "on_call.py").write_text("told = []\nring = told.append\n", "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("ISOHOP_NOTIFY", "on_call:ring")
-    dag = module.isohop_shop
     run = SimpleNamespace(logical_date=datetime(2026, 11, 24), run_after=None)
     context = {"ti": Tells(), "dag": dag, "dag_run": run, "exception": ValueError("no room")}
     (tell,) = dag.get_task("distill").on_failure_callback

@@ -12,9 +12,10 @@ from isohop.errors import InvalidInput, IsohopError
 from isohop.relational.source import SourceSpec, open_source
 
 
-def _error(spec: SourceSpec, base: Path) -> str:
-    with pytest.raises(IsohopError) as caught:
+def _error(spec: SourceSpec, base: Path, kind: type[IsohopError] = InvalidInput) -> str:
+    with pytest.raises(kind) as caught:
         open_source(spec, base).tables()
+    assert type(caught.value) is kind
     return str(caught.value)
 
 
@@ -156,7 +157,9 @@ def test_wrong_columns_and_types_are_told_at_once(tmp_path: Path) -> None:
 def test_a_wrong_url_is_told_without_its_password(tmp_path: Path, url: str, told: str) -> None:
     _write(tmp_path)
     (tmp_path / "shops.db").touch()
-    error = _error(SourceSpec(url=url), tmp_path)
+    # What another try may mend is no mistake in a file.
+    kind = IsohopError if told in ("not a database", "cannot be opened") else InvalidInput
+    error = _error(SourceSpec(url=url), tmp_path, kind)
     assert told in error
     assert "geheim" not in error
     assert not (tmp_path / "shop.db").exists()
