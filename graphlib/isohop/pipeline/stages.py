@@ -334,13 +334,22 @@ def run_stage(
     among others where another process writes the run."""
     if name not in STAGES:
         raise IsohopError(f"There is no stage '{name}'. {did_you_mean(name, STAGES)}")
-    with run.writing(), closing(pipeline.planned.source):
+    with run.writing():
         return _run_stage(pipeline, run, STAGES[name], progress)
 
 
 def _run_stage(
     pipeline: Pipeline, run: Run, stage: Stage, progress: Progress
 ) -> tuple[StageRecord, bool]:
+    # What a database keeps open, for one view of its tables, is open no longer than that.
+    with closing(pipeline.planned.source):
+        return _done(pipeline, run, stage, progress)
+
+
+def _done(
+    pipeline: Pipeline, run: Run, stage: Stage, progress: Progress
+) -> tuple[StageRecord, bool]:
+    """As of `run_stage`."""
     name = stage.name
     depends = dependencies(pipeline, run, stage)
     wanted = fingerprint_of(depends)
@@ -397,9 +406,6 @@ def run_all(
         stack.enter_context(run.writing())
         ray_is_up = False
         for name in STAGES:
-            # What a database keeps open, for one view of its tables, is open no longer than that.
-            if name != KEPT[0]:
-                pipeline.planned.source.close()
             if name in RAY and not ray_is_up and _is_due(pipeline, run, name):
                 from isohop.engines.ray import ray_session
 
