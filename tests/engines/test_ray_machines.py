@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import ray
 from hypothesis import given
@@ -27,21 +29,29 @@ def test_a_worker_never_wants_more_than_the_largest_machine_has():
 
 
 @pytest.mark.parametrize("kind", [Exception, RuntimeError, TimeoutError, ConnectionError])
-def test_a_start_that_failed_is_tried_once_more_and_then_told(kind, monkeypatch):
+def test_a_start_that_failed_is_tried_once_more_and_then_told(kind, monkeypatch, tmp_path):
     tried = []
+    logs = tmp_path / "session"
+    logs.mkdir()
 
-    def init(**_: object) -> None:
+    def init(**_: object) -> SimpleNamespace:
         tried.append(1)
         if len(tried) < fails:
             raise kind("The current node timed out during startup.")
+        return SimpleNamespace(address_info={"session_dir": str(logs)})
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "1")
     fails = 2
+    with pytest.raises(ZeroDivisionError), ray_session():
+        raise ZeroDivisionError
+    assert logs.exists()  # what went wrong may be told there
+    tried.clear()
     with ray_session():
         assert len(tried) == 2
+    assert not logs.exists()
     tried.clear()
     fails = 3
     with pytest.raises(IsohopError, match="Ray did not start on this machine"), ray_session():
