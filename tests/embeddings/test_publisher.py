@@ -239,7 +239,7 @@ def test_racing_publishers_never_overwrite_each_other(embeddings, tmp_path):
 def test_a_reader_always_finds_a_whole_version_while_others_publish(embeddings, tmp_path):
     publish(embeddings, tmp_path, "shop", run="run-0", **SOME)
     expected = read_embeddings(embeddings, "airport")
-    process = _start_publisher(embeddings, tmp_path, range(1, 16), keep=1)
+    process = _start_publisher(embeddings, tmp_path, range(1, 101), keep=1)
     process.stdin.write("go\n")
     process.stdin.flush()
     seen = []
@@ -249,5 +249,5 @@ def test_a_reader_always_finds_a_whole_version_while_others_publish(embeddings, 
     process.communicate()
     assert process.returncode == 0
     assert seen == sorted(seen)
-    assert latest_version(tmp_path / "shop") == 16
+    assert latest_version(tmp_path / "shop") == 101
     assert len(np.unique(seen)) > 1

@@ -84,6 +84,56 @@ def test_who_was_away_for_long_finds_its_number_given_up(bucket, embeddings, mon
     assert published(embeddings, bucket).manifest.run == "run-1"
 
 
+PUBLISHER = """
+import sys
+from pathlib import Path
+from isohop.embeddings import publish
+from isohop.engines.object_store import StoredFolder
+
+for run in range(1, 16):
+    publish(Path(sys.argv[1]), StoredFolder.of(sys.argv[2]), "shop", run=f"run-{run}", keep=1,
+            certificate="c", fingerprints={})
+"""
+
+
+def test_a_version_that_is_replaced_while_it_is_looked_for_is_looked_for_again(
+    bucket, embeddings, monkeypatch
+):
+    """Between a listing and LATEST, which then names what was not listed; and again while that
+    comes down."""
+    published(embeddings, bucket, "run-1", keep=1)
+    download, replaced = StoredFolder.download, []
+
+    def late(self, name, file):
+        if name.endswith("LATEST" if len(replaced) < 2 else ".parquet") and len(replaced) < 3:
+            replaced.append(name)
+            published(embeddings, bucket, f"late-{len(replaced)}", keep=1)
+        return download(self, name, file)
+
+    monkeypatch.setattr(StoredFolder, "download", late)
+    table = read_embeddings(bucket, "airport", verify=True)
+    assert table.equals(read_embeddings(embeddings, "airport"))
+    assert read_manifest(bucket).run == "late-3"
+    kept = StoredFolder.of(f"{bucket}/shop").copy()
+    assert [path.name for path in sorted(kept.glob("v=*"))] == ["v=000004"]
+
+
+def test_a_reader_always_finds_a_whole_version_while_another_publishes(bucket, embeddings):
+    published(embeddings, bucket, "run-0")
+    expected = read_embeddings(embeddings, "airport")
+    home = StoredHome(StoredFolder.of(bucket) / "shop")
+    command = [sys.executable, "-c", PUBLISHER, str(embeddings), bucket]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    seen = []
+    while process.poll() is None:
+        assert read_embeddings(bucket, "airport", verify=True).equals(expected)
+        seen.append(home.latest())
+    assert process.returncode == 0, process.communicate()[1]
+    assert seen == sorted(seen)
+    assert home.latest() == 16
+    assert len(set(seen)) > 1
+
+
 # The parent prepares a copy of what is published for each trial and forks; the child kills itself
 # just before its n-th request, for n = 0, 1, 2, … until it comes through. Nothing of Arrow runs in
 # the parent, so forking it is safe.

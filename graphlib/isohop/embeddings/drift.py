@@ -22,7 +22,7 @@ from isohop.embeddings.contract import (
     entity_folders,
     parquet_files,
 )
-from isohop.embeddings.reader import local_copy, locate
+from isohop.embeddings.reader import located
 from isohop.embeddings.search import cosine_nearest
 from isohop.embeddings.settings import Gates
 from isohop.errors import IsohopError, Problem
@@ -50,7 +50,7 @@ class Snapshot:
 def snapshot(path: str | Path, version: str | int = "latest") -> Snapshot:
     """Of a published version; ``path`` and ``version`` as in `read_embeddings`. Raises
     `IsohopError`."""
-    source = locate(local_copy(path, version), version)
+    source = located(path, version)
     if source.manifest is None:
         raise IsohopError(f"{path} was not published. Give a folder of published versions.")
     return Snapshot.of(source.folder, source.manifest)

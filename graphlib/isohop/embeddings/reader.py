@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 _ATTEMPTS = 10
 
 
+class _Gone(IsohopError):
+    """The latest version is not there any more: LATEST was read before it was replaced."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A folder of entities, and its manifest where it was published."""
@@ -98,8 +102,7 @@ def read_embeddings(
     previous: FileNotFoundError | None = None
     for _ in range(_ATTEMPTS):
         try:
-            local = local_copy(path, version)
-            source = locate(local, version)
+            source = located(path, version)
             table = _read(source, entity, columns, verify)
         except FileNotFoundError as error:
             # Retention may remove the version that was the latest a moment ago.
@@ -114,7 +117,7 @@ def read_embeddings(
 def read_manifest(path: str | Path, *, version: str | int = "latest") -> EmbeddingsManifest:
     """The manifest of a published version; ``path`` and ``version`` as in `read_embeddings`."""
     for _ in range(_ATTEMPTS):
-        source = locate(local_copy(path, version), version)
+        source = located(path, version)
         if source.manifest is not None:
             return source.manifest
         if source.folder.exists():
@@ -131,19 +134,40 @@ def _vanished(folder: str | Path) -> IsohopError:
 
 def local_copy(path: str | Path, version: str | int) -> Path:
     """The folder itself; of a URL a local copy of what ``version`` needs. A version never changes,
-    so it comes down once."""
+    so it comes down once; one that is gone from the store goes from here."""
     if not is_url(path):
         return Path(path)
     mirror = Mirror.of(str(path))
     mirror.pull(lambda name: name.split("/")[-1] in (LATEST, MANIFEST))
     home = mirror.local
     if latest_version(home) is None and not versions(home):
-        mirror.pull()
+        names = [latest.parent.name for latest in home.glob(f"*/{LATEST}")]
+        if len(names) == 1:
+            return local_copy(str(mirror.stored / names[0]), version)
+        if not names:
+            mirror.pull()
         return home
     number = latest_version(home) if version == "latest" else _number(version)
-    if number is not None:
-        mirror.pull(lambda name: name.startswith(f"{version_folder(number)}/"))
+    wanted = None if number is None else version_folder(number)
+    there = {folder.name for folder in versions(home).values() if (folder / MANIFEST).is_file()}
+
+    def due(name: str) -> bool:
+        top = name.partition("/")[0]
+        return top == wanted or (version_number(top) is not None and top not in there)
+
+    mirror.pull(due)
     return home
+
+
+def located(path: str | Path, version: str | int) -> Source:
+    """Where ``path`` and ``version`` are; of a URL a local copy, and another one where the latest
+    version was replaced, in the store or here, while it was made."""
+    for _ in range(_ATTEMPTS - 1 if is_url(path) else 0):
+        try:
+            return locate(local_copy(path, version), version)
+        except _Gone:
+            continue
+    return locate(local_copy(path, version), version)
 
 
 def locate(path: Path, version: str | int) -> Source:
@@ -196,7 +220,7 @@ def _version(home: Path, version: str | int) -> Source:
             # The latest may have been replaced, and removed, between the two reads.
             if version != "latest" or attempt == _ATTEMPTS:
                 known = ", ".join(str(number) for number in versions(home)) or "none"
-                raise IsohopError(
+                raise (_Gone if version == "latest" else IsohopError)(
                     f"{home}: there is no version {number}, or it has no manifest. "
                     f"Versions there: {known}."
                 ) from error

@@ -54,8 +54,7 @@ class Mirror:
                 try:
                     self.stored.download(name, file)
                 except FileNotFoundError:  # removed since it was listed
-                    if name in here:
-                        self._remove(name)
+                    self._remove(name)
                     index.pop(name, None)
                     del there[name]
                     continue
@@ -104,13 +103,14 @@ class Mirror:
             yield
 
     def _remove(self, name: str) -> None:
-        """A file, and the folders that are empty without it."""
+        """A file, where it is there, and the folders that are empty without it."""
         file = self.local / name
-        file.unlink()
+        file.unlink(missing_ok=True)
         for folder in file.parents:
-            if folder == self.local or any(folder.iterdir()):
+            if folder == self.local or (folder.is_dir() and any(folder.iterdir())):
                 return
-            folder.rmdir()
+            if folder.is_dir():
+                folder.rmdir()
 
     def _file(self, name: str) -> Path:
         """Raises `IsohopError` for a name that would lead out of the copy."""
