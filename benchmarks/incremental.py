@@ -33,7 +33,7 @@ from isohop.embeddings.drift import AMONG, same_neighbours
 from isohop.embeddings.search import embedding_matrix
 from isohop.graph import Graph
 from isohop.pipeline.history import past_runs
-from isohop.pipeline.pipeline_file import read_pipeline
+from isohop.pipeline.pipeline_file import home_of_runs
 from isohop.pipeline.runs import Run
 
 SHARE = 0.01
@@ -166,7 +166,7 @@ def main() -> None:
             figures[f"gutenberg/{run}/all/seconds"] = cost.seconds
             figures[f"gutenberg/{run}/all/share"] = cost.seconds / first.seconds
         cost_of([*command, "stage", "build", str(pipeline), "--run", "whole"], told=True)
-        runs = {past.run.id: past for past in past_runs(read_pipeline(pipeline))}
+        runs = {past.run.id: past for past in past_runs(home_of_runs(pipeline))}
         made = [Graph.open(runs[run].run.graph).manifest.certificate for run in ("next", "whole")]
         if len(set(made)) > 1:
             sys.exit(f"the graphs differ: {' and '.join(made)}")

@@ -468,9 +468,9 @@ app.add_typer(runs, name="runs")
 def list_runs(pipeline: PipelinePath) -> None:
     """All runs, the newest first."""
     from isohop.pipeline.history import past_runs
-    from isohop.pipeline.pipeline_file import read_pipeline
+    from isohop.pipeline.pipeline_file import home_of_runs
 
-    print_runs(past_runs(read_pipeline(pipeline)))
+    print_runs(past_runs(home_of_runs(pipeline)))
 
 
 @runs.command("show", epilog="Example: `isohop runs show examples/nycflights13.yaml current`")
@@ -479,10 +479,14 @@ def show_run(
 ) -> None:
     """What the stages of a run made, and when."""
     from isohop.pipeline.history import past_run
-    from isohop.pipeline.pipeline_file import read_pipeline
+    from isohop.pipeline.pipeline_file import home_of_runs
 
-    past = past_run(read_pipeline(pipeline), run_id)
+    past = past_run(home_of_runs(pipeline), run_id)
     print_summary([(record, True) for record in past.records], past.run)
+    for name in past.damaged:
+        file = past.run.folder / "stages" / f"{name}.json"
+        told = f"{file} is damaged. Remove it to run the stage again."
+        err.print(escape(told), style="red", soft_wrap=True)
 
 
 @runs.command("diff", epilog="Example: `isohop runs diff shop.yaml 20261123 20261124`")
@@ -493,10 +497,10 @@ def diff_runs(
 ) -> None:
     """Which settings, inputs and versions differ between two runs."""
     from isohop.pipeline.history import differences, past_run
-    from isohop.pipeline.pipeline_file import read_pipeline
+    from isohop.pipeline.pipeline_file import home_of_runs
 
-    read = read_pipeline(pipeline)
-    past = [past_run(read, name) for name in (one, other)]
+    home = home_of_runs(pipeline)
+    past = [past_run(home, name) for name in (one, other)]
     print_differences(differences(*past), past)
 
 
@@ -507,9 +511,9 @@ def prune_runs(
 ) -> None:
     """Remove old runs, and what killed processes left in the others. What is published stays."""
     from isohop.pipeline.history import prune
-    from isohop.pipeline.pipeline_file import read_pipeline
+    from isohop.pipeline.pipeline_file import home_of_runs
 
-    for made in prune(read_pipeline(pipeline), keep):
+    for made in prune(home_of_runs(pipeline), keep):
         out.print(f"{escape(made.what)}: {escape(made.where)}", soft_wrap=True)
 
 

@@ -172,7 +172,8 @@ def print_runs(found: Sequence[PastRun]) -> None:
     for column in ("run", "last stage began", "done", "took", "size"):
         table.add_column(column, justify="right" if column in ("took", "size") else "left")
     for past in found:
-        done = ", ".join(record.stage for record in past.records) or "nothing"
+        names = [record.stage for record in past.records]
+        done = ", ".join(names + [f"{name} (damaged)" for name in past.damaged]) or "nothing"
         took = sum(record.seconds for record in past.records)
         table.add_row(escape(past.run.id), past.last, done, f"{took:.1f} s", _bytes(past.size))
     out.print(table)

@@ -26,7 +26,6 @@ publish: {{path: published}}
 report: {{sample: 50}}
 """
 CONSUMER = """
-import json
 from pathlib import Path
 from airflow.sdk import DAG, Asset, task
 
@@ -36,15 +35,24 @@ with DAG("consumer", schedule=[Asset(name="isohop/shop", uri=(HOME / "published/
 
     @task
     def read(triggering_asset_events=None):
+        import pyarrow.parquet as pq
+
         for events in triggering_asset_events.values():
             for event in events:
                 version = Path(event.extra["where"])
-                manifest = json.loads((version / "manifest.json").read_text("utf-8"))
-                rows = [entity["count"] for entity in manifest["entities"]]
-                (HOME / f"read-{{manifest['version']}}").write_text(str(rows), "utf-8")
+                table = pq.read_table(version / "customer")
+                norms = [sum(x * x for x in vector.as_py()) for vector in table["embedding"]]
+                told = f"{{table.num_rows}} rows, {{min(norms):.3f}} to {{max(norms):.3f}}"
+                (HOME / f"read-{{version.name}}").write_text(told, "utf-8")
 
     read()
 """
+"""Of what is published, the vectors themselves, with nothing of Isohop."""
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-store",
+    "SHOP_DATABASE": "postgresql://isohop:a-secret-of-the-tables@127.0.0.1:1/shop",
+}
+"""In the environment of every process."""
 
 
 @dataclass(frozen=True)
@@ -100,4 +108,5 @@ class Home:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    return Home.make(tmp_path, Path(sys.executable), PIPELINE)
+    more = {"ISOHOP_ALLOWED": f"{tmp_path};{ROOT}", **SECRETS}
+    return Home.make(tmp_path, Path(sys.executable), PIPELINE, more)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
-from tests.airflow.conftest import CONSUMER, PIPELINE
+from tests.airflow.conftest import CONSUMER, PIPELINE, ROOT, SECRETS
 
 PATIENCE = 900
 """Seconds in which a scheduler must have done what it was asked for."""
 
 
-def published(home) -> dict[int, dict]:
-    versions = sorted((home.folder / "pipelines" / "published" / "shop").glob("v=*"))
+def published(home, name="shop") -> dict[int, dict]:
+    versions = sorted((home.folder / "pipelines" / "published" / name).glob("v=*"))
     manifests = [json.loads((one / "manifest.json").read_text("utf-8")) for one in versions]
     return {manifest["version"]: manifest for manifest in manifests}
 
@@ -37,6 +39,37 @@ def test_a_run_ends_with_published_embeddings(home):
     summary, _ = json.JSONDecoder().raw_decode(said.partition("Summary of the run: ")[2])
     assert summary["failed"] is None
     assert set(summary["stages"]) >= {"build", "features", "distill", "embed"}
+    assert_no_secret_is_told(home, said, rendered=6)
+
+
+def assert_no_secret_is_told(home, said, rendered):
+    """Neither in what Airflow keeps nor in any log. ``rendered``: tasks whose fields it keeps."""
+    with closing(sqlite3.connect(home.folder / "airflow.db")) as kept:
+        fields = kept.execute("select rendered_fields from rendered_task_instance_fields")
+        fields = [row[0] for row in fields]
+        told = "\n".join(kept.iterdump())
+    assert len(fields) == rendered
+    assert all("--run" in one and "20261124T000000" in one for one in fields)
+    logs = [file for file in (home.folder / "airflow" / "logs").rglob("*") if file.is_file()]
+    told += said + "".join(file.read_text("utf-8", "replace") for file in logs)
+    assert not any(secret in told for secret in SECRETS.values())
+    assert "a-secret" not in told
+
+
+def test_a_database_that_does_not_answer_is_told_without_its_password(home):
+    schema = home.folder / "pipelines" / "schema.yaml"
+    shop = (ROOT / "schemas" / "shop" / "chain.yaml").read_text("utf-8")
+    source = "source: {path: ../../examples/shop/chain}"
+    assert source in shop
+    schema.write_text(shop.replace(source, "source: {url: env:SHOP_DATABASE}"), "utf-8")
+    file = home.folder / "pipelines" / "shop.yaml"
+    at = str(ROOT / "schemas" / "shop" / "chain.yaml")
+    text = PIPELINE.replace(at, "schema.yaml") + "schedule: {retries: 0}\n"
+    file.write_text(text, "utf-8")
+    done = home.airflow("dags", "test", "isohop_shop", "2026-11-24")
+    said = done.stdout + done.stderr
+    assert "127.0.0.1" in said
+    assert_no_secret_is_told(home, said, rendered=1)
 
 
 def test_a_file_that_is_wrong_is_told_and_not_tried_again(home):
@@ -83,14 +116,19 @@ def eventually(home, what, holds):
         time.sleep(2)
 
 
-def test_a_backfill_of_three_days_publishes_each_and_a_consumer_reads_them(home):
+def test_what_is_due_and_a_backfill_of_three_days_are_published_and_a_consumer_reads_them(home):
     text = CONSUMER.format(home=str(home.folder / "pipelines"))
     (home.folder / "dags" / "consumer.py").write_text(text, "utf-8")
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    due = PIPELINE.replace("name: shop", "name: nightly")
+    due += f"schedule: {{start: {today}, catchup: true}}\n"
+    (home.folder / "pipelines" / "nightly.yaml").write_text(due, "utf-8")
     days = ("--from-date", "2026-11-20", "--to-date", "2026-11-22")
     for asked in (
         ("dags", "reserialize"),
         ("dags", "unpause", "consumer", "--yes"),
         ("dags", "unpause", "isohop_shop", "--yes"),
+        ("dags", "unpause", "isohop_nightly", "--yes"),
         ("backfill", "create", "--dag-id", "isohop_shop", "--max-active-runs", "1", *days),
     ):
         done = home.airflow(*asked)
@@ -103,6 +141,14 @@ def test_a_backfill_of_three_days_publishes_each_and_a_consumer_reads_them(home)
             lambda: runs <= {m["run"] for m in published(home).values()},
         )
         newest = max(number for number, m in published(home).items() if m["run"] in runs)
-        reading = home.folder / "pipelines" / f"read-{newest}"
+        reading = home.folder / "pipelines" / f"read-v={newest:06d}"
         eventually(home, "the consumer", reading.exists)
-        assert reading.read_text("utf-8") == "[120]"
+        assert reading.read_text("utf-8") == "120 rows, 1.000 to 1.000"
+        eventually(home, "what was due", lambda: published(home, "nightly"))
+    (manifest,) = published(home, "nightly").values()
+    assert manifest["run"] == f"{today.replace('-', '')}T000000"
+    with closing(sqlite3.connect(home.folder / "airflow.db")) as kept:
+        kinds = kept.execute("select dag_id, run_type, count(*) from dag_run group by 1, 2")
+        kinds = {(name, kind): count for name, kind, count in kinds}
+    assert kinds["isohop_shop", "backfill"] == 3
+    assert kinds["isohop_nightly", "scheduled"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from isohop.pipeline.runs import (
     told_apart,
 )
 from isohop.pipeline.stages import STAGES, dependencies, open_run, run_stage
-from tests.pipeline.test_pipeline import SMALL, command, pipeline_file
+from tests.pipeline.test_pipeline import CHAIN, ROOT, SMALL, command, pipeline_file
 
 HOLDS = """
 import sys, time
@@ -104,34 +105,34 @@ def test_runs_are_listed_the_newest_first_and_shown(pipeline):
     done(pipeline, "a", 5, "build")
     done(pipeline, "c", 4)
     (open_run(pipeline, "a").folder.parent / "notes").mkdir()  # not a run
-    assert [past.run.id for past in past_runs(pipeline)] == ["a", "b"]
+    assert [past.run.id for past in past_runs(pipeline.runs)] == ["a", "b"]
     told = CliRunner().invoke(app, ["runs", "list", str(pipeline.file.path)])
     assert told.exit_code == 0
     assert "build, features" in told.output
     told = CliRunner().invoke(app, ["runs", "show", str(pipeline.file.path), "b"])
     assert "1.5 s" in told.output
     with pytest.raises(IsohopError, match=r"no run 'bb'.*Did you mean 'b'"):
-        past_run(pipeline, "bb")
+        past_run(pipeline.runs, "bb")
 
 
 def test_what_is_newer_no_clock_decides(pipeline):
     for day in range(1, 5):
         done(pipeline, f"r{day}", day, "build", clock=9 - day)
-    prune(pipeline, 2)
-    assert [past.run.id for past in past_runs(pipeline)] == ["r4", "r3"]
+    prune(pipeline.runs, 2)
+    assert [past.run.id for past in past_runs(pipeline.runs)] == ["r4", "r3"]
     assert next_number(pipeline.runs) == 5
 
 
 def test_no_run_yet_is_an_empty_list(pipeline):
-    assert past_runs(pipeline) == []
-    assert prune(pipeline, 1) == []
+    assert past_runs(pipeline.runs) == []
+    assert prune(pipeline.runs, 1) == []
 
 
 def test_two_runs_differ_in_what_was_changed_and_in_nothing_else(tmp_path, pipeline):
     done(pipeline, "old", 1, "build", "features", "distill", "embed")
     changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
     done(changed, "new", 2, "build", "features", "distill")
-    old, new = (past_run(pipeline, name) for name in ("old", "new"))
+    old, new = (past_run(pipeline.runs, name) for name in ("old", "new"))
     told = [(one.stage, one.what, one.one, one.other) for one in differences(old, new)]
     assert told == [
         ("distill", "settings.distill.steps", "6", "7"),
@@ -144,7 +145,7 @@ def test_two_runs_differ_in_what_was_changed_and_in_nothing_else(tmp_path, pipel
 
 def test_a_record_names_each_input_and_is_short(pipeline):
     done(pipeline, "old", 1, "build")
-    before = past_run(pipeline, "old").records[0].depends
+    before = past_run(pipeline.runs, "old").records[0].depends
     assert {"inputs.customer", "inputs.city", "schema", "version"} <= set(before)
     assert all(len(value) <= 100 for value in before.values())
 
@@ -156,18 +157,18 @@ def test_pruning_keeps_the_newest_and_removes_what_was_left_behind(pipeline):
     (newest / "features.training").mkdir()
     (newest / "model.training").mkdir()  # of a stage that is not done: it can go on from there
     (newest.parent / ".tmp-r0-0123456789ab").mkdir()
-    told = prune(pipeline, 2)
+    told = prune(pipeline.runs, 2)
     assert len(told) == 5
     assert sorted(path.name for path in newest.parent.iterdir()) == ["r3", "r4"]
     left = {path.name for path in newest.iterdir()}
     assert left == {"graph", "features", "model.training", "stages", ".lock"}
-    assert prune(pipeline, 2) == []
+    assert prune(pipeline.runs, 2) == []
 
 
 def test_a_run_that_is_being_written_is_not_pruned(pipeline, held):
     run, _ = held
     done(pipeline, "newer", 9, "build")
-    told = prune(pipeline, 1)
+    told = prune(pipeline.runs, 1)
     assert run.folder.is_dir()
     assert "left alone" in told[0].what
 
@@ -183,5 +184,32 @@ def test_published_versions_outlive_their_runs(pipeline, tmp_path):
     done(pipeline, "new", 2, "build")
     version = Path(tmp_path / "published" / "shop" / "v=000001")
     version.mkdir(parents=True)
-    prune(pipeline, 1)
+    prune(pipeline.runs, 1)
     assert version.is_dir()
+
+
+def test_runs_are_told_and_pruned_though_their_tables_are_gone(tmp_path):
+    """And though one of them has a record that nobody can read: that one stays, and is told."""
+    schema = tmp_path / "schema.yaml"
+    schema.write_text(
+        CHAIN.read_text("utf-8").replace("../../examples/shop/chain", "tables"), "utf-8"
+    )
+    shutil.copytree(ROOT / "examples" / "shop" / "chain", tmp_path / "tables")
+    file = pipeline_file(tmp_path)
+    file.write_text(file.read_text("utf-8").replace(str(CHAIN), "schema.yaml"), "utf-8")
+    read = read_pipeline(file)
+    for day in range(1, 4):
+        done(read, f"r{day}", day, "build", "features")
+    broken = read.runs / "r1" / "stages" / "features.json"
+    broken.write_text("{", "utf-8")
+    shutil.rmtree(tmp_path / "tables")
+    told = {
+        words: CliRunner().invoke(app, ["runs", words[0], str(file), *words[1:]])
+        for words in (("list",), ("show", "r1"), ("diff", "r1", "r2"), ("prune", "--keep", "1"))
+    }
+    assert {words: of.exit_code for words, of in told.items()} == dict.fromkeys(told, 0)
+    assert "build, features (damaged)" in told["list",].output
+    assert "r1/stages/features.json" in "".join(told["show", "r1"].output.split())
+    assert "damaged" in told["diff", "r1", "r2"].output
+    assert "left alone" in told["prune", "--keep", "1"].output
+    assert sorted(path.name for path in read.runs.iterdir()) == ["r1", "r3"]

@@ -26,6 +26,7 @@ from isohop.pipeline.runs import Run
 from isohop.pipeline.stages import STAGES, fingerprint, open_run, run_all, run_stage
 
 ROOT = Path(__file__).parents[2]
+CHAIN = ROOT / "schemas" / "shop" / "chain.yaml"
 SMALL = """
 features: {dimensions: 8, levels: [4], epochs: 1, steps: 5, vocabulary: 256}
 distill: {dimensions: 16, steps: 6, batch: 64, negatives: 8}
@@ -36,8 +37,7 @@ report: {sample: 50}
 
 def pipeline_file(folder: Path, more: str = SMALL) -> Path:
     file = folder / "pipeline.yaml"
-    schema = ROOT / "schemas" / "shop" / "chain.yaml"
-    file.write_text(f"name: shop\nschema: {schema}\nseed: 1\nruns: runs\n{more}", "utf-8")
+    file.write_text(f"name: shop\nschema: {CHAIN}\nseed: 1\nruns: runs\n{more}", "utf-8")
     return file
 
 
@@ -284,3 +284,26 @@ def test_a_schedule_that_is_none_is_told(tmp_path, cron):
 def test_a_schedule_is_a_preset_or_cron_or_nothing(tmp_path, cron):
     file = pipeline_file(tmp_path, SMALL + f"schedule: {{cron: {cron}, start: 2026-02-03}}\n")
     assert read_pipeline(file).settings.schedule.retries == 2
+
+
+def test_files_name_nothing_outside_of_what_is_allowed(tmp_path, monkeypatch):
+    """Of pipeline and schema file, all that do are told at once, before anything is read there."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    shutil.copytree(ROOT / "examples" / "shop" / "chain", elsewhere / "tables")
+    text = CHAIN.read_text("utf-8")
+    schema = home / "schema.yaml"
+    schema.write_text(text.replace("../../examples/shop/chain", "../elsewhere/tables"), "utf-8")
+    file = home / "pipeline.yaml"
+    file.write_text(f"name: shop\nschema: schema.yaml\nruns: runs\n{SMALL}", "utf-8")
+    read_pipeline(file)
+    monkeypatch.setenv("ISOHOP_ALLOWED", str(home))
+    instead = {"runs": "../runs", "publish.path": "s3://bucket/published"}
+    with pytest.raises(InvalidInput) as told:
+        read_pipeline(file, instead | {"features.encoder": "transformers", "features.model": "/x"})
+    outside = [one.where.split()[-1] for one in told.value.problems if "outside" in one.what]
+    assert outside == ["runs", "publish.path", "features.model", "source.path"]
+    with pytest.raises(InvalidInput, match="outside"):
+        read_pipeline(file, {"schema": str(elsewhere / "no-such-file.yaml")})
+    monkeypatch.setenv("ISOHOP_ALLOWED", f"{home};{elsewhere / 'tables'}")
+    read_pipeline(file)

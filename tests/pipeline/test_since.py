@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import isohop
@@ -330,3 +333,43 @@ def test_a_run_that_cannot_be_gone_on_from_is_said(shop, instead, said):
     with pytest.raises(IsohopError, match=said):
         shop.run("new", **instead)
     assert not (shop.folder / "runs" / "shop" / "new" / "graph").exists()
+
+
+def test_rows_that_came_later_change_no_file_of_an_earlier_moment(tmp_path):
+    """Of graph, features and embeddings, byte for byte: known customers and new ones may buy, and
+    nobody may who is known."""
+    shop = Shop(tmp_path)
+    known = list(shop.orders)
+    moment = f"{datetime(1970, 1, 1) + timedelta(days=len(known)):%Y-%m-%d}"
+
+    def files(name: str) -> dict[str, list[bytes]]:
+        """By folder: engines draw the names of their files."""
+        run = shop.run(name, as_of=moment)
+        found: dict[str, list[bytes]] = {}
+        for part in (run.graph / "nodes", run.graph / "edges", run.features, run.embeddings):
+            for file in part.rglob("*.parquet"):
+                folder = str(file.parent.relative_to(run.folder))
+                found.setdefault(folder, []).append(file.read_bytes())
+        assert {name.partition("/")[0] for name in found} == {"graph", "features", "embeddings"}
+        return {folder: sorted(inside) for folder, inside in found.items()}
+
+    then = files("then")
+    some = st.sampled_from([1001, 1002, 1007, 777])
+    later = st.lists(st.tuples(some, st.integers(0, PRODUCTS)), min_size=1, max_size=40)
+
+    @settings(
+        max_examples=3,
+        derandomize=True,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(later)
+    def holds(orders: list[tuple[int, int]]) -> None:
+        shop.orders = known + orders
+        shop.write()
+        again = files("now")
+        assert again.keys() == then.keys()
+        assert [folder for folder in then if again[folder] != then[folder]] == []
+
+    holds()

@@ -19,7 +19,7 @@ from isohop.engines.object_store import StoredFolder
 from isohop.graph import Graph
 from isohop.graph.build import build
 from isohop.pipeline.history import past_runs
-from isohop.pipeline.pipeline_file import read_pipeline
+from isohop.pipeline.pipeline_file import home_of_runs, read_pipeline
 from isohop.pipeline.runs import LOCK
 from isohop.pipeline.stages import STAGES, open_run
 from tests.pipeline.test_pipeline import ROOT, SMALL, command
@@ -103,7 +103,7 @@ def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp
     assert done.returncode == 1
     assert "--out is on this machine" in " ".join(done.stderr.split())
 
-    past = past_runs(read_pipeline(file))
+    past = past_runs(home_of_runs(file))
     assert [one.run.id for one in past] == ["next", "current"]
     for one in past:
         assert [record.stage for record in one.records] == list(STAGES)
@@ -146,4 +146,4 @@ def test_a_run_that_is_killed_goes_on_elsewhere_and_old_runs_go(file, bucket, tm
     assert str(runs) in "".join(done.stdout.split())
     assert list(runs.objects()) == []
     assert not any(path.exists() for path in written)
-    assert [past.run.id for past in past_runs(read_pipeline(file))] == ["second"]
+    assert [past.run.id for past in past_runs(home_of_runs(file))] == ["second"]

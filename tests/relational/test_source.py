@@ -68,6 +68,16 @@ def test_a_package_is_found_and_never_imported(
     assert "packed_towns" not in sys.modules
 
 
+@pytest.mark.parametrize("path", ["..", "../../tables", "/"])
+def test_the_folder_of_a_package_is_inside_of_it(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packed_cities").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    error = _error(SourceSpec(package="packed_cities", path=path), tmp_path)
+    assert "leaves the package 'packed_cities'" in str(error)
+
+
 def test_a_missing_package_says_how_to_install_it(tmp_path: Path) -> None:
     error = _error(SourceSpec(package="no_such_package_here"), tmp_path)
     assert "pip install no_such_package_here" in error

@@ -1,6 +1,7 @@
 """The runs of a pipeline: which there are, how two of them differ, and which can go.
 
-Nothing here knows what a stage does; it reads the records that stages leave (`runs.py`).
+Nothing here knows what a stage does, nor asks for the tables; it reads the records that stages
+leave (`runs.py`) in ``home``, the folder of the pipeline's runs.
 """
 
 from __future__ import annotations
@@ -12,23 +13,31 @@ from pathlib import Path
 from isohop.engines.object_store import StoredFolder
 from isohop.engines.storage import TEMPORARY, remove_folder
 from isohop.errors import IsohopError, did_you_mean
-from isohop.pipeline.pipeline_file import Pipeline
 from isohop.pipeline.runs import LOCK, TRAINING, Made, Run, StageRecord, runs_in, size_of
 from isohop.pipeline.stages import STAGES
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """``records``: of the stages that are done, in their order."""
+    """``records``: of the stages that are done, in their order; ``damaged``: stages whose record
+    cannot be read."""
 
     run: Run
     records: tuple[StageRecord, ...]
+    damaged: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, run: Run) -> PastRun:
-        """Raises `IsohopError` for a damaged record."""
-        found = (run.record(name) for name in STAGES)
-        return cls(run, tuple(record for record in found if record is not None))
+        records, damaged = [], []
+        for name in STAGES:
+            try:
+                record = run.record(name)
+            except IsohopError:
+                damaged.append(name)
+                continue
+            if record is not None:
+                records.append(record)
+        return cls(run, tuple(records), tuple(damaged))
 
     @property
     def last(self) -> str:
@@ -58,18 +67,17 @@ class Difference:
     other: str | None
 
 
-def past_runs(pipeline: Pipeline) -> list[PastRun]:
+def past_runs(home: Path | StoredFolder) -> list[PastRun]:
     """All runs, the newest first."""
-    found = [PastRun.of(run) for run in runs_in(pipeline.runs)]
+    found = [PastRun.of(run) for run in runs_in(home)]
     return sorted(found, key=lambda one: (one.order, one.run.id), reverse=True)
 
 
-def past_run(pipeline: Pipeline, run_id: str) -> PastRun:
+def past_run(home: Path | StoredFolder, run_id: str) -> PastRun:
     """Raises `IsohopError` where there is none of that name."""
-    known = {run.id: run for run in runs_in(pipeline.runs)}
+    known = {run.id: run for run in runs_in(home)}
     if run_id not in known:
-        hint = did_you_mean(run_id, known)
-        raise IsohopError(f"{pipeline.runs} has no run '{run_id}'. {hint}")
+        raise IsohopError(f"{home} has no run '{run_id}'. {did_you_mean(run_id, known)}")
     return PastRun.of(known[run_id])
 
 
@@ -81,8 +89,7 @@ def differences(one: PastRun, other: PastRun) -> list[Difference]:
         mine, theirs = (_depends(run, stage) for run in (one, other))
         if mine is None or theirs is None:
             if mine is not theirs:
-                told = ("not done" if of is None else "done" for of in (mine, theirs))
-                found.append(Difference(stage, "stage", *told))
+                found.append(Difference(stage, "stage", *(_state(r, stage) for r in (one, other))))
             continue
         for what in dict.fromkeys([*mine, *theirs]):
             values = mine.get(what), theirs.get(what)
@@ -95,15 +102,27 @@ def _depends(past: PastRun, stage: str) -> Mapping[str, str] | None:
     return next((record.depends for record in past.records if record.stage == stage), None)
 
 
-def prune(pipeline: Pipeline, keep: int) -> list[Made]:
+def _state(past: PastRun, stage: str) -> str:
+    if stage in past.damaged:
+        return "damaged"
+    return "not done" if _depends(past, stage) is None else "done"
+
+
+def prune(home: Path | StoredFolder, keep: int) -> list[Made]:
     """Remove all but the newest ``keep`` runs, and in those that stay what killed processes left
-    behind. What is being written stays as it is, and is told. Published versions are untouched."""
+    behind. What is being written stays as it is, and so does a run with a damaged record, since
+    nobody knows how new it is: both are told. Published versions are untouched."""
     if keep < 1:
         raise IsohopError(f"Keep 1 run or more. Got {keep} instead.")
-    told = []
-    for number, past in enumerate(past_runs(pipeline)):
+    found = past_runs(home)
+    told = [
+        Made(what=f"left alone: damaged record of {', '.join(p.damaged)}", where=str(p.run.place))
+        for p in found
+        if p.damaged
+    ]
+    for number, past in enumerate(past for past in found if not past.damaged):
         # Of one in an object store what was left behind lies in the copy that this machine wrote.
-        run = Run.of(pipeline.runs, past.run.id)
+        run = Run.of(home, past.run.id)
         if number < keep and not run.folder.is_dir():
             continue
         try:
@@ -114,10 +133,10 @@ def prune(pipeline: Pipeline, keep: int) -> list[Made]:
                     told.append(_remove_run(run, past.run.folder))
         except IsohopError as error:
             told.append(Made(what=f"left alone: {error}", where=str(run.place)))
-    if isinstance(pipeline.runs, StoredFolder):
+    if isinstance(home, StoredFolder):
         return told
     # Runs whose removal was cut short.
-    leftovers = sorted(pipeline.runs.glob(f"{TEMPORARY}*"))
+    leftovers = sorted(home.glob(f"{TEMPORARY}*"))
     return told + [_remove(path, "leftover") for path in leftovers]
 
 

@@ -28,6 +28,7 @@ from pydantic import Field, field_validator
 
 from isohop.coldbrew.settings import DistillSettings
 from isohop.embeddings.settings import PublishSettings
+from isohop.engines.allowed import forbidden
 from isohop.engines.object_store import StoredFolder, is_url
 from isohop.engines.spark import Engine
 from isohop.errors import InvalidInput, IsohopError, did_you_mean
@@ -83,7 +84,7 @@ class Pipeline:
 
     def folder(self, written: str) -> Path | StoredFolder:
         """A folder of the file, which may be in an object store."""
-        return StoredFolder.of(written) if is_url(written) else self.path(written)
+        return _folder(self.file, written)
 
     @property
     def runs(self) -> Path | StoredFolder:
@@ -121,22 +122,46 @@ def read_pipeline(path: str | Path, instead: Mapping[str, str] | None = None) ->
     settings = file.model
     planned = None
     if settings is not None:
-        schema_path = (file.path.parent / settings.schema_file).resolve()
-        try:
-            planned = plan_schema(schema_path)
-        except InvalidInput as error:
-            if not schema_path.exists():
-                file.add(("schema",), *_missing(error))
-            else:
-                file.problems.extend(error.problems)
+        _check_places(file, settings)
+        planned = _plan(file, settings)
         if planned is not None:
             _check_attributes(file, settings, planned)
         _check_text_model(file, settings.features)
-        _check_urls(file, settings)
     file.raise_problems()
     if settings is None or planned is None:
         raise InvalidInput(file.title, file.problems)
     return Pipeline(file, settings, planned)
+
+
+def home_of_runs(path: str | Path) -> Path | StoredFolder:
+    """Where a pipeline's runs are, though its tables cannot be reached. Raises `InvalidInput` with
+    what is wrong in the pipeline file itself."""
+    file = read_yaml(path, PipelineFile, "pipeline file")
+    if file.model is not None:
+        _check_places(file, file.model)
+    file.raise_problems()
+    if file.model is None:
+        raise InvalidInput(file.title, file.problems)
+    return _folder(file, file.model.runs) / file.model.name
+
+
+def _folder(file: YamlFile[PipelineFile], written: str) -> Path | StoredFolder:
+    """A folder of the file, from where the file is; it may be in an object store."""
+    return StoredFolder.of(written) if is_url(written) else (file.path.parent / written).resolve()
+
+
+def _plan(file: YamlFile[PipelineFile], settings: PipelineFile) -> Planned | None:
+    schema_path = (file.path.parent / settings.schema_file).resolve()
+    if forbidden(schema_path) is not None:
+        return None
+    try:
+        return plan_schema(schema_path)
+    except InvalidInput as error:
+        if not schema_path.exists():
+            file.add(("schema",), *_missing(error))
+        else:
+            file.problems.extend(error.problems)
+    return None
 
 
 def _missing(error: InvalidInput) -> tuple[str, str]:
@@ -144,16 +169,24 @@ def _missing(error: InvalidInput) -> tuple[str, str]:
     return f"{problem.where}: {problem.what}", problem.hint
 
 
-def _check_urls(file: YamlFile[PipelineFile], settings: PipelineFile) -> None:
-    for place, written in (
-        (("runs",), settings.runs),
-        (("publish", "path"), settings.publish.path),
-    ):
-        if is_url(written):
-            try:
-                StoredFolder.of(written)
-            except IsohopError as error:
-                file.add(place, str(error))
+def _check_places(file: YamlFile[PipelineFile], settings: PipelineFile) -> None:
+    """Whether they are URLs that can be read, and where they may be."""
+    here, model = file.path.parent, settings.features.model
+    places: dict[tuple[str, ...], str | Path] = {("schema",): here / settings.schema_file}
+    folders = {("runs",): settings.runs, ("publish", "path"): settings.publish.path}
+    for place, written in folders.items():
+        places[place] = written if is_url(written) else here / written
+    if model is not None:
+        places["features", "model"] = here / model
+    for place, where in places.items():
+        try:
+            if is_url(where):
+                StoredFolder.of(str(where))
+            problem = forbidden(where)
+        except IsohopError as error:
+            problem = str(error)
+        if problem is not None:
+            file.add(place, problem)
 
 
 def _check_text_model(file: YamlFile[PipelineFile], features: FeatureSettings) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, Connection
 
 from isohop.errors import did_you_mean
 from isohop.relational.landing import NON_FINITE, Landing, Misfits, Notes, invalid_texts, normalise
-from isohop.relational.source import unreadable
+from isohop.relational.source import check_allowed, unreadable
 from isohop.relational.texts import TEXT_TYPES, misfit, misfits, read_texts, without
 
 SqlType = sa.types.TypeEngine[Any]
@@ -45,6 +45,7 @@ class Sqlite:
         if not url.database or url.database == ":memory:":
             raise unreadable("source.url", "it names no file.", "Write sqlite:///file.db.")
         self._path = (base / url.database).resolve()
+        check_allowed(self._path, "source.url")
         if not self._path.is_file():
             folder = self._path.parent
             beside = [file.name for file in folder.iterdir()] if folder.is_dir() else []

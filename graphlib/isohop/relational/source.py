@@ -17,6 +17,7 @@ from typing import Protocol
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from isohop.engines.allowed import forbidden
 from isohop.engines.mirror import Mirror
 from isohop.engines.object_store import is_url
 from isohop.errors import InvalidInput, Problem, did_you_mean
@@ -167,6 +168,13 @@ def unreadable(where: str, what: str, hint: str = "") -> InvalidInput:
     return InvalidInput("The source cannot be read", [Problem(where, what, hint)])
 
 
+def check_allowed(path: str | Path, where: str) -> None:
+    """Raises `InvalidInput` where a schema file may not name ``path``."""
+    problem = forbidden(path)
+    if problem is not None:
+        raise unreadable(where, problem)
+
+
 def known_table(name: str, tables: Mapping[str, SourceTable], where: str) -> SourceTable:
     """The table of that name. Raises `InvalidInput` with a suggestion when there is none."""
     if name not in tables:
@@ -241,10 +249,16 @@ def _folder(spec: SourceSpec, base: Path) -> Path:
     if spec.package is not None:
         root, where = _package_folder(spec.package), "source.package"
     elif spec.path is not None and is_url(spec.path):
+        check_allowed(spec.path, "source.path")
         return _stored_folder(spec.path)
     else:
         root, where = base, "source.path"
     folder = root / (spec.path or "")
+    if spec.package is None:
+        check_allowed(folder, where)
+    elif not folder.resolve().is_relative_to(root.resolve()):
+        what = f"{spec.path} leaves the package '{spec.package}'."
+        raise unreadable("source.path", what, "For another folder name no package.")
     if folder.is_file():
         raise unreadable(where, f"{folder} is a file.", f"Name its folder: {folder.parent}.")
     if not folder.is_dir():
