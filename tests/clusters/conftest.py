@@ -20,14 +20,13 @@ import psutil
 import pyspark
 import pytest
 
-from tests.conftest import CORES
+from tests.conftest import CORES, JVM
 from tests.killing import command_of
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SPARK = Path(pyspark.__file__).parent / "bin"
-JVM = os.environ["SPARK_SUBMIT_OPTS"]
-"""Of all processes of Spark."""
+os.environ["SPARK_SUBMIT_OPTS"] = JVM
 PATIENCE = 240.0
 """Seconds for a cluster to be there."""
 MINUTES = 60.0
@@ -184,9 +183,6 @@ class RayCluster:
     @property
     def whole_environment(self) -> dict[str, str]:
         return {**os.environ, **self.environment}
-
-    def submit(self, *words: str | Path) -> str:
-        return run(*self.submission(*words), more=self.environment)
 
     def submission(self, *words: str | Path) -> list[str]:
         command = [BIN / "ray", "job", "submit", "--address", self.dashboard, "--", *words]

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sysconfig
 import time
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,13 +46,38 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("isohop-*.whl"))
 
 
+@pytest.fixture(scope="module")
+def without_isohop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has all that Isohop needs, and not Isohop."""
+    folder = tmp_path_factory.mktemp("python") / "venv"
+    venv.create(folder, symlinks=True)
+    here, there = (
+        sysconfig.get_path("purelib", vars=None if base is None else {"base": str(base)})
+        for base in (None, folder)
+    )
+    # What is editable is found by a file of the same kind, which is not read from here.
+    (Path(there) / "needs.pth").write_text(f"{here}\n", "utf-8")
+    python = folder / "bin" / "python"
+    asked = [python, "-c", "import pyspark, pyarrow; import isohop"]
+    told = subprocess.run(asked, capture_output=True, text=True, cwd=folder, env={})
+    assert "No module named 'isohop'" in told.stderr
+    return python
+
+
 def test_the_cluster_makes_the_same_graph_of_a_wheel_though_an_executor_dies(
-    spark_cluster: SparkCluster, certificate: str, wheel: Path, tmp_path: Path
+    spark_cluster: SparkCluster,
+    certificate: str,
+    wheel: Path,
+    without_isohop: Path,
+    tmp_path: Path,
 ):
+    """And though it has nothing else of Isohop."""
     out = tmp_path / "graph"
     job = ROOT / "jobs" / "build_graph.py"
-    submission = spark_cluster.submission("--py-files", wheel, job, SCHEMA, "--out", out)
-    with process(tmp_path / "log", *submission, more=spark_cluster.environment) as driver:
+    python = ("--conf", f"spark.pyspark.python={without_isohop}")
+    submission = spark_cluster.submission(*python, "--py-files", wheel, job, SCHEMA, "--out", out)
+    more = {**spark_cluster.environment, "PYTHONPATH": ""}
+    with process(tmp_path / "log", *submission, more=more) as driver:
         wait_for(lambda: bool(spark_cluster.executors()), "an executor")
         time.sleep(3)  # somewhere in its work
         victims = spark_cluster.executors()

@@ -64,21 +64,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return file, folder / "runs" / "shop" / "here"
 
 
-def test_a_job_gives_what_one_machine_gives(ray_cluster: RayCluster, here: tuple[Path, Path]):
-    """Two workers on two nodes, each step shared. All stages are below."""
-    file, ours = here
-    run(*command("stage", "build", file, "--run", "there"), more={})
-    job = ROOT / "jobs" / "extract_features.py"
-    told = ray_cluster.submit("python", job, file, "--run", "there")
-    assert "succeeded" in told, told
-    features = [
-        Features.open(folder / "features").matrix("customer")
-        for folder in (ours, ours.with_name("there"))
-    ]
-    np.testing.assert_allclose(*features, atol=1e-5)
-
-
-def test_more_workers_than_cores_are_refused_at_once(ray_cluster: RayCluster, tmp_path: Path):
+def test_a_job_that_wants_more_workers_than_there_are_cores_is_refused_at_once(
+    ray_cluster: RayCluster, tmp_path: Path
+):
     file = pipeline_file(tmp_path, SHARED.replace("vocabulary: 256, workers: 2", "workers: 9"))
     run(*command("stage", "build", file), more={})
     job = ray_cluster.submission("python", ROOT / "jobs" / "extract_features.py", file)
@@ -97,7 +85,8 @@ def test_a_dag_on_both_clusters_and_s3_gives_what_one_machine_gives(
     bucket: str,
     tmp_path: Path,
 ):
-    """`build` by spark-submit, `features`, `distill` and `embed` by jobs of Ray."""
+    """`build` by spark-submit, `features`, `distill` and `embed` by jobs of Ray, each step of
+    training shared by two workers on two machines."""
     tables = Mirror(StoredFolder.of(f"{bucket}/tables"), tmp_path / "tables")
     shutil.copytree(ROOT / "examples" / "shop" / "chain", tables.local)
     tables.push()
@@ -138,3 +127,7 @@ def test_a_dag_on_both_clusters_and_s3_gives_what_one_machine_gives(
         Graph.open(folder / "graph").manifest.certificate for folder in (ours, made.local)
     }
     assert len(certificates) == 1
+    features = [
+        Features.open(folder / "features").matrix("customer") for folder in (ours, made.local)
+    ]
+    np.testing.assert_allclose(*features, atol=1e-5)

@@ -31,6 +31,7 @@ from isohop.engines.mirror import Mirror
 from isohop.engines.object_store import StoredFolder
 from isohop.engines.storage import TEMPORARY
 from isohop.graph import Graph
+from isohop.pipeline.stages import STAGES
 from tests.killing import command_of
 from tests.s3 import BUCKET, environment, s3
 
@@ -129,6 +130,10 @@ class Pipeline:
         assert "Traceback" not in said, said
         return self.result()
 
+    def record(self, stage: str) -> Path:
+        """Of a stage that is done; of a run in a folder."""
+        return Path(self.home) / "runs" / NAME / "current" / "stages" / f"{stage}.json"
+
     def result(self) -> Result:
         published = f"{self.home}/published/{NAME}"
         folder = Path(self.home) / "runs" / NAME / "current"
@@ -140,11 +145,19 @@ class Pipeline:
         return Result(Graph.open(folder / "graph").manifest.certificate, table)
 
     def is_tidy_after_pruning(self) -> None:
+        """Of a home in an object store: there, and in what this machine has of it."""
         code, said = self.run("runs", "prune")
         assert code == 0, said
-        left = [str(path) for path in Path(self.home).rglob(f"{TEMPORARY}*")]
-        left += [str(path) for path in Path(self.home).rglob("*.training")]
-        assert left == []
+        here = Path(self.home)
+        names: list[str] = []
+        if object_store.is_url(self.home):
+            here = Path(self.more["ISOHOP_CACHE"])
+            names = [one.name for one in StoredFolder.of(self.home).objects()]
+        names += [str(path.relative_to(here)) for path in here.rglob("*")]
+        assert names
+        assert [
+            name for name in names if f"/{TEMPORARY}" in f"/{name}" or ".training" in name
+        ] == []
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
@@ -159,11 +172,23 @@ def kill_all(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def undisturbed(folder: Path) -> tuple[Result, float]:
-    """And the seconds that it takes."""
-    clock = time.monotonic()
-    result = Pipeline.make(folder).completes()
-    return result, time.monotonic() - clock
+@dataclass(frozen=True)
+class Usual:
+    """What a run gives that nothing disturbs; the ``seconds`` that it takes, and those from its
+    start to the end of each stage."""
+
+    result: Result
+    seconds: float
+    ends: Mapping[str, float]
+
+
+def undisturbed(folder: Path) -> Usual:
+    pipeline = Pipeline.make(folder)
+    began = time.time()
+    result = pipeline.completes()
+    seconds = time.time() - began
+    ends = {stage: pipeline.record(stage).stat().st_mtime - began for stage in STAGES}
+    return Usual(result, seconds, ends)
 
 
 def kill_after(seconds: float, run: subprocess.Popen[str]) -> None:
@@ -173,20 +198,27 @@ def kill_after(seconds: float, run: subprocess.Popen[str]) -> None:
         kill_all(run)
 
 
-def killed_at_any_moment(folder: Path, seconds: float, draw: random.Random) -> Result:
-    """The whole run, by ``kill -9``."""
+def killed_in_a_stage(folder: Path, usual: Usual, draw: random.Random) -> Result:
+    """Any stage, the short ones as often as the long ones, by ``kill -9`` at any moment of it."""
     pipeline = Pipeline.make(folder)
-    kill_after(draw.uniform(0.0, seconds), pipeline.start())
+    stages = list(STAGES)
+    number = draw.randrange(len(stages))
+    begin = usual.ends[stages[number - 1]] if number else 0.0
+    run = pipeline.start()
+    while number and not pipeline.record(stages[number - 1]).exists():
+        assert run.poll() is None, run.communicate()[0]
+        time.sleep(0.01)
+    kill_after(draw.uniform(0.0, usual.ends[stages[number]] - begin), run)
     result = pipeline.completes()
     pipeline.is_tidy_after_pruning()
     return result
 
 
-def a_worker_killed(folder: Path, seconds: float, draw: random.Random) -> Result:
+def a_worker_killed(folder: Path, usual: Usual, draw: random.Random) -> Result:
     """A process of Ray, while the run goes on: it completes, or says what happened."""
     pipeline = Pipeline.make(folder)
     run = pipeline.start()
-    wait = draw.uniform(0.0, seconds / 4)
+    wait = draw.uniform(0.0, usual.seconds / 4)
     seen = None
     while run.poll() is None:
         workers = _workers(run)
@@ -211,27 +243,29 @@ def _workers(run: subprocess.Popen[str]) -> list[psutil.Process]:
     return [process for process in children if command_of(process).startswith("ray::")]
 
 
-def two_at_once(folder: Path, seconds: float, draw: random.Random) -> Result:
+def two_at_once(folder: Path, usual: Usual, draw: random.Random) -> Result:
     """The second is refused and told which process is at it; it does no harm."""
     pipeline = Pipeline.make(folder)
     first = pipeline.start()
     while not list(Path(pipeline.home).rglob(".lock")):
         assert first.poll() is None
         time.sleep(0.05)
-    time.sleep(draw.uniform(0.0, seconds / 4))
+    time.sleep(draw.uniform(0.0, usual.seconds / 4))
     code, said = pipeline.run()
     assert first.poll() is None, "the first was faster"
     assert code == 1, said
     assert f"is being written by process {first.pid} on" in said, said
     said, _ = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, said
-    return pipeline.completes()
+    result = pipeline.completes()
+    pipeline.is_tidy_after_pruning()
+    return result
 
 
-def clock_set_back(folder: Path, seconds: float, draw: random.Random) -> Result:
+def clock_set_back(folder: Path, usual: Usual, draw: random.Random) -> Result:
     """After a run that was killed, or had just ended."""
     pipeline = Pipeline.make(folder)
-    kill_after(draw.uniform(0.0, 1.5 * seconds), pipeline.start(program=("-c", AHEAD)))
+    kill_after(draw.uniform(0.0, 1.5 * usual.seconds), pipeline.start(program=("-c", AHEAD)))
     result = pipeline.completes()
     pipeline.is_tidy_after_pruning()
     return result
@@ -249,7 +283,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def disk_full(folder: Path, seconds: float, draw: random.Random) -> Result:
+def disk_full(folder: Path, usual: Usual, draw: random.Random) -> Result:
     """Runs and versions on a disk that ends somewhere in the middle, and is made larger then."""
     with small_disk(folder / "disk", size=draw.randrange(1 << 12, 1 << 19)) as disk:
         pipeline = Pipeline.make(folder / "pipeline", home=str(disk))
@@ -264,7 +298,7 @@ def disk_full(folder: Path, seconds: float, draw: random.Random) -> Result:
         return result
 
 
-def truncated_input(folder: Path, seconds: float, draw: random.Random) -> Result:
+def truncated_input(folder: Path, usual: Usual, draw: random.Random) -> Result:
     """A Parquet file whose writer did not live to end it: told by name, and what is live stays."""
     pipeline = Pipeline.make(folder)
     csv = draw.choice(sorted((folder / "tables").glob("*.csv")))
@@ -280,10 +314,12 @@ def truncated_input(folder: Path, seconds: float, draw: random.Random) -> Result
     assert "Traceback" not in said, said
     assert pipeline.result().embeddings.equals(before.embeddings)
     file.write_bytes(whole)
-    return pipeline.completes()
+    result = pipeline.completes()
+    pipeline.is_tidy_after_pruning()
+    return result
 
 
-def a_bad_line(folder: Path, seconds: float, draw: random.Random) -> Result:
+def a_bad_line(folder: Path, usual: Usual, draw: random.Random) -> Result:
     """An object store that refuses, or cuts off, one request in twenty."""
     folder.mkdir(parents=True)
     seed = draw.randrange(1 << 30)
@@ -296,7 +332,9 @@ def a_bad_line(folder: Path, seconds: float, draw: random.Random) -> Result:
             shutil.copytree(TABLES, tables)
             Mirror(StoredFolder.of(f"{url}/tables"), tables).push()
             pipeline = Pipeline.make(folder / "pipeline", url, f"{url}/tables", more)
-            return pipeline.completes()
+            result = pipeline.completes()
+            pipeline.is_tidy_after_pruning()
+            return result
 
 
 @contextmanager
@@ -313,7 +351,7 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
 
 
 SCENARIOS = {
-    "the run killed (kill -9) at any moment": killed_at_any_moment,
+    "a stage, any of them, killed (kill -9) at any moment of it": killed_in_a_stage,
     "a worker of Ray killed": a_worker_killed,
     "two runs at once": two_at_once,
     "the clock set back by a year": clock_set_back,
@@ -321,4 +359,4 @@ SCENARIOS = {
     "a truncated Parquet file": truncated_input,
     "every path on S3, one request in twenty fails": a_bad_line,
 }
-"""Each takes a folder, the seconds of an undisturbed run, and where its moments come from."""
+"""Each takes a folder, what is usual, and where its moments come from."""

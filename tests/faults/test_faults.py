@@ -7,19 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.scenarios import SCENARIOS, Result, undisturbed
+from tests.faults.scenarios import SCENARIOS, Usual, undisturbed
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, float]:
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Usual:
     return undisturbed(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.mark.parametrize("what", SCENARIOS)
-def test_the_next_run_gives_what_an_undisturbed_one_gives(
-    what: str, expected: tuple[Result, float], tmp_path: Path
-):
-    result, seconds = expected
-    found = SCENARIOS[what](tmp_path / "world", seconds, random.Random(what))
-    assert found.certificate == result.certificate
-    assert found.embeddings.equals(result.embeddings)
+def test_the_next_run_gives_what_an_undisturbed_one_gives(what: str, usual: Usual, tmp_path: Path):
+    found = SCENARIOS[what](tmp_path / "world", usual, random.Random(what))
+    assert found.certificate == usual.result.certificate
+    assert found.embeddings.equals(usual.result.embeddings)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.giant.documents import FIELD_END
 from isohop.giant.encoder import Encoder, encode_all, load_encoder
@@ -29,6 +30,12 @@ WORDS = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "book", "of", "the", "sea"),
     *("ships", "stars", "planets", "bread"),
 ]
+
+
+@pytest.fixture(scope="module")
+def ray():
+    with ray_session():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +151,7 @@ def test_batches_hold_every_document_once_and_few_tokens(sizes: list[int], fixed
 
 
 @pytest.mark.parametrize("tuning", [0, 6])
-def test_features_with_a_text_model_are_made_saved_and_found_again(folder, tmp_path, tuning):
+def test_features_with_a_text_model_are_made_saved_and_found_again(ray, folder, tmp_path, tuning):
     graph = library(tmp_path / "g")
     asked = settings(folder, tuning_steps=tuning, tuning_batch=16)
     manifest = extract_features(graph.path, tmp_path / "f", asked, 1)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from isohop.engines.spark import spark_session
 from isohop.errors import IsohopError
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
+from isohop.graph.build import build
 from isohop.graph.earlier import NOBODY, check_same_types, earlier_ids, later_ids
 from isohop.hops.numbering import numbered_after
+from tests.graph.test_as_of import some_customers, some_orders, write
 
 ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
 KEYS = st.lists(st.tuples(st.integers(0, 12), st.sampled_from("aé漢")), unique=True, max_size=16)
@@ -72,6 +76,40 @@ def sail() -> Iterator[object]:
 @given(before=KEYS, now=KEYS)
 def test_known_keys_keep_their_numbers(sail, before, now):
     holds(sail, before, now)
+
+
+@settings(
+    max_examples=8,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(some_customers, some_orders, some_customers, some_orders)
+def test_a_graph_that_goes_on_from_an_earlier_one_is_that_of_a_full_build(
+    sail, customers, orders, customers_now, orders_now
+):
+    """By certificate, whatever came, went or changed; who is known keeps its id, and ids are
+    dense."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = [
+            write(folder / when, *([(i, *row) for i, row in enumerate(rows)] for rows in tables))
+            for when, tables in (
+                ("before", (customers, orders)),
+                ("now", (customers_now, orders_now)),
+            )
+        ]
+        before = build(files[0], folder / "1")
+        on, anew = build(files[1], folder / "2", before=before), build(files[1], folder / "3")
+        assert on.manifest.certificate == anew.manifest.certificate
+        for node in on.node_types:
+            ids = [
+                dict(zip(*(table[c].to_pylist() for c in ("id", "node_id")), strict=True))
+                for table in (graph.nodes(node.name) for graph in (before, on))
+            ]
+            assert sorted(ids[1].values()) == list(range(node.count))
+            kept = {key: number for key, number in ids[0].items() if key in ids[1]}
+            assert all(ids[1][key] == n for key, n in kept.items() if n < node.count)
 
 
 def graph(folder, keys: pa.Array, edge: str = "knows") -> Graph:
