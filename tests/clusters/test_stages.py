@@ -64,7 +64,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return file, folder / "runs" / "shop" / "here"
 
 
-def test_a_job_that_wants_more_workers_than_there_are_cores_is_refused_at_once(
+def test_a_job_that_wants_more_workers_than_cores_is_refused(
     ray_cluster: RayCluster, tmp_path: Path
 ):
     file = pipeline_file(tmp_path, SHARED.replace("vocabulary: 256, workers: 2", "workers: 9"))
