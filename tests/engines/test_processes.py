@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -54,11 +55,26 @@ def is_loopback(address: str) -> bool:
     return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
-def test_nobody_outside_of_the_machine_can_connect_to_ray():
+INTRUDER = """
+import sys
+from ray._raylet import GcsClient
+print(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=10))
+"""
+
+
+def test_nobody_outside_of_the_machine_can_connect_to_ray_and_nobody_else_inside(tmp_path):
     with ray_session():
         import ray
 
         ray.get(ray.remote(lambda: None).remote())
+        intruder = subprocess.run(
+            [sys.executable, "-c", INTRUDER, ray.get_runtime_context().gcs_address],
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert "Authentication token is missing" in intruder.stderr
         found = listening(psutil.Process())
         programs = [command_of(one) for one in psutil.Process().children(recursive=True)]
     assert {name for name, _ in found} >= {"gcs_server", "raylet"}
