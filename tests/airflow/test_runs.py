@@ -20,8 +20,8 @@ PATIENCE = 900
 """Seconds in which a scheduler must have done what it was asked for."""
 
 
-def published(home, name="shop") -> dict[int, dict]:
-    versions = sorted((home.folder / "pipelines" / "published" / name).glob("v=*"))
+def published(home, name="shop", under="published") -> dict[int, dict]:
+    versions = sorted((home.folder / "pipelines" / under / name).glob("v=*"))
     manifests = [json.loads((one / "manifest.json").read_text("utf-8")) for one in versions]
     return {manifest["version"]: manifest for manifest in manifests}
 
@@ -40,6 +40,17 @@ def test_a_run_ends_with_published_embeddings(home):
     assert summary["failed"] is None
     assert set(summary["stages"]) >= {"build", "features", "distill", "embed"}
     assert_no_secret_is_told(home, said, rendered=6)
+
+
+def test_the_demo_ends_with_published_embeddings(home):
+    text = (ROOT / "examples" / "nycflights13.yaml").read_text("utf-8")
+    assert "schema: ../schemas/" in text
+    text = text.replace("schema: ../schemas/", f"schema: {ROOT}/schemas/")
+    (home.folder / "pipelines" / "demo.yaml").write_text(text, "utf-8")
+    done = home.airflow("dags", "test", "isohop_nycflights13", "2026-11-24")
+    assert done.returncode == 0, done.stdout[-4000:]
+    (manifest,) = published(home, "nycflights13", "output/published").values()
+    assert "airport" in {entity["name"] for entity in manifest["entities"]}
 
 
 def assert_no_secret_is_told(home, said, rendered):
