@@ -484,8 +484,7 @@ def show_run(
     past = past_run(home_of_runs(pipeline), run_id)
     print_summary([(record, True) for record in past.records], past.run)
     for name in past.damaged:
-        file = past.run.folder / "stages" / f"{name}.json"
-        told = f"{file} is damaged. Remove it to run the stage again."
+        told = f"{past.run.place}/stages/{name}.json is damaged. Remove it to run the stage again."
         err.print(escape(told), style="red", soft_wrap=True)
 
 

@@ -62,6 +62,7 @@ def assert_no_secret_is_told(home, said, rendered):
     assert len(fields) == rendered
     assert all("--run" in one and "20261124T000000" in one for one in fields)
     logs = [file for file in (home.folder / "airflow" / "logs").rglob("*") if file.is_file()]
+    assert logs
     told += said + "".join(file.read_text("utf-8", "replace") for file in logs)
     assert not any(secret in told for secret in SECRETS.values())
     assert "a-secret" not in told
@@ -79,6 +80,8 @@ def test_a_database_that_does_not_answer_is_told_without_its_password(home):
     file.write_text(text, "utf-8")
     done = home.airflow("dags", "test", "isohop_shop", "2026-11-24")
     said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "The stage failed with exit code 1" in said
     assert "127.0.0.1" in said
     assert_no_secret_is_told(home, said, rendered=1)
 

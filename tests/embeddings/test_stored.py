@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from isohop.embeddings import publish, read_embeddings, read_manifest
+from isohop.embeddings import publish, read_embeddings, read_manifest, reader
 from isohop.embeddings.homes import StoredHome
 from isohop.embeddings.publisher import PublishedVersion
 from isohop.engines.object_store import StoredFolder
@@ -118,6 +118,26 @@ def test_a_version_that_is_replaced_while_it_is_looked_for_is_looked_for_again(
     assert [path.name for path in sorted(kept.glob("v=*"))] == ["v=000004"]
 
 
+def test_a_copy_that_another_process_is_about_to_make_is_not_read_in_part(
+    bucket, embeddings, monkeypatch
+):
+    """Nor is one of which it took a file away: between making it and reading it here."""
+    published(embeddings, bucket, "run-1")
+    locate, taken = reader.locate, []
+
+    def late(path, version):
+        if not taken:
+            taken.extend(sorted((path / "v=000001" / "airport").glob("*.parquet")))
+            for file in taken[:1]:
+                file.unlink()
+        return locate(path, version)
+
+    monkeypatch.setattr(reader, "locate", late)
+    table = read_embeddings(bucket, "airport")
+    assert taken
+    assert table.equals(read_embeddings(embeddings, "airport"))
+
+
 def test_a_reader_always_finds_a_whole_version_while_another_publishes(bucket, embeddings):
     published(embeddings, bucket, "run-0")
     expected = read_embeddings(embeddings, "airport")
@@ -127,7 +147,7 @@ def test_a_reader_always_finds_a_whole_version_while_another_publishes(bucket, e
     seen = []
     while process.poll() is None:
         assert read_embeddings(bucket, "airport", verify=True).equals(expected)
-        seen.append(home.latest())
+        seen.append(read_manifest(bucket).version)
     assert process.returncode == 0, process.communicate()[1]
     assert seen == sorted(seen)
     assert home.latest() == 16

@@ -200,15 +200,20 @@ def kill_after(seconds: float, run: subprocess.Popen[str]) -> None:
 
 def killed_in_a_stage(folder: Path, usual: Usual, draw: random.Random) -> Result:
     """Any stage, the short ones as often as the long ones, by ``kill -9`` at any moment of it."""
-    pipeline = Pipeline.make(folder)
     stages = list(STAGES)
     number = draw.randrange(len(stages))
     begin = usual.ends[stages[number - 1]] if number else 0.0
-    run = pipeline.start()
-    while number and not pipeline.record(stages[number - 1]).exists():
-        assert run.poll() is None, run.communicate()[0]
-        time.sleep(0.01)
-    kill_after(draw.uniform(0.0, usual.ends[stages[number]] - begin), run)
+    for trial in range(10):
+        pipeline = Pipeline.make(folder / str(trial))
+        run = pipeline.start()
+        while number and not pipeline.record(stages[number - 1]).exists():
+            assert run.poll() is None, run.communicate()[0]
+            time.sleep(0.01)
+        kill_after(draw.uniform(0.0, usual.ends[stages[number]] - begin), run)
+        if run.returncode == -signal.SIGKILL and not pipeline.record(stages[number]).exists():
+            break  # else the stage was faster
+    else:
+        raise AssertionError(f"'{stages[number]}' was never killed")
     result = pipeline.completes()
     pipeline.is_tidy_after_pruning()
     return result

@@ -78,6 +78,28 @@ def test_the_folder_of_a_package_is_inside_of_it(
     assert "leaves the package 'packed_cities'" in str(error)
 
 
+@pytest.mark.parametrize("package", ["packed_cities./", "packed_cities./tmp", "packed_cities..x"])
+def test_the_name_of_a_package_is_no_path(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packed_cities").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    error = _error(SourceSpec(package=package, path="etc"), tmp_path)
+    assert "is not installed" in str(error)
+
+
+def test_what_is_limited_cannot_be_named_as_a_package_or_by_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path / "loose_towns")  # a package to Python, like any folder beside the program
+    monkeypatch.syspath_prepend(tmp_path)
+    assert list(open_source(SourceSpec(package="loose_towns"), tmp_path).tables()) == ["town"]
+    monkeypatch.setenv("ISOHOP_ALLOWED", str(tmp_path / "allowed"))
+    assert "outside" in str(_error(SourceSpec(package="loose_towns"), tmp_path))
+    for more in ("h/d?passfile=/etc/hostname", "h/d?sslkey=/x", "/d?host=/tmp"):
+        assert "outside" in str(_error(SourceSpec(url=f"postgresql://{more}"), tmp_path))
+
+
 def test_a_missing_package_says_how_to_install_it(tmp_path: Path) -> None:
     error = _error(SourceSpec(package="no_such_package_here"), tmp_path)
     assert "pip install no_such_package_here" in error

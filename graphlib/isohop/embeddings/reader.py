@@ -103,7 +103,11 @@ def read_embeddings(
     for _ in range(_ATTEMPTS):
         try:
             source = located(path, version)
+            if is_url(path):
+                _check_whole(source)
             table = _read(source, entity, columns, verify)
+            if is_url(path):
+                _check_whole(source)
         except FileNotFoundError as error:
             # Retention may remove the version that was the latest a moment ago.
             if version != "latest" or (not is_url(path) and source.folder.exists()):
@@ -149,13 +153,9 @@ def local_copy(path: str | Path, version: str | int) -> Path:
         return home
     number = latest_version(home) if version == "latest" else _number(version)
     wanted = None if number is None else version_folder(number)
-    there = {folder.name for folder in versions(home).values() if (folder / MANIFEST).is_file()}
-
-    def due(name: str) -> bool:
-        top = name.partition("/")[0]
-        return top == wanted or (version_number(top) is not None and top not in there)
-
-    mirror.pull(due)
+    # A manifest that is here is in the store. Others were published once, and are gone.
+    gone = {folder.name for folder in versions(home).values() if not (folder / MANIFEST).is_file()}
+    mirror.pull(lambda name: name.partition("/")[0] in gone | {wanted})
     return home
 
 
@@ -270,6 +270,14 @@ def _read(
     # Given as files and without partitioning, so that no column is made of 'v=000001'.
     dataset = ds.dataset([str(file) for file in files], schema=schema, format="parquet")
     return dataset.to_table(columns=None if columns is None else list(columns))
+
+
+def _check_whole(source: Source) -> None:
+    """Raises `FileNotFoundError` where a file of the manifest is not there: of a copy that another
+    process is about to make or to remove."""
+    for name in () if source.manifest is None else source.manifest.files:
+        if not (source.folder / name).is_file():
+            raise FileNotFoundError(source.folder / name)
 
 
 def _verify(source: Source, entity: str) -> None:

@@ -210,11 +210,13 @@ def _publish(context: Context) -> list[Made]:
 
 def _report(context: Context) -> list[Made]:
     from isohop.embeddings.contract import latest_version
-    from isohop.embeddings.reader import local_copy
+    from isohop.embeddings.reader import local_copy, located
     from isohop.report.report import write_report
 
     pipeline, run = context.pipeline, context.run
     published = local_copy(str(pipeline.published), "latest")
+    if latest_version(published) is not None:  # as a whole, whoever publishes meanwhile
+        published = located(str(pipeline.published), "latest").folder.parent
     path = write_report(
         run.folder,
         run.report,

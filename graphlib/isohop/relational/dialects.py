@@ -219,6 +219,8 @@ class _SqlitePlan:
 
 _UNFIT = "!"
 _PARSED = ("boolean", "date", "timestamp")
+_FILES = ("passfile", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslrootcert")
+"""What in a URL of PostgreSQL names a file."""
 
 
 def _bytes(values: pa.Array) -> pa.Array:
@@ -238,6 +240,10 @@ class Postgres:
     takes_types = False
 
     def __init__(self, url: URL, base: Path):
+        files = [value for key, value in url.query.items() if key in _FILES]
+        files += [host for host in (url.host, url.query.get("host")) if host and "/" in str(host)]
+        for file in files:
+            check_allowed(str(file), "source.url")
         if "connect_timeout" not in url.query:
             url = url.update_query_dict({"connect_timeout": _CONNECT_SECONDS})
         self._url = url

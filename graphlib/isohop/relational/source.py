@@ -282,12 +282,16 @@ def _stored_folder(url: str) -> Path:
 def _package_folder(package: str) -> Path:
     top, *inner = package.split(".")
     # `find_spec` imports the parents of a dotted name, so only the first part is looked up.
-    found = importlib.util.find_spec(top) if top.isidentifier() else None
+    is_name = all(part.isidentifier() for part in (top, *inner))
+    found = importlib.util.find_spec(top) if is_name else None
     if found is None:
         remedy = f"Install it into this environment: pip install {top}"
-        raise unreadable("source.package", f"the package '{top}' is not installed.", remedy)
+        raise unreadable("source.package", f"the package '{package}' is not installed.", remedy)
     if not found.submodule_search_locations:
         raise unreadable(
             "source.package", f"'{top}' is a module without a folder.", "Name a package."
         )
-    return Path(next(iter(found.submodule_search_locations))).joinpath(*inner)
+    folder = Path(next(iter(found.submodule_search_locations))).joinpath(*inner)
+    if found.origin is None:  # any folder beside the program is such a package
+        check_allowed(folder, "source.package")
+    return folder
