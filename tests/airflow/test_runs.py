@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.airflow.conftest import CONSUMER, PIPELINE, ROOT, SECRETS
+from tests.shop import CHAIN, chain_from
 
 PATIENCE = 900
 """Seconds in which a scheduler must have done what it was asked for."""
@@ -68,13 +69,9 @@ def assert_no_secret_is_told(home, said, rendered):
 
 def test_a_database_that_does_not_answer_is_told_without_its_password(home):
     schema = home.folder / "pipelines" / "schema.yaml"
-    shop = (ROOT / "schemas" / "shop" / "chain.yaml").read_text("utf-8")
-    source = "source: {path: ../../examples/shop/chain}"
-    assert source in shop
-    schema.write_text(shop.replace(source, "source: {url: env:SHOP_DATABASE}"), "utf-8")
+    schema.write_text(chain_from("url: env:SHOP_DATABASE"), "utf-8")
     file = home.folder / "pipelines" / "shop.yaml"
-    at = str(ROOT / "schemas" / "shop" / "chain.yaml")
-    text = PIPELINE.replace(at, "schema.yaml") + "schedule: {retries: 0}\n"
+    text = PIPELINE.replace(str(CHAIN), "schema.yaml") + "schedule: {retries: 0}\n"
     file.write_text(text, "utf-8")
     done = home.airflow("dags", "test", "isohop_shop", "2026-11-24")
     said = done.stdout + done.stderr

@@ -21,6 +21,7 @@ from isohop.graph import Graph
 from tests.airflow.conftest import Home
 from tests.clusters.conftest import BIN, ROOT, SPARK, RayCluster, SparkCluster, run
 from tests.pipeline.test_pipeline import command, pipeline_file
+from tests.shop import TABLES, chain_from
 
 pytest_plugins = ["tests.s3"]
 
@@ -88,11 +89,10 @@ def test_a_dag_on_both_clusters_and_s3_gives_what_one_machine_gives(
     """`build` by spark-submit, `features`, `distill` and `embed` by jobs of Ray, each step of
     training shared by two workers on two machines."""
     tables = Mirror(StoredFolder.of(f"{bucket}/tables"), tmp_path / "tables")
-    shutil.copytree(ROOT / "examples" / "shop" / "chain", tables.local)
+    shutil.copytree(TABLES, tables.local)
     tables.push()
-    text = (ROOT / "schemas" / "shop" / "chain.yaml").read_text("utf-8")
     schema = tmp_path / "schema.yaml"
-    schema.write_text(text.replace("../../examples/shop/chain", f"{bucket}/tables"), "utf-8")
+    schema.write_text(chain_from(f"path: {bucket}/tables"), "utf-8")
     stored = SHARED.replace("published", f"{bucket}/published")
     pipeline = f"name: shop\nschema: {schema}\nseed: 1\nruns: {bucket}/runs\n{stored}"
     ray = ray_cluster.environment

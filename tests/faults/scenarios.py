@@ -34,10 +34,8 @@ from isohop.graph import Graph
 from isohop.pipeline.stages import STAGES
 from tests.killing import command_of
 from tests.s3 import BUCKET, environment, s3
+from tests.shop import TABLES, chain_from
 
-ROOT = Path(__file__).parents[2]
-TABLES = ROOT / "examples" / "shop" / "chain"
-SCHEMA = ROOT / "schemas" / "shop" / "chain.yaml"
 NAME = "shop"
 SETTINGS = """
 seed: 1
@@ -97,8 +95,7 @@ class Pipeline:
             shutil.copytree(TABLES, folder / "tables")
             tables = "tables"
         home = home or str(folder / "home")
-        text = SCHEMA.read_text("utf-8").replace("../../examples/shop/chain", tables)
-        (folder / "schema.yaml").write_text(text, "utf-8")
+        (folder / "schema.yaml").write_text(chain_from(f"path: {tables}"), "utf-8")
         places = f"runs: {home}/runs\npublish: {{path: {home}/published}}\n"
         file = folder / "pipeline.yaml"
         file.write_text(f"name: {NAME}\nschema: schema.yaml\n{places}{SETTINGS}", "utf-8")

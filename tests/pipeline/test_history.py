@@ -25,7 +25,8 @@ from isohop.pipeline.runs import (
     told_apart,
 )
 from isohop.pipeline.stages import STAGES, dependencies, open_run, run_stage
-from tests.pipeline.test_pipeline import CHAIN, ROOT, SMALL, command, pipeline_file
+from tests.pipeline.test_pipeline import SMALL, command, pipeline_file
+from tests.shop import CHAIN, TABLES, chain_from
 
 HOLDS = """
 import sys, time
@@ -190,11 +191,8 @@ def test_published_versions_outlive_their_runs(pipeline, tmp_path):
 
 def test_runs_are_told_and_pruned_though_their_tables_are_gone(tmp_path):
     """And though one of them has a record that nobody can read: that one stays, and is told."""
-    schema = tmp_path / "schema.yaml"
-    schema.write_text(
-        CHAIN.read_text("utf-8").replace("../../examples/shop/chain", "tables"), "utf-8"
-    )
-    shutil.copytree(ROOT / "examples" / "shop" / "chain", tmp_path / "tables")
+    (tmp_path / "schema.yaml").write_text(chain_from("path: tables"), "utf-8")
+    shutil.copytree(TABLES, tmp_path / "tables")
     file = pipeline_file(tmp_path)
     file.write_text(file.read_text("utf-8").replace(str(CHAIN), "schema.yaml"), "utf-8")
     read = read_pipeline(file)

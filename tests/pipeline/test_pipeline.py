@@ -24,9 +24,8 @@ from isohop.graph import Graph
 from isohop.pipeline.pipeline_file import read_pipeline
 from isohop.pipeline.runs import Run
 from isohop.pipeline.stages import STAGES, fingerprint, open_run, run_all, run_stage
+from tests.shop import CHAIN, ROOT, TABLES, chain_from
 
-ROOT = Path(__file__).parents[2]
-CHAIN = ROOT / "schemas" / "shop" / "chain.yaml"
 SMALL = """
 features: {dimensions: 8, levels: [4], epochs: 1, steps: 5, vocabulary: 256}
 distill: {dimensions: 16, steps: 6, batch: 64, negatives: 8}
@@ -290,10 +289,8 @@ def test_files_name_nothing_outside_of_what_is_allowed(tmp_path, monkeypatch):
     """Of pipeline and schema file, all that do are told at once, before anything is read there."""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     home.mkdir()
-    shutil.copytree(ROOT / "examples" / "shop" / "chain", elsewhere / "tables")
-    text = CHAIN.read_text("utf-8")
-    schema = home / "schema.yaml"
-    schema.write_text(text.replace("../../examples/shop/chain", "../elsewhere/tables"), "utf-8")
+    shutil.copytree(TABLES, elsewhere / "tables")
+    (home / "schema.yaml").write_text(chain_from("path: ../elsewhere/tables"), "utf-8")
     file = home / "pipeline.yaml"
     file.write_text(f"name: shop\nschema: schema.yaml\nruns: runs\n{SMALL}", "utf-8")
     read_pipeline(file)

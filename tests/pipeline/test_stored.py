@@ -22,10 +22,10 @@ from isohop.pipeline.history import past_runs
 from isohop.pipeline.pipeline_file import home_of_runs, read_pipeline
 from isohop.pipeline.runs import LOCK
 from isohop.pipeline.stages import STAGES, open_run
-from tests.pipeline.test_pipeline import ROOT, SMALL, command
+from tests.pipeline.test_pipeline import SMALL, command
+from tests.shop import CHAIN, TABLES, chain_from
 
 pytest_plugins = ["tests.s3"]
-TABLES = ROOT / "examples" / "shop" / "chain"
 
 
 @pytest.fixture
@@ -33,9 +33,7 @@ def file(tmp_path: Path, bucket: str) -> Path:
     """A pipeline file whose tables, runs and versions are all in the store."""
     shutil.copytree(TABLES, tmp_path / "tables")
     Mirror(StoredFolder.of(f"{bucket}/tables"), tmp_path / "tables").push()
-    schema = (ROOT / "schemas" / "shop" / "chain.yaml").read_text("utf-8")
-    schema = schema.replace("../../examples/shop/chain", f"{bucket}/tables")
-    (tmp_path / "schema.yaml").write_text(schema, "utf-8")
+    (tmp_path / "schema.yaml").write_text(chain_from(f"path: {bucket}/tables"), "utf-8")
     more = SMALL.replace("path: published", f"path: {bucket}/published")
     text = f"name: shop\nschema: schema.yaml\nseed: 1\nruns: {bucket}/runs\n{more}"
     (tmp_path / "pipeline.yaml").write_text(text, "utf-8")
@@ -71,7 +69,7 @@ def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp
     # The same facts, the same graph, wherever they lie.
     run_ = open_run(read_pipeline(file), "current")
     run_.pull()
-    local = build(ROOT / "schemas" / "shop" / "chain.yaml", tmp_path / "graph", "sail")
+    local = build(CHAIN, tmp_path / "graph", "sail")
     assert Graph.open(run_.graph).manifest.certificate == local.manifest.certificate
     table = isohop.read_embeddings(f"{bucket}/published/shop", "customer", verify=True)
     assert table.num_rows == 120

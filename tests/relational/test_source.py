@@ -68,24 +68,21 @@ def test_a_package_is_found_and_never_imported(
     assert "packed_towns" not in sys.modules
 
 
-@pytest.mark.parametrize("path", ["..", "../../tables", "/"])
-def test_the_folder_of_a_package_is_inside_of_it(
-    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("package", "path", "said"),
+    [
+        *(("packed_cities", path, "leaves the package") for path in ("..", "../../tables", "/")),
+        *((f"packed_cities.{part}", "etc", "is not installed") for part in ("/", "/tmp", ".x")),
+    ],
+)
+def test_neither_the_folder_nor_the_name_of_a_package_leads_out_of_it(
+    package: str, path: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "packed_cities").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    error = _error(SourceSpec(package="packed_cities", path=path), tmp_path)
-    assert "leaves the package 'packed_cities'" in str(error)
-
-
-@pytest.mark.parametrize("package", ["packed_cities./", "packed_cities./tmp", "packed_cities..x"])
-def test_the_name_of_a_package_is_no_path(
-    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "packed_cities").mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
-    error = _error(SourceSpec(package=package, path="etc"), tmp_path)
-    assert "is not installed" in str(error)
+    error = str(_error(SourceSpec(package=package, path=path), tmp_path))
+    assert said in error
+    assert f"the package '{package}'" in error
 
 
 def test_what_is_limited_cannot_be_named_as_a_package_or_by_a_server(

@@ -270,6 +270,11 @@ class StoredHome:
                 folder.remove(sorted(names, key=lambda name: name != MANIFEST))
 
 
+def home_of(place: Path | StoredFolder) -> Home:
+    """Of the versions of one name."""
+    return StoredHome(place) if isinstance(place, StoredFolder) else LocalHome(place)
+
+
 def _numbered(
     manifest: EmbeddingsManifest, latest: int | None, taken: list[int]
 ) -> EmbeddingsManifest:

@@ -19,7 +19,7 @@ from isohop.embeddings.contract import (
     parquet_files,
 )
 from isohop.embeddings.drift import Snapshot, drift, problems_of
-from isohop.embeddings.homes import Home, LocalHome, StoredHome
+from isohop.embeddings.homes import Home, home_of
 from isohop.embeddings.inspection import inspect_embeddings
 from isohop.embeddings.settings import OPEN, Gates, is_publication_name
 from isohop.engines.object_store import StoredFolder
@@ -69,7 +69,7 @@ def publish(
     visible, and `IsohopError` when they change underfoot or the folder cannot be written.
     """
     place = published / name
-    home: Home = StoredHome(place) if isinstance(place, StoredFolder) else LocalHome(place)
+    home = home_of(place)
     if not is_publication_name(name):
         raise IsohopError(
             f"'{name}' cannot name a folder of versions. Use letters, digits, '.', '-' and '_'."

@@ -18,20 +18,15 @@ VARIABLE = "ISOHOP_ALLOWED"
 def forbidden(where: str | Path) -> str | None:
     """What is wrong with naming a path or a URL, or None. Paths are taken to where links lead.
     Raises `IsohopError` for a URL that is none."""
-    allowed = [one.strip() for one in os.environ.get(VARIABLE, "").split(";")]
-    if not any(allowed):
-        return None
-    if is_url(where):
-        stored = StoredFolder.of(str(where))
-        inside = any(_holds(StoredFolder.of(one), stored) for one in allowed if is_url(one))
-    else:
+    stored = StoredFolder.of(str(where)) if is_url(where) else None
+    allowed = [home for one in os.environ.get(VARIABLE, "").split(";") if (home := one.strip())]
+    if stored is None:
         path = Path(where).resolve()
-        homes = [Path(one).expanduser() for one in allowed if one and not is_url(one)]
-        inside = any(path.is_relative_to(home.resolve()) for home in homes)
-    if inside:
+        homes = [Path(home).expanduser().resolve() for home in allowed if not is_url(home)]
+        inside = any(path.is_relative_to(home) for home in homes)
+    else:
+        urls = [StoredFolder.of(home) for home in allowed if is_url(home)]
+        inside = any(f"{stored}/".startswith(f"{url}/") for url in urls)
+    if inside or not allowed:
         return None
-    return f"{where} lies outside of what {VARIABLE} allows: {', '.join(filter(None, allowed))}."
-
-
-def _holds(home: StoredFolder, stored: StoredFolder) -> bool:
-    return f"{stored}/".startswith(f"{home}/")
+    return f"{where} lies outside of what {VARIABLE} allows: {', '.join(allowed)}."

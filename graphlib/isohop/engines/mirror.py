@@ -107,10 +107,9 @@ class Mirror:
         file = self.local / name
         file.unlink(missing_ok=True)
         for folder in file.parents:
-            if folder == self.local or (folder.is_dir() and any(folder.iterdir())):
+            if folder == self.local or any(folder.iterdir()):
                 return
-            if folder.is_dir():
-                folder.rmdir()
+            folder.rmdir()
 
     def _file(self, name: str) -> Path:
         """Raises `IsohopError` for a name that would lead out of the copy."""

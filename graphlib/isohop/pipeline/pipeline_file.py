@@ -180,8 +180,6 @@ def _check_places(file: YamlFile[PipelineFile], settings: PipelineFile) -> None:
         places["features", "model"] = here / model
     for place, where in places.items():
         try:
-            if is_url(where):
-                StoredFolder.of(str(where))
             problem = forbidden(where)
         except IsohopError as error:
             problem = str(error)

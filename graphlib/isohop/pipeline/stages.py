@@ -209,20 +209,20 @@ def _publish(context: Context) -> list[Made]:
 
 
 def _report(context: Context) -> list[Made]:
-    from isohop.embeddings.contract import latest_version
-    from isohop.embeddings.reader import local_copy, located
+    from isohop.embeddings.homes import home_of
+    from isohop.embeddings.reader import located
     from isohop.report.report import write_report
 
     pipeline, run = context.pipeline, context.run
-    published = local_copy(str(pipeline.published), "latest")
-    if latest_version(published) is not None:  # as a whole, whoever publishes meanwhile
+    published = None
+    if home_of(pipeline.published).latest() is not None:
         published = located(str(pipeline.published), "latest").folder.parent
     path = write_report(
         run.folder,
         run.report,
         pipeline.settings.report.model_copy(update={"seed": pipeline.settings.seed}),
         title=pipeline.settings.name,
-        published=published if latest_version(published) is not None else None,
+        published=published,
         progress=context.progress,
     )
     return [Made(what="report", where=str(path))]
