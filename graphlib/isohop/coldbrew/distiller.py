@@ -57,6 +57,7 @@ from isohop.engines.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from isohop.engines.determinism import compute_deterministically
 from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
@@ -86,8 +87,7 @@ class Distiller:
         workers: Workers = ALONE,
         begun: WarmStart | None = None,
     ):
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
+        compute_deterministically(threads)
         torch.manual_seed(seed)
         self.settings = settings
         self.seed = seed

@@ -99,9 +99,9 @@ def _embed(
     from isohop.coldbrew.choosing import Served
     from isohop.coldbrew.credible import with_earlier, write_credible
     from isohop.coldbrew.known_graph import KnownGraph
+    from isohop.engines.determinism import compute_deterministically
 
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    compute_deterministically(threads)
     opened = Graph.open(graph)
     with torch.no_grad():
         known = KnownGraph.open(opened, Path(features), Path(model))

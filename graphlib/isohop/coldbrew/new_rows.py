@@ -237,8 +237,9 @@ def embed_piece(
     rows have edges, and the folder of these. Raises `IsohopError`."""
     import torch
 
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    from isohop.engines.determinism import compute_deterministically
+
+    compute_deterministically(threads)
     try:
         embedder = _Embedder(_opened(student, entity, version))
         if run is not None:

@@ -24,7 +24,7 @@ from torch.nn import functional
 from isohop.errors import IsohopError
 from isohop.giant.model_folder import TEXT_MODEL
 from isohop.giant.row_table import RowTable
-from isohop.giant.text_matrix import Vocabulary
+from isohop.giant.text_matrix import Vocabulary, weighted_sums
 from isohop.giant.text_model import TextModel, Tokens
 
 ENCODED_AT_ONCE = 4096
@@ -64,6 +64,11 @@ class Prepared:
             None if self.vectors is None else self.vectors[rows],
         )
 
+    @property
+    def touched(self) -> np.ndarray:
+        """int64, sorted: the n-grams that are not left out everywhere."""
+        return np.unique(self.ngrams.indices[self.ngrams.data != 0]).astype(np.int64)
+
     def without(self, share: float, draw: np.random.Generator) -> Prepared:
         """With a random ``share`` of the n-grams left out, against learning documents by heart."""
         ngrams = self.ngrams.copy()
@@ -77,11 +82,11 @@ class _SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, weights: Tensor, text: sparse.csr_matrix) -> Tensor:
         context.text = text
-        return torch.from_numpy(np.ascontiguousarray(text @ weights.detach().numpy()))
+        return weighted_sums(text, weights)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return torch.from_numpy(context.text.T.tocsr() @ gradients[0].numpy()), None
+        return weighted_sums(context.text.T.tocsr(), gradients[0]), None
 
 
 class Encoder(nn.Module):
@@ -150,7 +155,10 @@ class Encoder(nn.Module):
         if not text.shape[1]:
             return torch.zeros(text.shape[0], self.dimensions)
         if not self.training:
-            return torch.from_numpy(text @ self.bag.values.numpy())
+            return weighted_sums(text, self.bag.values)
+        # What was left out would be multiplied by zero, and its vectors fetched for that.
+        text = text.copy()
+        text.eliminate_zeros()
         if used is None:
             used = np.unique(text.indices).astype(np.int64)
         column = np.searchsorted(used, text.indices).astype(np.int32)

@@ -40,8 +40,10 @@ class RowTable(nn.Module):
         """Learn from the gradients of what was taken, and forget them."""
         with torch.no_grad():
             for (at, _), gradient in zip(self._taken, self.gradients, strict=True):
-                self.squares[at] += gradient.square().mean(1)
-                self.values[at] -= rate * gradient / (self.squares[at].sqrt()[:, None] + 1e-8)
+                squares = self.squares[at] + gradient.square().mean(1)
+                self.squares[at] = squares
+                change = gradient * (-rate / (squares.sqrt() + 1e-8))[:, None]
+                self.values.index_add_(0, at, change)
         self._taken.clear()
 
 

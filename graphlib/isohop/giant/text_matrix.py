@@ -8,7 +8,10 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import torch
 from scipy import sparse
+from torch import Tensor
+from torch.nn import functional
 
 from isohop.giant.ngrams import BUCKET_BITS, Ngrams, hash_ngrams
 
@@ -80,6 +83,21 @@ class Vocabulary:
         return sparse.csr_matrix(
             (weight.astype(np.float32), column, offsets.astype(np.int32)),
             shape=(len(ngrams), len(self)),
+        )
+
+
+def weighted_sums(text: sparse.csr_matrix, vectors: Tensor) -> Tensor:
+    """``text`` (documents, v) times ``vectors`` (v, d), float32 both and so the result, without
+    gradients: a quarter of the time that SciPy takes, which waits for each vector in turn."""
+    at, offsets = torch.from_numpy(text.indices), torch.from_numpy(text.indptr)
+    with torch.no_grad():
+        return functional.embedding_bag(
+            at,
+            vectors.contiguous(),
+            offsets.to(at.dtype),
+            mode="sum",
+            per_sample_weights=torch.from_numpy(text.data),
+            include_last_offset=True,
         )
 
 

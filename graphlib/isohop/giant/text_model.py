@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
+from isohop.engines.determinism import compute_deterministically
 from isohop.errors import IsohopError
 from isohop.giant.documents import ATOM, FIELD_END
 from isohop.giant.model_folder import model_problem
@@ -92,7 +93,7 @@ class TextModel(nn.Module):
         if self.fixed:
             # The same run gives the same model, or a run that goes on from a checkpoint another.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
+            compute_deterministically()
             self.model.compile()
         self.mixed = self.device.type == "cuda" or _bfloat16_on_cpu()
         self.tune(False)

@@ -28,6 +28,7 @@ from isohop.engines.checkpoints import (
     optimiser_tensors,
     save_checkpoint,
 )
+from isohop.engines.determinism import compute_deterministically
 from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
 from isohop.giant.diagnostics import TreeLevel
@@ -90,7 +91,7 @@ class Trainer:
         holdout: Holdout | None = None,
         workers: Workers = ALONE,
     ):
-        torch.set_num_threads(threads)
+        compute_deterministically(threads)
         self.settings = settings
         self.seed = seed
         self.label = label
@@ -284,7 +285,7 @@ class Trainer:
         each level, in the order of `_level_numbers`, without gradients."""
         settings, share = self.settings, self.workers.share
         batch = self.prepared[rows].without(settings.dropout, self.draw)
-        touched = np.unique(batch.ngrams.indices).astype(np.int64)
+        touched = batch.touched
         features = self.encoder.encode(batch[share], self.node_type[rows][share], touched)
         total = features.sum() * 0.0  # a worker without rows of a level still takes part
         parts = dict.fromkeys(self._level_numbers, torch.zeros(()))
