@@ -34,7 +34,7 @@ from torch.nn import functional
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import GatedMLP, LatentIndex
-from isohop.coldbrew.tables import mlp
+from isohop.coldbrew.tables import by_blocks, mlp
 from isohop.engines.storage import fingerprint
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.documents import Field
@@ -116,15 +116,15 @@ class Guesser:
     def vectors(self, features: Tensor, itself: bool = False) -> tuple[Tensor, Tensor]:
         """float32 (rows, d) at length 1, of ``features`` (rows, d_in); and `Evidence.nearness`,
         (rows,). ``itself``: the rows are the nodes of the graph, none its own neighbour."""
-        guessed = functional.normalize(self.first(features), dim=1)
+        guessed = functional.normalize(by_blocks(self.first, features), dim=1)
         ids = torch.arange(len(features)) if itself else None
         latent, nearness = self.index.latent(guessed, ids)
-        both = torch.cat([features, latent], 1)
-        return functional.normalize(self.second(both), dim=1), nearness
+        told = by_blocks(lambda *both: self.second(torch.cat(both, 1)), features, latent)
+        return functional.normalize(told, dim=1), nearness
 
     def content(self, features: Tensor) -> Tensor:
         """float32 (rows, d) at length 1: what features say alone."""
-        return functional.normalize(self.of_content(features), dim=1)
+        return functional.normalize(by_blocks(self.of_content, features), dim=1)
 
     def tensors(self) -> dict[str, Tensor]:
         modules = {"first": self.first, "second": self.second, "content": self.of_content}

@@ -16,12 +16,14 @@ import faiss
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from isohop.coldbrew.dropout import dropout
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import Table, mlp, module_key
 
-BLOCK = 16_384
+BLOCK = 1 << 12
+"""Rows that are looked for at once."""
 
 
 SHUT = -1.4
@@ -159,9 +161,11 @@ class LatentIndex:
                 own |= self.candidates[places] == ids[part, None]
             scores = scores.masked_fill(own, -torch.inf)
             best, order = scores.topk(min(self.neighbours, k), dim=1)
-            found = self.vectors[places.gather(1, order)]
+            found = places.gather(1, order)
             weight = torch.softmax(best / self.temperature, 1).nan_to_num(0.0)
-            out[part] = (weight[:, :, None] * found).sum(1)
+            out[part] = functional.embedding_bag(
+                found, self.vectors, mode="sum", per_sample_weights=weight
+            )
             nearest[part] = best[:, 0].nan_to_num(neginf=0.0)
         return out, nearest
 
