@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -84,12 +85,14 @@ class Stage(BaseOperator):
         self._hook = SubprocessHook()
 
     def execute(self, context: Mapping[str, Any]) -> Any:
-        done = self._hook.run_command(command=self.words)
-        if done.exit_code == BAD_FILE:
-            raise AirflowFailException("A file is wrong: the lines above say where.")
-        if done.exit_code:
-            raise AirflowException(f"The stage failed with exit code {done.exit_code}.")
-        record = json.loads(done.output)
+        with TemporaryDirectory(prefix="isohop-") as folder:
+            told = Path(folder) / "record.json"
+            done = self._hook.run_command(command=[*self.words, "--record", str(told)])
+            if done.exit_code == BAD_FILE:
+                raise AirflowFailException("A file is wrong: the lines above say where.")
+            if done.exit_code:
+                raise AirflowException(f"The stage failed with exit code {done.exit_code}.")
+            record = json.loads(told.read_text("utf-8"))
         for asset in self.outlets:
             made = record["made"][0]
             context["outlet_events"][asset].extra = {"what": made["what"], "where": made["where"]}
@@ -151,7 +154,7 @@ def tell(context: Mapping[str, Any]) -> None:
 def words_of(stage: str, pipeline: Path) -> list[str]:
     """The command of a stage. Templates have no quotes, since a shell may have to quote them."""
     executable = os.environ.get("ISOHOP_EXECUTABLE", "isohop")
-    words = [executable, "stage", stage, str(pipeline), "--json"]
+    words = [executable, "stage", stage, str(pipeline)]
     words += ["--run", "{{ run_name(dag_run) }}"]
     words += ["--as-of", "{{ as_of(dag_run).isoformat() }}"]
     for key, param in PARAMS.items():

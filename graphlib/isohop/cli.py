@@ -287,20 +287,21 @@ def stage(
     run_id: RunId = "current",
     as_of: AsOf = None,
     instead: Instead = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print its record as a line of JSON.")
-    ] = False,
+    record_to: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="FILE", help="Write its record there, as JSON."),
+    ] = None,
 ) -> None:
     """Run one stage of a pipeline, if it is not done."""
+    from isohop.engines.storage import write_text_atomically
     from isohop.pipeline.pipeline_file import read_pipeline
     from isohop.pipeline.stages import open_run, run_stage
 
     read = read_pipeline(pipeline, _said(as_of, instead))
     folder = open_run(read, run_id)
     record, now = run_stage(read, folder, name, TerminalProgress())
-    if as_json:
-        print(record.model_dump_json(exclude={"depends"}))
-        return
+    if record_to is not None:
+        write_text_atomically(record_to, record.model_dump_json(exclude={"depends"}) + "\n")
     print_summary([(record, now)], folder)
 
 

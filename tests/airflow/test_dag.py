@@ -185,3 +185,12 @@ def test_who_asked_for_it_is_told_what_became_of_a_run(tmp_path, monkeypatch):
         }
     ]
     assert tell in dag.get_task("publish").on_success_callback
+
+
+def test_what_a_process_says_at_its_end_is_not_taken_for_its_record(tmp_path, monkeypatch):
+    command = tmp_path / "isohop"
+    lines = ["#!/bin/sh", "for last; do :; done", "echo '{\"stage\": 1}' > $last", "echo more"]
+    command.write_text("\n".join(lines), "utf-8")
+    command.chmod(0o755)
+    task = module_of(tmp_path, monkeypatch).Stage(task_id="build", words=[str(command)])
+    assert task.execute({}) == {"stage": 1}

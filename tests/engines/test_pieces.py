@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from isohop.engines.pieces import AHEAD, PIECE, for_each_piece
+from isohop.engines.pieces import AHEAD, PIECE, TEXTS, for_each_piece, pieces_of
 from isohop.engines.progress import SILENT
 from isohop.engines.ray import machines, ray_session, result_of, with_cores
 
@@ -41,6 +42,26 @@ def test_each_piece_is_worked_on_once_and_told_with_what_it_gave(tmp_path):
     assert sorted(piece["number"] for piece, _ in found) == list(range(len(PIECES)))
     assert all(gave == piece["number"] ** 2 for piece, gave in found)
     assert len(list(tmp_path.iterdir())) == len(PIECES)
+
+
+@pytest.mark.parametrize(("texts", "most"), [(False, PIECE), (True, TEXTS)])
+def test_pieces_are_all_rows_once_and_small_where_a_text_model_reads_them(tmp_path, texts, most):
+    groups = {"a": (PIECE + 5, 3), "b": (0,), "c": (2 * TEXTS,)}
+    files = [tmp_path / name for name in groups]
+    for file, sizes in zip(files, groups.values(), strict=True):
+        with pq.ParquetWriter(file, pa.schema([("x", pa.int64())])) as writer:
+            for size in sizes:
+                writer.write_table(pa.table({"x": pa.array(range(size), pa.int64())}))
+    found = list(pieces_of(files, texts))
+    rows = [(p["number"], p["group"], p["start"] + i) for p in found for i in range(p["rows"])]
+    assert rows == [
+        (number, group, row)
+        for number, sizes in enumerate(groups.values())
+        for group, size in enumerate(sizes)
+        for row in range(size)
+    ]
+    assert max(piece["rows"] for piece in found) == most
+    assert all(piece["rows"] for piece in found if piece["number"] != 1)
 
 
 def test_nothing_is_nothing():

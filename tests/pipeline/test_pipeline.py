@@ -259,14 +259,13 @@ def test_what_a_command_says_is_checked_as_the_file_is(tmp_path):
         assert type(done.exception) is IsohopError
 
 
-def test_a_stage_tells_its_record_as_a_line(tmp_path):
-    file = pipeline_file(tmp_path)
-    asked = ["stage", "build", str(file), "--set", "runs=elsewhere", "--json"]
+def test_a_stage_tells_its_record_in_a_file(tmp_path):
+    file, told = pipeline_file(tmp_path), tmp_path / "record.json"
+    asked = ["stage", "build", str(file), "--set", "runs=elsewhere", "--record", str(told)]
     for _ in range(2):  # made, then found
-        done = subprocess.run(
-            command(*asked), capture_output=True, text=True, check=True, cwd=tmp_path
-        )
-        record = json.loads(done.stdout)
+        subprocess.run(command(*asked), capture_output=True, check=True, cwd=tmp_path)
+        record = json.loads(told.read_text("utf-8"))
+        told.unlink()
         assert record["stage"] == "build"
         assert record["made"][0]["where"] == str(tmp_path / "elsewhere/shop/current/graph")
 

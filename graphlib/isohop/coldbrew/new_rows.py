@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from isohop.coldbrew.new_columns import cast_columns, check_columns, quarantined
-from isohop.engines.pieces import PIECE, TEXTS, for_each_piece, part_name, pieces_of, rows_of
+from isohop.engines.pieces import PIECE, for_each_piece, part_name, pieces_of, rows_of
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session
 from isohop.engines.storage import (
@@ -130,12 +130,14 @@ def embed_new(
             "version": _version(student, edges),
             "out": str(folder.resolve()),
         }
-        pieces, cores = list(pieces_of(landed.paths)), 1
+        texts = reads_texts(student / ENCODER)
+        # With edges each piece passes messages over the whole graph.
+        pieces, cores = list(pieces_of(landed.paths, texts and not linked)), 1
         notes, useless = list(landed.notes), None
         if edges is not None and linked:
             from isohop.coldbrew.new_edges import match_edges
 
-            # Each worker has the whole graph, so there is one, and it passes once for each piece.
+            # Each worker has the whole graph, so there is one.
             pieces, cores = [{**piece, "batch": PIECE} for piece in pieces], all_cores()
             of_run = (Graph.open(edges.graph), pieces, bundle.rows, folder / "landed" / "edges")
             with progress.task("reading their edges") as bar:
@@ -146,8 +148,7 @@ def embed_new(
             arguments |= {"run": [str(path.resolve()) for path in paths], "threads": cores}
         counts = {"embedded": 0, "quarantined": landed.rows_read - landed.rows, "edges": 0}
         what = f"new rows of '{known.name}'"
-        worth = TEXTS if reads_texts(student / ENCODER) else PIECE
-        of_all = (pieces, embed_piece, arguments, what, progress, cores, worth)
+        of_all = (pieces, embed_piece, arguments, what, progress, cores, texts)
         for _, told in for_each_piece(*of_all):
             counts = {name: count + told[name] for name, count in counts.items()}
         if landed.quarantine is not None:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from isohop.engines.pieces import PIECE, TEXTS, for_each_piece, part_name, pieces_of, rows_of
+from isohop.engines.pieces import for_each_piece, part_name, pieces_of, rows_of
 from isohop.engines.progress import SILENT, Progress
 from isohop.giant.documents import Field, document_fields, render_documents
 from isohop.giant.model_folder import reads_texts
@@ -43,11 +43,11 @@ def _opened(graph: str, encoder: str) -> tuple[Graph, Encoder]:
     return Graph.open(graph), load_encoder(Path(encoder))
 
 
-def pieces(graph: Graph) -> Iterator[dict[str, Any]]:
-    """The pieces of the graph's node files, each with its ``node_type``."""
+def pieces(graph: Graph, texts: bool = False) -> Iterator[dict[str, Any]]:
+    """The pieces of the graph's node files, as of `pieces_of`, each with its ``node_type``."""
     for node in graph.node_types:
         files = sorted((graph.path / "nodes" / node.name).glob("*.parquet"))
-        for piece in pieces_of([file.resolve() for file in files]):
+        for piece in pieces_of([file.resolve() for file in files], texts):
             yield {"node_type": node.name, **piece}
 
 
@@ -169,8 +169,8 @@ def extract(
     more: dict[str, Any] = {name: str(path.resolve()) for name, path in arguments.items()}
     more |= {"label": label, "before": before and tuple(str(path.resolve()) for path in before)}
     encoded = dict.fromkeys((node.name for node in graph.node_types), 0)
-    of_all = (pieces(graph), encode_piece, more, "features of all nodes", progress)
-    worth = TEXTS if reads_texts(encoder) else PIECE
-    for piece, new in for_each_piece(*of_all, worth=worth):
+    texts = reads_texts(encoder)
+    of_all = (pieces(graph, texts), encode_piece, more, "features of all nodes", progress)
+    for piece, new in for_each_piece(*of_all, texts=texts):
         encoded[piece["node_type"]] += new
     return encoded
