@@ -72,7 +72,7 @@ def _bare(folder: Path) -> float:
     documents = documents_of(graph, SETTINGS, None)[-1].slice(0, BARE)
     prepared = encoder.prepare(documents)
     types = np.full(len(documents), len(encoder.node_types) - 1, np.int64)
-    encode_all(encoder, prepared[:100], types)
+    encode_all(encoder, prepared[:100], types[:100])
     clock = time.perf_counter()
     encode_all(encoder, prepared, types)
     return (time.perf_counter() - clock) / len(documents) * 1e3

@@ -21,7 +21,7 @@ from isohop.giant.features import Features, extract_features
 from isohop.giant.model_folder import contents_of, model_problem, packaged_minilm
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.text_matrix import Vocabulary
-from isohop.giant.text_model import TOKENS_AT_ONCE, TextModel, batches, fair_shares
+from isohop.giant.text_model import TOKENS_AT_ONCE, TOKENS_ON_GPU, TextModel, batches, fair_shares
 from isohop.giant.training import Trainer
 from isohop.graph import Graph, Holdout, hold_out
 from tests.worlds import library
@@ -140,14 +140,15 @@ def test_fair_shares(fields: list[list[int]], room: int):
 @given(st.lists(st.integers(0, 128), max_size=200), st.booleans())
 def test_batches_hold_every_document_once_and_few_tokens(sizes: list[int], fixed: bool):
     found = list(batches(np.array(sizes, np.int64), fixed))
+    most = TOKENS_ON_GPU if fixed else TOKENS_AT_ONCE
     documents = np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in found)])
     assert sorted(documents) == [i for i, size in enumerate(sizes) if size]
     for rows, (count, length) in found:
         assert len(rows) <= count
         assert max(sizes[i] for i in rows) <= length
-        assert count * length <= max(TOKENS_AT_ONCE, length)
+        assert count * length <= max(most, length)
         if fixed:
-            assert count == TOKENS_AT_ONCE // length
+            assert count == most // length
 
 
 @pytest.mark.parametrize("tuning", [0, 6])
