@@ -10,8 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -62,6 +65,29 @@ def run_part(module: str, part: str, folder: Path) -> tuple[dict[str, float], Co
     command = [sys.executable, "-m", module, "--part", part]
     cost = cost_of([*command, "--folder", str(folder), "--json", str(result)], told=True)
     return json.loads(result.read_text("utf-8")), cost
+
+
+_others: Any = None
+
+
+def _meet(others: Any) -> None:
+    global _others  # a process of a pool has no other place
+    _others = others
+
+
+def all_at_once() -> None:
+    """In a process of `side_by_side`: wait for the others."""
+    _others.wait()
+
+
+def side_by_side(measure: Part, folder: Path) -> dict[str, float]:
+    """The means of what as many processes find as there are cores. ``measure`` calls `all_at_once`
+    before it looks at the clock: cores that share caches, memory and heat are slower together."""
+    cores, context = len(os.sched_getaffinity(0)), get_context("spawn")
+    others = context.Barrier(cores)
+    with ProcessPoolExecutor(cores, context, _meet, (others,)) as processes:
+        found = list(processes.map(measure, [folder] * cores))
+    return {name: sum(one[name] for one in found) / cores for name in found[0]}
 
 
 def over_seeds(found: Mapping[str, Sequence[float]]) -> dict[str, float]:

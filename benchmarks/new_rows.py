@@ -19,8 +19,6 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from benchmarks.giant_scale import COMMUNITY, SEED, Scattered, texts, words, write_graph
-from benchmarks.measure import run_part, show, sizes_asked
+from benchmarks.measure import all_at_once, run_part, show, side_by_side, sizes_asked
 
 from isohop.coldbrew import DistillSettings
 from isohop.giant.settings import FeatureSettings
@@ -71,19 +69,17 @@ def learn(folder: Path) -> dict[str, float]:
 
 
 def bare(folder: Path) -> dict[str, float]:
-    """Microseconds a row, the mean of processes that run beside each other, as the job's do."""
-    cores = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(cores, get_context("spawn")) as processes:
-        found = list(processes.map(_bare, [folder] * cores))
-    return {name: sum(one[name] for one in found) / cores for name in found[0]}
+    """Microseconds a row, of processes that run beside each other, as the job's do."""
+    return side_by_side(_bare, folder)
 
 
 def _bare(folder: Path) -> dict[str, float]:
     from isohop.coldbrew.bundle import Bundle
+    from isohop.engines.determinism import compute_deterministically
     from isohop.giant.documents import render_documents
     from isohop.giant.encoder import encode_all
 
-    torch.set_num_threads(1)
+    compute_deterministically(1)
     bundle = Bundle.open(folder / "student", ENTITY)
     table = pq.read_table(folder / "rows.parquet").slice(0, BARE)
     encoder = bundle.encoder
@@ -91,11 +87,13 @@ def _bare(folder: Path) -> dict[str, float]:
     types = np.full(len(documents), encoder.node_types.index(ENTITY), np.int64)
     found = {}
     for name in ("warm-up", "encoder"):
+        all_at_once()
         clock = time.perf_counter()
         features = torch.from_numpy(encode_all(encoder, encoder.prepare(documents), types))
         found[name] = (time.perf_counter() - clock) / len(documents) * 1e6
     with torch.no_grad():
         for name in ("warm-up", "student"):
+            all_at_once()
             clock = time.perf_counter()
             bundle.student.vectors(features)
             bundle.student.content(features)

@@ -1,14 +1,13 @@
 """Inference with a text model: the stage's job against the bare encoder's forward pass.
 
-    python -m benchmarks.text_model [--nodes 4000 12000] [--quick] [--json FILE]
+    python -m benchmarks.text_model [--nodes 8000] [--quick] [--json FILE]
 
 The packaged MiniLM, as it is before training, over the graph of `giant_scale.py`. *job*: tasks of
 Ray that read, render, tokenize, encode and write, on every core. *bare*: as many processes at once
 as there are cores, one thread each, that encode documents whose tokens and n-grams are there.
-``ms of a core a node``: by the difference of two sizes, so that what comes once (workers that start
-and load the model) is not in it; it is told apart, as ``once seconds``. ``throughput against bare``
-is what the job does of what so many cores would if they did nothing else. Times mean something on
-a machine that does nothing else.
+``ms of a core a node`` of the job is of a second one, whose workers are there and have the model;
+what the first took more is ``once seconds``. ``throughput against bare`` is what the job does of
+what so many cores would if they did nothing else. Times mean something on such a machine.
 """
 
 from __future__ import annotations
@@ -17,26 +16,24 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from benchmarks.giant_scale import SEED, write_graph
-from benchmarks.measure import run_part, show, sizes_asked
+from benchmarks.measure import all_at_once, run_part, show, side_by_side, sizes_asked
 
 from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph
 
-NODES = (4000, 12_000)
-QUICK = (1000, 3000)
+NODES = (8000,)
+QUICK = (2000,)
 BARE = 2000
 SETTINGS = FeatureSettings(encoder="minilm", dimensions=384)
 
 
 def begin(folder: Path) -> dict[str, float]:
-    """Write the encoder of the larger graph."""
+    """Write an encoder of the graph."""
     from isohop.giant.encoder import Encoder
     from isohop.giant.text_matrix import Vocabulary
     from isohop.giant.text_model import TextModel
@@ -54,14 +51,11 @@ def begin(folder: Path) -> dict[str, float]:
 
 
 def bare(folder: Path) -> dict[str, float]:
-    """The mean of processes that run beside each other, as the job's do."""
-    cores = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(cores, get_context("spawn")) as processes:
-        found = list(processes.map(_bare, [folder] * cores))
-    return {"ms of a core a node": sum(found) / cores}
+    """Of processes that run beside each other, as the job's do."""
+    return side_by_side(_bare, folder)
 
 
-def _bare(folder: Path) -> float:
+def _bare(folder: Path) -> dict[str, float]:
     from isohop.engines.determinism import compute_deterministically
     from isohop.giant.encoder import encode_all, load_encoder
     from isohop.giant.training import documents_of
@@ -73,56 +67,51 @@ def _bare(folder: Path) -> float:
     prepared = encoder.prepare(documents)
     types = np.full(len(documents), len(encoder.node_types) - 1, np.int64)
     encode_all(encoder, prepared[:100], types[:100])
+    all_at_once()
     clock = time.perf_counter()
     encode_all(encoder, prepared, types)
-    return (time.perf_counter() - clock) / len(documents) * 1e3
+    return {"ms of a core a node": (time.perf_counter() - clock) / len(documents) * 1e3}
 
 
 def job(folder: Path) -> dict[str, float]:
-    """Seconds of both sizes, workers that are new each time."""
     from isohop.engines.ray import ray_session
     from isohop.giant.inference import extract
 
-    seconds, nodes = [], []
-    for name in ("few", "graph"):
-        graph = Graph.open(folder / name)
-        nodes.append(sum(node.count for node in graph.node_types))
-        with ray_session():
+    graph = Graph.open(folder / "graph")
+    nodes = sum(node.count for node in graph.node_types)
+    seconds = []
+    with ray_session():
+        for name in ("first", "second"):
             clock = time.perf_counter()
-            told = extract(graph, folder / "encoder", folder / f"features of {name}", None)
+            told = extract(graph, folder / "encoder", folder / name, None)
             seconds.append(time.perf_counter() - clock)
-        if sum(told.values()) != nodes[-1]:
-            sys.exit(f"{sum(told.values()):,} nodes of {nodes[-1]:,} have a feature")
-    each = (seconds[1] - seconds[0]) / (nodes[1] - nodes[0])
+            if sum(told.values()) != nodes:
+                sys.exit(f"{sum(told.values()):,} nodes of {nodes:,} have a feature")
     cores = len(os.sched_getaffinity(0))
-    return {
-        "ms of a core a node": each * cores * 1e3,
-        "once seconds": seconds[0] - each * nodes[0],
-    }
+    each = seconds[1] * cores / nodes
+    return {"ms of a core a node": each * 1e3, "once seconds": seconds[0] - seconds[1]}
 
 
 PARTS = {"begin": begin, "bare": bare, "job": job}
 
 
-def measured(few: int, many: int) -> dict[str, float]:
+def measured(nodes: int) -> dict[str, float]:
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="text-model-") as temporary:
-        folder = Path(temporary)
-        write_graph(folder / "few", few)
-        write_graph(folder / "graph", many)
+        write_graph(Path(temporary) / "graph", nodes)
         for part in PARTS:
-            figures, _ = run_part("benchmarks.text_model", part, folder)
-            found |= {f"minilm/{part}/all/{name}": value for name, value in figures.items()}
-    one = "all/ms of a core a node"
-    alone, of_job = found[f"minilm/bare/{one}"], found[f"minilm/job/{one}"]
-    return found | {"minilm/job/all/throughput against bare": alone / of_job}
+            figures, _ = run_part("benchmarks.text_model", part, Path(temporary))
+            found |= {f"{nodes}/{part}/all/{name}": value for name, value in figures.items()}
+    alone, of_job = (found[f"{nodes}/{part}/all/ms of a core a node"] for part in ("bare", "job"))
+    return found | {f"{nodes}/job/all/throughput against bare": alone / of_job}
 
 
 def main() -> None:
     sizes, file = sizes_asked(__doc__.splitlines()[0], "nodes", NODES, QUICK, PARTS)
-    if len(sizes) != 2:
-        sys.exit("Two numbers of nodes are needed: the figures are of what is between them.")
-    show("Inference with a text model", measured(*sorted(sizes)), file)
+    found: dict[str, float] = {}
+    for nodes in sizes:
+        found |= measured(nodes)
+    show("Inference with MiniLM", found, file)
 
 
 if __name__ == "__main__":
