@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -112,6 +113,24 @@ def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp
         if b"a-secret" in (StoredFolder.of(bucket).read(one.name) or (b"",))[0]
     ]
     assert secrets == []
+
+
+def test_an_attempt_that_failed_is_told_in_the_store_and_undoes_nothing(file, bucket, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert run("stage", "build", file, machine=one).returncode == 0
+    many = ("--set", "features.workers=1000")
+    assert run("stage", "features", file, *many, machine=other).returncode
+    stored = StoredFolder.of(f"{bucket}/runs/shop/current")
+    lines, _ = stored.read("metrics.jsonl")
+    told = [json.loads(line) for line in lines.splitlines()]
+    assert [(line["stage"], line["state"]) for line in told] == [
+        ("build", "done"),
+        ("features", "failed"),
+    ]
+    assert "'features.workers' is 1000" in told[1]["error"]
+    # The first machine goes on as if nobody had tried.
+    done = run("stage", "build", file, machine=one)
+    assert done.stdout.count("done before") == 1
 
 
 def test_a_run_that_is_killed_goes_on_elsewhere_and_old_runs_go(file, bucket, tmp_path):

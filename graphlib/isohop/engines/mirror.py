@@ -94,6 +94,13 @@ class Mirror:
                 index[name] = [self.stored.upload(self.local / name, name), *here[name]]
                 self._remember(index)
 
+    def push_file(self, name: str) -> None:
+        """One file, and nothing else."""
+        with self._alone():
+            file = self._file(name)
+            state = _state(file)
+            self._remember(self._index() | {name: [self.stored.upload(file, name), *state]})
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One process at a time changes a copy."""

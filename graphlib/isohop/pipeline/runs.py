@@ -25,7 +25,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from isohop.engines.mirror import Mirror
 from isohop.engines.object_store import READING, WRITING, StoredFolder
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
+from isohop.pipeline.events import METRICS
 
 LOCK = ".lock"
 TRAINING = ".training"
@@ -158,8 +159,8 @@ class Run:
     @contextmanager
     def writing(self, tidying: bool = False) -> Iterator[None]:
         """Be the one who writes this run; of one in an object store, with a local copy that is as
-        new, which goes up at the end. ``tidying``: without. Raises `IsohopError` where another
-        process is."""
+        new, which goes up at the end; of what failed, that it did. ``tidying``: without. Raises
+        `IsohopError` where another process is."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOCK).open("a+", encoding="utf-8") as lock:
             try:
@@ -182,7 +183,13 @@ class Run:
                     yield
                     return
                 self._catch_up()
-                yield
+                try:
+                    yield
+                except Exception:
+                    # What failed is told anyway, and may be the store.
+                    with suppress(IsohopError, OSError):
+                        self._push_attempts()
+                    raise
                 self._push()
 
     @contextmanager
@@ -220,6 +227,12 @@ class Run:
         if self.stored is not None and self._lease is not None:
             self._lease.check()
             Mirror(self.stored, self.folder).push(_is_made, last=_is_record)
+
+    def _push_attempts(self) -> None:
+        there = (self.folder / METRICS).is_file()
+        if there and self.stored is not None and self._lease is not None:
+            self._lease.check()
+            Mirror(self.stored, self.folder).push_file(METRICS)
 
     def record(self, stage: str) -> StageRecord | None:
         """The record of a stage that was done, or None. Raises `IsohopError` on a damaged one."""
