@@ -20,6 +20,8 @@ _ATTEMPTS = 2
 """A saturated machine can miss Ray's start-up deadline once; a second failure is real."""
 POLL = 0.2
 """Seconds."""
+SPINS = "10000"
+"""Of a thread that waits, before it sleeps: 50 µs, about."""
 _DIED = "A process of Ray died"
 _AGAIN = (
     "Look at the machine's memory, then run the same command again: what is done is not done twice."
@@ -39,6 +41,9 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # What needs more memory than there is would be tried again for ever.
     os.environ.setdefault("RAY_task_oom_retries", "3")
+    # A thread that waits for another gives its core away sooner than it would by itself: where
+    # somebody else has a core, all others wait for the thread that has none.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     import ray
 
     if ray.is_initialized():

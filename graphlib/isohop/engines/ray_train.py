@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isohop.engines.progress import Progress
-from isohop.engines.ray import POLL, check_alive, cores_each, ended, machines, with_cores
+from isohop.engines.ray import POLL, SPINS, check_alive, cores_each, ended, machines, with_cores
 from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError
 
@@ -344,7 +344,10 @@ def _trainer_class(alone: bool) -> Any:
 
 def _environment(asked: Mapping[str, Any]) -> dict[str, str]:
     # Ray sets OMP_NUM_THREADS to what a worker asked for at its start; torch reads it then.
-    environment = {"OMP_NUM_THREADS": str(asked[THREADS])}
+    environment = {
+        "OMP_NUM_THREADS": str(asked[THREADS]),
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPINS),
+    }
     if "RAY_ADDRESS" not in os.environ and sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
     return environment
