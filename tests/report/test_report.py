@@ -18,7 +18,7 @@ from isohop.errors import IsohopError
 from isohop.graph import Graph
 from isohop.graph.dataset import EdgeType
 from isohop.report.diagram import draw_graph
-from isohop.report.report import write_report
+from isohop.report.report import _seconds, _title, write_report
 from isohop.report.settings import ReportSettings
 
 SECTIONS = ("plan", "ledger", "degrees", "training", "features", "results", "maps", "neighbours")
@@ -141,3 +141,15 @@ def test_a_browser_without_a_network_shows_it(run, tmp_path):
     )
     drawn = sum(len(set(row)) > 2 for row in rows(picture))
     assert drawn > 400  # of 1600 rows of pixels: not blank
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (119.7, "2:00 min"), (185, "3:05 min")]
+)
+def test_a_duration_is_told_by_seconds_and_then_by_minutes(seconds, told):
+    assert _seconds(seconds) == told
+
+
+def test_a_model_is_titled_by_its_name():
+    assert _title("mlp/loss") == "MLP · loss"
+    assert _title("gradient_norm") == "Gradient norm"

@@ -11,7 +11,7 @@ from isohop.report.run_folder import EdgeRanks, EvaluationRow
 
 _RANKS = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_10": "Hits@10"}
 _KINDS = {"trained": "Trained", "untrained": "Untrained", "tfidf": "TF-IDF"}
-_MODELS = {"served": "Served", "teacher": "Teacher", "student": "Student", "mlp": "MLP"}
+MODELS = {"served": "Served", "teacher": "Teacher", "student": "Student", "mlp": "MLP"}
 _GROUPS = {"overall": "Overall", "head": "Head", "tail": "Tail", "isolated": "Isolated"}
 _TASKS = {"link": "Link prediction", "label": "Label"}
 _METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "accuracy": "Accuracy"}
@@ -85,7 +85,7 @@ def result_tables(evaluation: Iterable[EvaluationRow]) -> tuple[ResultTable, ...
 
 
 def _result_table(task: str, entity: str, metric: str, figures: list[EvaluationRow]) -> ResultTable:
-    models = _known_first(_MODELS, (figure.model for figure in figures))
+    models = _known_first(MODELS, (figure.model for figure in figures))
     groups = _known_first(_GROUPS, (figure.group for figure in figures))
     rows = []
     for group, label in groups.items():

@@ -27,7 +27,7 @@ from isohop.report.charts import Histogram, LineChart, degree_histogram, line_ch
 from isohop.report.colouring import colour_nodes
 from isohop.report.diagram import Diagram, draw_graph
 from isohop.report.embedding_map import EmbeddingMap, draw_map, project, sample_nodes
-from isohop.report.evaluation import EdgeTable, ResultTable, edge_table, result_tables
+from isohop.report.evaluation import MODELS, EdgeTable, ResultTable, edge_table, result_tables
 from isohop.report.naming import Names, shorten
 from isohop.report.neighbours import Example, choose_examples, list_neighbours
 from isohop.report.palette import model_colour
@@ -282,7 +282,8 @@ def _printable(value: Any) -> Any:
 
 def _title(name: str) -> str:
     """``teacher/loss`` as ``Teacher · loss``."""
-    text = " · ".join(part.replace("_", " ") for part in name.split("/"))
+    parts = [MODELS.get(part, part.replace("_", " ")) for part in name.split("/")]
+    text = " · ".join(parts)
     return text[:1].upper() + text[1:]
 
 
@@ -295,7 +296,8 @@ def _figure(value: float | None) -> str:
 def _seconds(value: float) -> str:
     if value < 60:
         return f"{value:.1f} s"
-    return f"{int(value // 60)} min {value % 60:.0f} s"
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes}:{seconds:02d} min"
 
 
 def _bytes(value: float) -> str:
