@@ -134,7 +134,7 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """``node_type``: int64 (documents,), index of the type. ``ngrams``: int64, sorted, those
         that other workers of the same step touch too, where there are others."""
-        text = self._bag(prepared.ngrams, ngrams)
+        text = self._bag(prepared, ngrams)
         empty = np.diff(prepared.ngrams.indptr) == 0
         if self.text_model is not None:
             text = text + self.project(self._vectors(prepared, self.text_model))
@@ -151,7 +151,8 @@ class Encoder(nn.Module):
             return torch.from_numpy(prepared.vectors.astype(np.float32))
         return functional.normalize(text_model(prepared.tokens), dim=1) - self.middle
 
-    def _bag(self, text: sparse.csr_matrix, used: np.ndarray | None) -> Tensor:
+    def _bag(self, prepared: Prepared, used: np.ndarray | None) -> Tensor:
+        text = prepared.ngrams
         if not text.shape[1]:
             return torch.zeros(text.shape[0], self.dimensions)
         if not self.training:
@@ -160,7 +161,7 @@ class Encoder(nn.Module):
         text = text.copy()
         text.eliminate_zeros()
         if used is None:
-            used = np.unique(text.indices).astype(np.int64)
+            used = prepared.touched
         column = np.searchsorted(used, text.indices).astype(np.int32)
         shape = (text.shape[0], len(used))
         local = sparse.csr_matrix((text.data, column, text.indptr), shape=shape)

@@ -22,10 +22,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ LOCK = ".lock"
 TRAINING = ".training"
 """How the folders end that checkpoints lie in."""
 LONG = 100
+
+_log = logging.getLogger("isohop")
 
 
 class Made(BaseModel):
@@ -186,9 +189,11 @@ class Run:
                 try:
                     yield
                 except Exception:
-                    # What failed is told anyway, and may be the store.
-                    with suppress(IsohopError, OSError):
+                    try:
                         self._push_attempts()
+                    except (IsohopError, OSError) as failed:
+                        # What failed before is what matters, and may be the store.
+                        _log.warning("%s did not go up: %s", METRICS, failed)
                     raise
                 self._push()
 
@@ -224,15 +229,20 @@ class Run:
             self.pull()
 
     def _push(self) -> None:
-        if self.stored is not None and self._lease is not None:
-            self._lease.check()
-            Mirror(self.stored, self.folder).push(_is_made, last=_is_record)
+        if (mirror := self._writable()) is not None:
+            mirror.push(_is_made, last=_is_record)
 
     def _push_attempts(self) -> None:
-        there = (self.folder / METRICS).is_file()
-        if there and self.stored is not None and self._lease is not None:
-            self._lease.check()
-            Mirror(self.stored, self.folder).push_file(METRICS)
+        mirror = self._writable()
+        if mirror is not None and (self.folder / METRICS).is_file():
+            mirror.push_file(METRICS)
+
+    def _writable(self) -> Mirror | None:
+        """Where this process may write the store. Raises `IsohopError` where it no longer may."""
+        if self.stored is None or self._lease is None:
+            return None
+        self._lease.check()
+        return Mirror(self.stored, self.folder)
 
     def record(self, stage: str) -> StageRecord | None:
         """The record of a stage that was done, or None. Raises `IsohopError` on a damaged one."""
