@@ -19,7 +19,7 @@ from isohop.engines.object_store import StoredFolder
 from isohop.giant.features import Features
 from isohop.graph import Graph
 from tests.airflow.conftest import Home
-from tests.clusters.conftest import BIN, ROOT, SPARK, RayCluster, SparkCluster, run
+from tests.clusters.machines import BIN, ROOT, SPARK, RayCluster, SparkCluster, run
 from tests.pipeline.test_pipeline import command, pipeline_file
 from tests.shop import TABLES, chain_from
 

@@ -26,12 +26,14 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 import isohop
+from isohop.embeddings import read_manifest
 from isohop.engines import object_store
 from isohop.engines.mirror import Mirror
 from isohop.engines.object_store import StoredFolder
 from isohop.engines.storage import TEMPORARY
 from isohop.graph import Graph
 from isohop.pipeline.stages import STAGES
+from tests.clusters.machines import ROOT, process, standalone, wait_for
 from tests.killing import command_of
 from tests.s3 import BUCKET, environment, s3
 from tests.shop import TABLES, chain_from
@@ -63,6 +65,21 @@ class Ahead(datetime):
 events.datetime = publisher.datetime = Ahead
 sys.exit(main())
 """
+PUBLISHER = """
+import sys
+from pathlib import Path
+
+from isohop.embeddings import publish
+
+embeddings, published, name, versions = sys.argv[1:]
+for number in range(int(versions)):
+    publish(
+        Path(embeddings), Path(published), name,
+        run=f"run-{number}", certificate="c", fingerprints={}, keep=1,
+    )
+"""
+SECONDS_OF_WORK = 10.0
+"""Of an executor of Spark that builds, about."""
 
 
 @dataclass(frozen=True)
@@ -352,10 +369,68 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
         object_store._client.cache_clear()
 
 
+def an_executor_killed(folder: Path, usual: Usual, draw: random.Random) -> Result:
+    """Of Spark's own cluster, while it builds: Spark makes another, and the build completes."""
+    folder.mkdir(parents=True)
+    job = ROOT / "jobs" / "run_stage.py"
+    with standalone(folder) as cluster:
+        longest = SECONDS_OF_WORK
+        for trial in range(10):
+            pipeline = Pipeline.make(folder / f"pipeline-{trial}")
+            with pipeline.file.open("a", encoding="utf-8") as file:
+                file.write("engine: spark\n")
+            log = folder / f"driver-{trial}.log"
+            submission = cluster.submission(job, "build", pipeline.file)
+            with process(log, *submission, more=cluster.environment) as driver:
+                wait_for(lambda: bool(cluster.executors()), "an executor")
+                time.sleep(draw.uniform(0.0, longest))
+                victims = cluster.executors()
+                if victims and driver.poll() is None:
+                    draw.choice(victims).kill()
+                    assert driver.wait(PATIENCE) == 0, log.read_text("utf-8")[-4000:]
+                    break
+            longest /= 2  # it was faster
+        else:
+            raise AssertionError("no executor was ever killed")
+    built = pipeline.record("build").stat().st_mtime_ns
+    result = pipeline.completes()
+    assert pipeline.record("build").stat().st_mtime_ns == built, "the graph was built anew"
+    pipeline.is_tidy_after_pruning()
+    return result
+
+
+def published_while_read(folder: Path, usual: Usual, draw: random.Random) -> Result:
+    """A hundred versions, each in the place of the one before, and a process that reads what is
+    live in a loop: it never finds a broken version, nor one that is older than what it saw."""
+    pipeline = Pipeline.make(folder)
+    before = pipeline.completes()
+    run = Path(pipeline.home) / "runs" / NAME / "current" / "embeddings"
+    published = Path(pipeline.home) / "published"
+    versions = 100
+    words = [sys.executable, "-c", PUBLISHER, str(run), str(published), NAME, str(versions)]
+    seen: list[int] = []
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as publisher:
+        while publisher.poll() is None:
+            time.sleep(draw.uniform(0.0, 0.02))
+            table = isohop.read_embeddings(published / NAME, "customer", verify=True)
+            assert table.equals(before.embeddings)
+            seen.append(read_manifest(published / NAME).version)
+        said = publisher.communicate()[1]
+    assert publisher.returncode == 0, said
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 1, "nothing was published while it read"
+    assert read_manifest(published / NAME).version == 1 + versions
+    result = pipeline.completes()
+    pipeline.is_tidy_after_pruning()
+    return result
+
+
 SCENARIOS = {
     "a stage, any of them, killed (kill -9) at any moment of it": killed_in_a_stage,
     "a worker of Ray killed": a_worker_killed,
+    "an executor of Spark killed": an_executor_killed,
     "two runs at once": two_at_once,
+    "a hundred versions published while another process reads in a loop": published_while_read,
     "the clock set back by a year": clock_set_back,
     "disk full": disk_full,
     "a truncated Parquet file": truncated_input,

@@ -184,16 +184,11 @@ class Trainer:
         return heads
 
     def _parameters(self) -> list[dict[str, object]]:
-        """The encoder's layers, and the text model's, which learn at a rate of their own."""
+        """The encoder's layers; and the text model's, which learn at a rate of their own."""
         named = list(self.encoder.named_parameters())
         model = [p for name, p in named if name.startswith("text_model.")]
         layers = [p for name, p in named if not name.startswith("text_model.")]
-        base = LAYERS_OF_TEXT_MODEL if model else LAYERS
-        groups: list[dict[str, object]] = [{"params": layers, "base": base}]
-        if model:
-            base = self.settings.tuning_rate / self.settings.learning_rate
-            groups.append({"params": model, "base": base})
-        return groups
+        return [{"params": layers}, {"params": model}] if model else [{"params": layers}]
 
     @property
     def levels(self) -> list[TreeLevel]:
@@ -242,10 +237,12 @@ class Trainer:
         step = Step(float(parts.sum()), levels, norm)
         self._check("loss", step.loss, rows)
         self._check("gradient", norm, rows)
-        rate = min(1.0, (self.done + 1) / (WARM_UP * self.steps))
-        rate *= max(0.02, 1 - self.done / self.steps) * self.settings.learning_rate
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate * group["base"]
+        rate = self.settings.learning_rate * _schedule(self.done, self.steps)
+        layers, *model = self._optimiser.param_groups
+        layers["lr"] = rate * (LAYERS_OF_TEXT_MODEL if model else LAYERS)
+        for group in model:
+            tuned = self.done - self.tuning, self.steps - self.tuning
+            group["lr"] = self.settings.tuning_rate * _schedule(*tuned) if self._tunes else 0.0
         if self.encoder.text_model is not None:
             nn.utils.clip_grad_norm_(self.encoder.text_model.parameters(), LARGEST_GRADIENT)
         self._optimiser.step()
@@ -352,6 +349,11 @@ class Trainer:
             self.prepared if self.prepared.vectors is not None else encoder.read(self.prepared)
         )
         return encode_all(encoder, prepared, self.node_type)
+
+
+def _schedule(done: int, steps: int) -> float:
+    """The share of a learning rate after some of all steps: it warms up, then falls."""
+    return min(1.0, (done + 1) / (WARM_UP * steps)) * max(0.02, 1 - done / steps)
 
 
 def _flat(heads: dict[str, list[Head]]) -> list[Head]:
