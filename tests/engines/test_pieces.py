@@ -11,11 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from isohop.engines.pieces import AHEAD, PIECE, TEXTS, for_each_piece, pieces_of
+from isohop.engines.pieces import AHEAD, MANY, PIECE, TEXTS, for_each_piece, pieces_of
 from isohop.engines.progress import SILENT
 from isohop.engines.ray import machines, ray_session, result_of, with_cores
 
-PIECES = [{"number": number, "rows": PIECE} for number in range(40)]
+
+def piece_of(number: int, rows: int = PIECE) -> dict[str, int]:
+    return {"number": number, "rows": rows, "most": PIECE}
+
+
+PIECES = [piece_of(number) for number in range(40)]
 BEGUN = 2 * AHEAD
 """Pieces that a core may have begun by the time that the first is told."""
 
@@ -44,24 +49,35 @@ def test_each_piece_is_worked_on_once_and_told_with_what_it_gave(tmp_path):
     assert len(list(tmp_path.iterdir())) == len(PIECES)
 
 
-@pytest.mark.parametrize(("texts", "most"), [(False, PIECE), (True, TEXTS)])
-def test_pieces_are_all_rows_once_and_small_where_a_text_model_reads_them(tmp_path, texts, most):
-    groups = {"a": (PIECE + 5, 3), "b": (0,), "c": (2 * TEXTS,)}
-    files = [tmp_path / name for name in groups]
-    for file, sizes in zip(files, groups.values(), strict=True):
-        with pq.ParquetWriter(file, pa.schema([("x", pa.int64())])) as writer:
+def files_of(folder: Path, *files: tuple[int, ...]) -> list[Path]:
+    """Of row groups of so many rows."""
+    paths = [folder / f"{number}.parquet" for number in range(len(files))]
+    for path, sizes in zip(paths, files, strict=True):
+        with pq.ParquetWriter(path, pa.schema([("x", pa.int64())])) as writer:
             for size in sizes:
                 writer.write_table(pa.table({"x": pa.array(range(size), pa.int64())}))
-    found = list(pieces_of(files, texts))
+    return paths
+
+
+@pytest.mark.parametrize(("texts", "most"), [(False, PIECE), (True, TEXTS)])
+def test_pieces_are_all_rows_once_and_small_where_a_text_model_reads_them(tmp_path, texts, most):
+    files = ((PIECE + 5, 3), (0,), (2 * TEXTS,))
+    found = list(pieces_of(files_of(tmp_path, *files), texts))
     rows = [(p["number"], p["group"], p["start"] + i) for p in found for i in range(p["rows"])]
     assert rows == [
         (number, group, row)
-        for number, sizes in enumerate(groups.values())
+        for number, sizes in enumerate(files)
         for group, size in enumerate(sizes)
         for row in range(size)
     ]
-    assert max(piece["rows"] for piece in found) == most
+    assert {piece["most"] for piece in found} == {max(piece["rows"] for piece in found)} == {most}
     assert all(piece["rows"] for piece in found if piece["number"] != 1)
+
+
+def test_of_many_texts_there_are_not_more_pieces_but_larger_ones(tmp_path):
+    many = 2 * TEXTS * MANY
+    found = list(pieces_of(files_of(tmp_path, (many,)), texts=True))
+    assert [piece["rows"] for piece in found] == [2 * TEXTS] * MANY
 
 
 def test_nothing_is_nothing():
@@ -70,7 +86,7 @@ def test_nothing_is_nothing():
 
 def test_who_stops_asking_stops_the_work(tmp_path):
     most = BEGUN * sum(machines())
-    many = [{"number": number, "rows": PIECE} for number in range(4 * most)]
+    many = [piece_of(number) for number in range(4 * most)]
     asked = for_each_piece(many, begin_and_wait, {"folder": str(tmp_path)}, "pieces", SILENT)
     next(asked)
     asked.close()
@@ -92,7 +108,7 @@ def alone(piece: dict[str, int], folder: str) -> bool:
 
 def test_small_pieces_are_worked_on_one_after_the_other(tmp_path):
     """To start another process takes longer than they do."""
-    small = [{"number": number, "rows": PIECE // 20} for number in range(20)]
+    small = [piece_of(number, PIECE // 20) for number in range(20)]
     told = {"folder": str(tmp_path)}
     assert all(gave for _, gave in for_each_piece(small, alone, told, "pieces", SILENT))
 

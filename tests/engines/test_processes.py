@@ -34,7 +34,7 @@ def act(piece, begun):
 with ray_session():
     try:
         told = {"begun": sys.argv[1]}
-        list(for_each_piece([{"number": 0, "rows": 1}], act, told, "pieces", SILENT))
+        list(for_each_piece([{"number": 0, "rows": 1, "most": 1}], act, told, "pieces", SILENT))
     except IsohopError as error:
         print(error)
 """
@@ -111,7 +111,7 @@ def wrong(piece: dict[str, object]) -> None:
 
 
 def test_an_error_of_ours_comes_back_from_a_worker_as_itself():
-    pieces = [{"number": 0, "rows": 1}]
+    pieces = [{"number": 0, "rows": 1, "most": 1}]
     with ray_session(), pytest.raises(IsohopError, match=r"^a file of yours is damaged$"):
         list(for_each_piece(pieces, wrong, {}, "pieces", SILENT))
 

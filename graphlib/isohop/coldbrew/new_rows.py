@@ -130,9 +130,9 @@ def embed_new(
             "version": _version(student, edges),
             "out": str(folder.resolve()),
         }
-        texts = reads_texts(student / ENCODER)
         # With edges each piece passes messages over the whole graph.
-        pieces, cores = list(pieces_of(landed.paths, texts and not linked)), 1
+        small = reads_texts(student / ENCODER) and not linked
+        pieces, cores = list(pieces_of(landed.paths, small)), 1
         notes, useless = list(landed.notes), None
         if edges is not None and linked:
             from isohop.coldbrew.new_edges import match_edges
@@ -148,8 +148,7 @@ def embed_new(
             arguments |= {"run": [str(path.resolve()) for path in paths], "threads": cores}
         counts = {"embedded": 0, "quarantined": landed.rows_read - landed.rows, "edges": 0}
         what = f"new rows of '{known.name}'"
-        of_all = (pieces, embed_piece, arguments, what, progress, cores, texts)
-        for _, told in for_each_piece(*of_all):
+        for _, told in for_each_piece(pieces, embed_piece, arguments, what, progress, cores):
             counts = {name: count + told[name] for name, count in counts.items()}
         if landed.quarantine is not None:
             (folder / QUARANTINE).mkdir(exist_ok=True)

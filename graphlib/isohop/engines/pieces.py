@@ -20,8 +20,9 @@ from isohop.engines.ray import ended, machines, result_of, with_cores
 
 PIECE = 1 << 16
 """Rows of a piece. What precedes it in its row group is decoded again, which is next to nothing."""
-TEXTS = 1 << 12
-"""Rows of a piece where a text model reads them, which takes longer than all else by far."""
+TEXTS, MANY = 1 << 9, 1 << 10
+"""Where a text model reads them, which takes longer than all else by far: rows that a piece has at
+least, and pieces that are enough for any number of workers to be done at the same time."""
 BATCH = 1 << 14
 """Rows of a piece that are held at once."""
 AHEAD = 2
@@ -30,18 +31,20 @@ AHEAD = 2
 
 def pieces_of(files: Sequence[Path], texts: bool = False) -> Iterator[dict[str, Any]]:
     """Every piece: its ``file``, as ``number`` that file's place among ``files``, its row
-    ``group``, as ``start`` its first row there, how many ``rows`` it has, and how many of them are
-    read in a ``batch``. ``texts``: whether a text model reads them."""
-    each = TEXTS if texts else PIECE
-    for number, file in enumerate(files):
-        about = pq.read_metadata(file)
+    ``group``, as ``start`` its first row there, how many ``rows`` it has, of how many at ``most``,
+    and how many of them are read in a ``batch``. ``texts``: whether a text model reads them."""
+    every = [pq.read_metadata(file) for file in files]
+    most = PIECE
+    if texts:
+        most = min(PIECE, max(TEXTS, sum(about.num_rows for about in every) // MANY))
+    for number, (file, about) in enumerate(zip(files, every, strict=True)):
         # A file without rows is a piece, so that what comes of it has its columns.
         groups = [about.row_group(i).num_rows for i in range(about.num_row_groups)] or [0]
         for group, rows in enumerate(groups):
-            for start in range(0, max(rows, 1), each):
+            for start in range(0, max(rows, 1), most):
                 place = {"number": number, "group": group, "start": start}
-                held = min(each, rows - start)
-                yield {"file": str(file), **place, "rows": held, "batch": BATCH}
+                held = {"rows": min(most, rows - start), "most": most, "batch": BATCH}
+                yield {"file": str(file), **place, **held}
 
 
 def part_name(piece: dict[str, Any]) -> str:
@@ -73,12 +76,10 @@ def for_each_piece(
     what: str,
     progress: Progress,
     cores: int = 1,
-    texts: bool = False,
 ) -> Iterator[tuple[dict[str, Any], Any]]:
     """Have workers of Ray ``act`` on pieces: each piece and what it gave, as they end. Who stops
     asking stops the work. Each takes ``cores``. There are no more of them than have the rows of a
-    piece each (``texts``: of one for a text model): one more is a process to start, which takes as
-    long. Ray must be running.
+    piece each: one more is a process to start, which takes as long. Ray must be running.
 
     ``act`` takes a piece, and ``arguments`` by name. Raises as `result_of` does.
     """
@@ -87,8 +88,8 @@ def for_each_piece(
     task = with_cores(act, cores)
     every = list(pieces)
     waiting = iter(every)
-    worth = TEXTS if texts else PIECE
-    useful = max(1, -(-sum(piece["rows"] for piece in every) // worth))
+    most_rows = max((piece["most"] for piece in every), default=PIECE)
+    useful = max(1, -(-sum(piece["rows"] for piece in every) // most_rows))
     if useful > 1:
         useful *= AHEAD
     running: dict[Any, dict[str, Any]] = {}

@@ -169,8 +169,7 @@ def extract(
     more: dict[str, Any] = {name: str(path.resolve()) for name, path in arguments.items()}
     more |= {"label": label, "before": before and tuple(str(path.resolve()) for path in before)}
     encoded = dict.fromkeys((node.name for node in graph.node_types), 0)
-    texts = reads_texts(encoder)
-    of_all = (pieces(graph, texts), encode_piece, more, "features of all nodes", progress)
-    for piece, new in for_each_piece(*of_all, texts=texts):
+    every = pieces(graph, reads_texts(encoder))
+    for piece, new in for_each_piece(every, encode_piece, more, "features of all nodes", progress):
         encoded[piece["node_type"]] += new
     return encoded
