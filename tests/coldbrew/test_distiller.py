@@ -79,6 +79,7 @@ def within_topics(papers: int, drawn: int) -> np.ndarray:
 
 
 SAMPLED = SMALL.model_copy(update={"full_graph": 0, "batch": 16, "fanout": 3})
+WALKED = SAMPLED.model_copy(update={"teacher": "hop-wise", "hops": 2})
 MODELS = ("teacher", "mlp", "student")
 
 
@@ -111,20 +112,21 @@ def equal(one: Distiller, other: Distiller) -> bool:
     return all(torch.equal(v, weights(other)[name]) for name, v in weights(one).items())
 
 
-@pytest.mark.parametrize("settings", [SMALL, SAMPLED], ids=["whole", "sampled"])
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED, WALKED], ids=["whole", "sampled", "walked"])
 def test_one_seed_gives_equal_weights_bit_for_bit(tmp_path, settings):
     made = citations(tmp_path, some_edges())
     assert equal(trained(made, settings=settings), trained(made, settings=settings))
 
 
-def test_samples_teach_what_the_whole_graph_teaches(tmp_path):
+@pytest.mark.parametrize("settings", [SAMPLED, WALKED], ids=["sampled", "walked"])
+def test_parts_teach_what_the_whole_graph_teaches(tmp_path, settings):
     """Two camps that cite their own alone, which features do not tell: who is near whom."""
     draw = np.random.default_rng(3)
     camp = np.arange(PAPERS) % 2
     pairs = draw.integers(0, PAPERS, (900, 2))
     pairs = np.unique(pairs[camp[pairs[:, 0]] == camp[pairs[:, 1]]], axis=0)
     more = {"steps": 200, "learning_rate": 0.02, "batch": 40, "fanout": 8}
-    distiller = trained(citations(tmp_path, pairs), settings=SAMPLED.model_copy(update=more))
+    distiller = trained(citations(tmp_path, pairs), settings=settings.model_copy(update=more))
     assert distiller.sampled
     connected = distiller.connected["paper"].numpy()
     near = {}
@@ -137,7 +139,7 @@ def test_samples_teach_what_the_whole_graph_teaches(tmp_path):
 
 
 @pytest.mark.parametrize("label", [None, "paper.topic"])
-@pytest.mark.parametrize("settings", [SMALL, SAMPLED], ids=["whole", "sampled"])
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED, WALKED], ids=["whole", "sampled", "walked"])
 @pytest.mark.parametrize(("stopped", "steps"), [(0, 7), (1, 20), (2, 21)])
 def test_what_goes_on_from_a_checkpoint_learns_what_it_would_have(
     tmp_path, settings, label, stopped, steps

@@ -51,6 +51,7 @@ from isohop.coldbrew.student import Student, latent_index
 from isohop.coldbrew.tables import Table, unit
 from isohop.coldbrew.teacher import Teacher, structural_nodes
 from isohop.coldbrew.training import Training, mixed
+from isohop.coldbrew.walks import Walks
 from isohop.coldbrew.warm_start import WarmStart
 from isohop.engines.checkpoints import (
     Tensors,
@@ -118,10 +119,12 @@ class Distiller:
         edges = sum(edges.shape[1] for edges in self.visible.values())
         self.sampled = sum(inputs.counts.values()) + edges > settings.full_graph
         """Whether a step learns from a part of the graph."""
-        self._sampler = None
+        self._parts: Sampler | Walks | None = None
         if self.sampled and settings.teacher == "message-passing":
-            self._sampler = Sampler(self.unweighed, settings.fanout, settings.layers)
-        sparse = self._sampler is not None
+            self._parts = Sampler(self.unweighed, settings.fanout, settings.layers)
+        elif self.sampled and settings.teacher == "hop-wise":
+            self._parts = Walks(self.unweighed, inputs.features, settings.hops, seed)
+        sparse = self._parts is not None
         self.teacher = Teacher(inputs, self.structural, settings, self.outputs, sparse)
         self.baseline = Baseline(self)
         widths = {n: inputs.features[n].shape[1] for n in inputs.entities}
@@ -241,7 +244,7 @@ class Distiller:
     def _learner_of(self, model: str) -> Learner:
         torch.manual_seed(mixed(self.seed, 0, len(self.told)))
         if model == "teacher":
-            return ByMessages(self, self.teacher, self.settings, self._sampler)
+            return ByMessages(self, self.teacher, self.settings, self._parts)
         if model == "gcn":
             settings = self.settings.model_copy(update=PLAIN)
             nobody = {n: torch.zeros(0, dtype=torch.int64) for n in self.inputs.counts}
@@ -270,21 +273,26 @@ class Distiller:
             self.settings.steps if steps is None else steps,
             (self.seed, 1, *number),
             self.workers,
-            lambda step: self._draw((*number, step)),
+            lambda step: self._draw((*number, step), self._among(model, step)),
             score,
         )
 
-    def _draw(self, number: tuple[int, ...]) -> Batch:
+    def _among(self, model: str, step: int) -> Mapping[str, Tensor] | None:
+        """Positions of the edges that a step may ask about, where these are not all."""
+        walks = self._parts
+        return walks.left_out(step) if model == "teacher" and isinstance(walks, Walks) else None
+
+    def _draw(self, number: tuple[int, ...], among: Mapping[str, Tensor] | None) -> Batch:
         """The same on all workers, but for what each draws for itself."""
         random = torch.Generator().manual_seed(mixed(self.seed, 2, *number))
-        links = self.task.draw(random)
+        links = self.task.draw(random, among)
         nodes, labelled = self._nodes, self._labelled
         if self.sampled:
             size = self.settings.batch
             nodes = {n: ids[some_of(len(ids), size, random)] for n, ids in nodes.items()}
             labelled = labelled[some_of(len(labelled), size, random)]
         draw = np.random.default_rng([self.seed, 3, *number, self.workers.rank])
-        return Batch(links, nodes, labelled, draw)
+        return Batch(number[-1], links, nodes, labelled, draw)
 
     def _selection_score(self, model: str, told: Told) -> float:
         """Which weights are best: of those that hear of no edges by nodes without any, and where
@@ -419,6 +427,8 @@ class Distiller:
         if self._training is not None:
             parts, about = self._training.checkpoint()
             about["model"] = self._training.name
+            if isinstance(self._parts, Walks) and self._training.name == "teacher":
+                parts["walks"] = self._parts.kept()
         modules = {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}
         for name in self.told:
             parts[f"done {name}"] = modules[name].state_dict()
@@ -438,6 +448,8 @@ class Distiller:
             self.start(about["model"])
         if self._training is not None:
             self._training.resume(parts, about)
+        if isinstance(self._parts, Walks) and "walks" in parts:
+            self._parts.resume(parts["walks"])
 
     # Evaluation
 

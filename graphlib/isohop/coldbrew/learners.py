@@ -1,7 +1,8 @@
 """What each model of a distillation learns from a step, and what it says of all nodes.
 
-- *teacher*, and a plain *gcn* beside it: from messages, of the whole graph or of a sample around
-  what the step asks (`sampling.py`). The edges that are asked about pass none.
+- *teacher*, and a plain *gcn* beside it: from messages, of the whole graph, of a sample around
+  what the step asks (`sampling.py`), or of a walk that was made before (`walks.py`). The edges that
+  are asked about pass none.
 - *mlp*: the same task from features alone.
 - *student*: the same task, the teacher's vectors and, of a label that is scarce, its answers.
 - *graph-mlp*: the label alone, with a loss that knows the graph (`graph_mlp.py`).
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -27,6 +29,7 @@ from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import FeatureMLP
 from isohop.coldbrew.tables import Table, by_blocks, unit
 from isohop.coldbrew.teacher import Teacher
+from isohop.coldbrew.walks import Walks
 from isohop.engines.workers import Workers
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Batch:
     edges. ``labelled``: ids of nodes whose label it learns. Of a small graph all of them. ``draw``:
     for what workers draw for themselves."""
 
+    step: int
     links: Links
     some: Mapping[str, Tensor]
     labelled: Tensor
@@ -126,19 +130,20 @@ def label_loss(
 
 
 class ByMessages:
-    """The teacher, or a GCN. ``sampler``: None where messages pass over the whole graph."""
+    """The teacher, or a GCN. ``parts``: what it learns a large graph from; None where messages pass
+    over all of it."""
 
     def __init__(
         self,
         distiller: Distiller,
         module: Teacher,
         settings: DistillSettings,
-        sampler: Sampler | None,
+        parts: Sampler | Walks | None,
     ):
         self.module = module
         self.settings = settings
         self._of = distiller
-        self._sampler = sampler
+        self._parts = parts
 
     def loss(self, batch: Batch) -> Tensor:
         of, settings, module = self._of, self.settings, self.module
@@ -162,17 +167,24 @@ class ByMessages:
         and the penalty of its structural embeddings."""
         of, left_out = self._of, batch.links.positions
         features = of.inputs.features
-        if self._sampler is None:
+        if self._parts is None:
             weights = of.unweighed.weights(left_out)
             whole = [self.module(of.unweighed, features, weights) for _ in range(times)]
             return [Seen(None, held) for held in whole], self.module.penalty()
         some = () if of.labels is None else (of.labels.entity,)
-        asked = asked_of(of, batch, targets=True, some=some) or {}
-        seeds = {name: ids.numpy() for name, ids in asked.items()}
-        gone = {name: at.numpy() for name, at in left_out.items()}
-        sample = self._sampler.sample(seeds, gone, batch.draw)
-        looks = [self.module.of_sample(sample, features) for _ in range(times)]
-        return [Seen(sample.nodes, held) for held, _ in looks], looks[0][1]
+        nodes = asked_of(of, batch, targets=True, some=some) or {}
+        look: Callable[[], tuple[dict[str, Tensor], Tensor]]
+        if isinstance(self._parts, Walks):
+            walk = self._parts.of(batch.step, self.module)
+            look = partial(self.module.of_walk, walk, nodes, features)
+        else:
+            seeds = {name: ids.numpy() for name, ids in nodes.items()}
+            gone = {name: at.numpy() for name, at in left_out.items()}
+            sample = self._parts.sample(seeds, gone, batch.draw)
+            nodes = dict(sample.nodes)
+            look = partial(self.module.of_sample, sample, features)
+        looks = [look() for _ in range(times)]
+        return [Seen(nodes, held) for held, _ in looks], looks[0][1]
 
     def tell(self) -> Told:
         return self._of.pass_messages(self.module, self._of.unweighed, {})

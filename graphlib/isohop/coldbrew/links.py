@@ -151,10 +151,16 @@ class LinkTask:
             mass = mass * connected[query.target]
             self._cumulative[query] = torch.cumsum(mass / mass.sum(), 0)
 
-    def draw(self, random: torch.Generator) -> Links:
-        """At most a fifth of a type's edges: the rest is what they are told by."""
+    def draw(self, random: torch.Generator, among: Mapping[str, Tensor] | None = None) -> Links:
+        """At most a fifth of a type's edges: the rest is what they are told by. ``among``: by edge
+        type, positions of those that may be asked about, where they are told by the others
+        alone."""
         positions = {}
         for name in dict.fromkeys(query.edge_type for query in self._queries):
+            if among is not None:
+                some = among[name]
+                positions[name] = some[some_of(len(some), self._batch, random)]
+                continue
             count = self._edges[name].shape[1]
             size = min(self._batch, max(1, count // 5))
             positions[name] = some_of(count, size, random)

@@ -9,7 +9,7 @@ left out of a pass by weight: the structure is built once.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -178,16 +178,21 @@ class MessageGraph(RelationGraph):
         return found
 
     def hops(self, values: Table, weights: Weights, count: int) -> list[dict[str, Tensor]]:
+        """All of a `walk`."""
+        return list(self.walk(values, weights, count))
+
+    def walk(self, values: Table, weights: Weights, count: int) -> Iterator[dict[str, Tensor]]:
         """Where a walk that learns nothing is after 0, 1, ... ``count`` steps."""
         own, shares = self.step(weights)
-        walk = [dict(values)]
+        last = dict(values)
+        yield last
         for _ in range(count):
-            at = {name: own[name] * held for name, held in walk[-1].items()}
+            at = {name: own[name] * held for name, held in last.items()}
             for relation, share in zip(self.relations, shares, strict=True):
-                graph, held = self._graphs[relation.name], walk[-1][relation.source]
+                graph, held = self._graphs[relation.name], last[relation.source]
                 at[relation.target] = at[relation.target] + u_mul_e_sum(graph, held, share)
-            walk.append(at)
-        return walk
+            last = at
+            yield last
 
     def step(self, weights: Weights) -> tuple[dict[str, Tensor], list[Tensor]]:
         """What a node keeps of its own in a step of the walk, float32 (nodes, 1) by type, and what

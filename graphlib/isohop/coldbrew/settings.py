@@ -36,8 +36,8 @@ class DistillSettings(StrictModel):
     """Nodes and edges up to which a step passes messages over the whole graph. Of a larger one it
     looks at a sample, and learns from as many nodes of each entity as edges of a type."""
     fanout: int = Field(16, ge=1)
-    """Neighbours that a node hears in a sample, at most. Teachers that walk, `convolution` and
-    `hop-wise`, pass messages over the whole graph all the same."""
+    """Neighbours that a node hears in a sample, at most. `hop-wise` looks up walks instead, and
+    `convolution` passes messages over the whole graph all the same."""
     workers: int = Field(1, ge=1)
     """Processes that share each batch."""
     negatives: int = Field(256, ge=1)

@@ -14,7 +14,8 @@ messages, so that no edge helps to predict itself.
 - *hop-wise*: a walk that learns nothing carries features and E to nodes some steps away; each node
   weighs what arrives by hop (SAGN, Sun et al., 2021), and an MLP reads it. In training a random
   part of the nodes sends nothing (GRAND, Feng et al., NeurIPS 2020): a node must be told by
-  whichever of its neighbours are there.
+  whichever of its neighbours are there. Of a large graph walks are made once for many steps
+  (`walks.py`), in which all nodes send.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from isohop.coldbrew.message_passing import (
 from isohop.coldbrew.sampling import Sample
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import Table, mlp, module_key
+from isohop.coldbrew.walks import Walk
 
 IDENTITY = 0.5
 """How far weights are from the identity, over the number of their layer (GCNII's λ)."""
@@ -119,16 +121,46 @@ class Teacher(nn.Module):
     def of_sample(self, sample: Sample, features: Table) -> tuple[dict[str, Tensor], Tensor]:
         """Vectors of a sample's nodes, by its numbers; right for its seeds, and for others only
         what is heard of them. ``features``: of all nodes. And the `penalty` of these nodes."""
+        own, placed, penalty = self._some(sample.nodes, features)
+        return self.read(self.body(sample.graph, own, placed, EVEN)[-1]), penalty
+
+    def of_walk(
+        self, walk: Walk, nodes: Mapping[str, Tensor], features: Table
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Likewise of some ``nodes``, ids ascending by type, by what a walk brings them. Of the
+        hop-wise teacher."""
+        if not isinstance(self.body, HopWise):
+            raise TypeError("only the hop-wise teacher learns from walks")
+        own, placed, penalty = self._some(nodes, features)
+        return self.read(self.body.of_walk(walk, nodes, own, placed)), penalty
+
+    def _some(
+        self, nodes: Mapping[str, Tensor], features: Table
+    ) -> tuple[dict[str, Tensor], Placed, Tensor]:
+        """Of some nodes their features, what adds their structural embeddings, and the `penalty` of
+        these."""
         places = {}
-        for name, nodes in sample.nodes.items():
+        for name, ids in nodes.items():
             known = self.get_buffer(f"nodes_{module_key(name)}")
-            row = torch.searchsorted(known, nodes).clamp(max=max(0, len(known) - 1))
-            there = known[row] == nodes if len(known) else torch.zeros(len(nodes), dtype=torch.bool)
+            row = torch.searchsorted(known, ids).clamp(max=max(0, len(known) - 1))
+            there = known[row] == ids if len(known) else torch.zeros(len(ids), dtype=torch.bool)
             places[name] = torch.nonzero(there)[:, 0], row[there]
-        own = {name: features[name].index_select(0, nodes) for name, nodes in sample.nodes.items()}
-        placed = partial(self._placed, places)
-        vectors = self.read(self.body(sample.graph, own, placed, EVEN)[-1])
-        return vectors, self._penalty({name: row for name, (_, row) in places.items()})
+        own = {name: features[name].index_select(0, ids) for name, ids in nodes.items()}
+        penalty = self._penalty({name: row for name, (_, row) in places.items()})
+        return own, partial(self._placed, places), penalty
+
+    def embeddings(self) -> dict[str, Tensor]:
+        """Structural embeddings as they are now, of the first place: (their nodes, d) by type."""
+        first = self.structural[0]
+        return {name: first[module_key(name)].detach().clone() for name in self.names}
+
+    def spread(self, own: Table, counts: Mapping[str, int]) -> dict[str, Tensor]:
+        """What `embeddings` gave, of all nodes, (nodes, d) by type, 0 where one has none."""
+        found = {}
+        for name, values in own.items():
+            at = self.get_buffer(f"nodes_{module_key(name)}")
+            found[name] = torch.zeros(counts[name], values.shape[1]).index_copy(0, at, values)
+        return found
 
     def read(self, held: Table) -> dict[str, Tensor]:
         """The vectors of what nodes hold."""
@@ -178,6 +210,15 @@ class Projection(nn.Module):
             name: self.of[module_key(name)](dropout(x, self.dropout, self.training))
             for name, x in features.items()
         }
+
+    def carried(self, name: str, values: Tensor) -> Tensor:
+        """Of features of a type after a walk, beside them how much of a node they are, (…, width +
+        1): as if they had gone through a linear layer first, and then walked."""
+        layer: nn.Linear = self.of[module_key(name)]  # type: ignore[assignment]
+        read = functional.linear(
+            dropout(values[..., :-1], self.dropout, self.training), layer.weight
+        )
+        return read + values[..., -1:] * layer.bias
 
 
 def _activated(heard: Table, share: float, training: bool) -> dict[str, Tensor]:
@@ -294,14 +335,34 @@ class HopWise(nn.Module):
                 for name, values in sent.items()
             }
         walk = graph.hops(sent, weights, self.hops)
-        together = {}
-        for name in features:
+        hops = {name: torch.stack([at[name] for at in walk], 1) for name in features}
+        return [*walk, self._together(hops)]
+
+    def of_walk(
+        self, walk: Walk, nodes: Mapping[str, Tensor], features: Table, placed: Placed
+    ) -> dict[str, Tensor]:
+        """As `forward` gives at last, of some ``nodes`` and by a walk that was made before.
+        ``features``: of these nodes."""
+        own = placed(self.project(features), 0)
+        hops = {}
+        for name, ids in nodes.items():
+            arrived = torch.zeros(len(ids), self.hops, own[name].shape[1])
+            if name in walk.placed:
+                arrived = walk.placed[name][ids].float()
+            for source, rows in walk.arrived[name].items():
+                arrived = arrived + self.project.carried(source, rows[ids].float())
+            hops[name] = torch.cat([own[name][:, None], arrived], 1)
+        return self._together(hops)
+
+    def _together(self, hops: Table) -> dict[str, Tensor]:
+        """``hops``: (nodes, hops + 1, d) by type."""
+        found = {}
+        for name, held in hops.items():
             key = module_key(name)
-            hops = torch.stack([at[name] for at in walk], 1)
-            weight = torch.softmax(hops @ self.weigh[key] + self.prefer[key], 1)
-            heard = functional.relu((weight[:, :, None] * hops).sum(1))
-            together[name] = dropout(heard, self.dropout, self.training)
-        return [*walk, together]
+            weight = torch.softmax(held @ self.weigh[key] + self.prefer[key], 1)
+            heard = functional.relu((weight[:, :, None] * held).sum(1))
+            found[name] = dropout(heard, self.dropout, self.training)
+        return found
 
 
 BODIES: Mapping[str, type[MessagePassing] | type[Convolution] | type[HopWise]] = {
