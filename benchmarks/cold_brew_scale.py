@@ -6,8 +6,10 @@ The graph of `giant_scale.py`, with features that tell a node's community throug
 is measured in processes of its own, one thread, with the settings of the stage. *sampled*: each
 step from a sample of the graph, as large graphs are distilled; teacher, MLP and student with all
 that follows from them (validation, credible edges, latent neighbours, choosing), and one step of
-each. *whole*: messages over all of it; a step of the teacher. ``slope`` is that of log(time) or
-log(memory) by log(nodes + edges): 1 is in proportion.
+each. *whole*: messages over all of it; a step of the teacher. *walked* and *walking*: all steps of
+a hop-wise teacher with three hops, by walks that are made once for many steps, as large graphs are
+distilled, and by one in each step; and how well it ranks validation edges. ``slope`` is that of
+log(time) or log(memory) by log(nodes + edges): 1 is in proportion.
 
 *kernels*: a step of the teacher over the whole graph by DGL, over the same step with CSR matrices
 of torch in DGL's place, forward and backward.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,8 @@ EVERYTHING = 1 << 62
 SETTINGS = {
     "sampled": DistillSettings(full_graph=0),
     "whole": DistillSettings(full_graph=EVERYTHING),
+    "walked": DistillSettings(full_graph=0, teacher="hop-wise", hops=3),
+    "walking": DistillSettings(full_graph=EVERYTHING, teacher="hop-wise", hops=3),
 }
 
 
@@ -72,6 +77,15 @@ def measure_steps(distiller: Distiller, model: str) -> float:
 def measure_whole(folder: Path) -> dict[str, float]:
     distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS["whole"])
     return {"teacher/ms a step": measure_steps(distiller, "teacher")}
+
+
+def measure_hops(settings: str, folder: Path) -> dict[str, float]:
+    distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS[settings])
+    distiller.start("teacher")
+    clock = time.perf_counter()
+    _, validation = distiller.train(distiller.settings.steps)
+    found = {"teacher/seconds": time.perf_counter() - clock}
+    return found if validation is None else found | {"teacher/validation": validation}
 
 
 def measure_sampled(folder: Path) -> dict[str, float]:
@@ -161,6 +175,8 @@ PARTS = {
     "graph": measure_graph,
     "sampled": measure_sampled,
     "whole": measure_whole,
+    "walked": partial(measure_hops, "walked"),
+    "walking": partial(measure_hops, "walking"),
     "kernels": measure_kernels,
 }
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.giant [--quick] [--json FILE] [--only gutenberg|wordnet] [--seeds 1 2 3]
         [--encoders hashing minilm] [--settings transductive inductive] [--tuning-steps N]
-        [--keep FOLDER] [--causes] [--ablations [NAME …]] [--pecos PYTHON]
+        [--tuning-batch N] [--keep FOLDER] [--causes] [--ablations [NAME …]] [--pecos PYTHON]
 
 Gutenberg: the first letter of a work's Library of Congress class, from its title. Open English
 WordNet: the lexicographer file of a noun synset, from its definition. The label is taken out of the
@@ -14,7 +14,8 @@ TF-IDF of all words, LSA of it, the encoder with random vectors, and with its fi
 
 *hashing* is the encoder of n-grams in 256 dimensions; *minilm* that with the packaged MiniLM, in
 384. MiniLM is frozen unless ``--tuning-steps`` says otherwise: then two passes over all documents
-are learned with it frozen, and it learns in so many steps after them.
+are learned with it frozen, and it learns in so many steps of ``--tuning-batch`` documents after
+them; what a CPU can afford are 100 steps of 128.
 What a frozen model reads is the same in every run: it is read once, and its seconds, told as
 ``reading``, are part of no other figure; ``--keep`` keeps it for other calls of this benchmark.
 
@@ -64,7 +65,7 @@ from sklearn.svm import LinearSVC
 
 from isohop.giant.diagnostics import diagnose
 from isohop.giant.documents import FIELD_END
-from isohop.giant.encoder import Encoder, Prepared
+from isohop.giant.encoder import Encoder, Prepared, encode_all
 from isohop.giant.model_folder import packaged_minilm
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.training import Trainer, documents_of
@@ -357,7 +358,11 @@ class Comparison:
         if encoder == "minilm":
             settings = MINILM
             if self.asked.tuning_steps:
-                settings = TUNED.model_copy(update={"tuning_steps": self.asked.tuning_steps})
+                budget = {
+                    "tuning_steps": self.asked.tuning_steps,
+                    "tuning_batch": self.asked.tuning_batch or TUNED.tuning_batch,
+                }
+                settings = TUNED.model_copy(update=budget)
         name = f"{setting}/{encoder}"
         unread = encoder == "minilm" and not self.frozen.read
         clock, spent = time.monotonic(), self.frozen.spent
@@ -366,23 +371,32 @@ class Comparison:
         seconds = time.monotonic() - clock - (self.frozen.spent - spent)
         if unread:
             self.note(f"text/{encoder}/reading", self.frozen.seconds)
-        rows = trainer.index.rows(self.task.entity)
-        self.probe(f"{name}/directions", trainer.encode()[rows], split)
+        self.probe(f"{name}/directions", self.features(trainer), split)
         causes = self.asked.causes and seed == self.asked.seeds[0]
         for share in THIRDS if causes else (1,):
             clock = time.monotonic()
             trainer.train(round(share * trainer.steps) - trainer.done)
             seconds += time.monotonic() - clock
             if share < 1:
-                accuracy = probed(trainer.encode()[rows], self.task.labels, split).accuracy
+                accuracy = probed(self.features(trainer), self.task.labels, split).accuracy
                 self.curve(name, trainer.done, accuracy)
         self.note(f"{name}/seconds", seconds)
-        found = self.probe(name, trainer.encode()[rows], split)
+        found = self.probe(name, self.features(trainer), split)
         if causes:
             self.curve(name, trainer.done, found.accuracy)
             self.tell_classes(name, found)
             self.tell_tree(name, trainer, holdout, seed)
         return trainer, seconds + (self.frozen.seconds if encoder == "minilm" else 0)
+
+    def features(self, trainer: Trainer) -> np.ndarray:
+        """float32 (nodes, d) of the entity, 0 where there is no label: a text model that learned
+        has to read every text anew."""
+        labelled = np.flatnonzero(self.task.labels >= 0)
+        rows = labelled + trainer.index.offset[self.task.entity]
+        encoded = encode_all(trainer.encoder, trainer.prepared[rows], trainer.node_type[rows])
+        found = np.zeros((len(self.task.labels), encoded.shape[1]), np.float32)
+        found[labelled] = encoded
+        return found
 
     def curve(self, name: str, step: int, accuracy: tuple[float, float, float]) -> None:
         for part, value in zip(("train", "validation", "test"), accuracy, strict=True):
@@ -434,8 +448,7 @@ class Comparison:
         with change():
             trainer = Trainer(self.task.graph, settings, seed, None, THREADS, holdout)
         trainer.train(trainer.steps)
-        rows = trainer.index.rows(self.task.entity)
-        self.probe(f"{setting}/{name}", trainer.encode()[rows], split)
+        self.probe(f"{setting}/{name}", self.features(trainer), split)
 
     def peer(
         self,
@@ -478,6 +491,7 @@ def main() -> None:
     parser.add_argument("--encoders", nargs="*", choices=ENCODERS, default=ENCODERS)
     parser.add_argument("--settings", nargs="+", choices=VISIBLE, default=VISIBLE)
     parser.add_argument("--tuning-steps", type=int, default=0, metavar="N", help="of MiniLM")
+    parser.add_argument("--tuning-batch", type=int, metavar="N", help="documents of such a step")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of what MiniLM has read")
     parser.add_argument("--causes", action="store_true", help="what holds an encoder back")
     parser.add_argument("--ablations", nargs="*", choices=ABLATIONS)
