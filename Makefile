@@ -2,7 +2,7 @@
 # make test   every test, but for those of
 # make test-airflow   DAGs, in an environment of Airflow's own
 # make test-clusters  Spark's and Ray's clusters, of real processes on loopback; needs Java
-# make test-faults    what is killed, cut off or full in the middle of a run
+# make test-faults    what is killed, cut off or full in the middle of a run; Java for one of them
 # Each sets up what it needs: Python 3.11, make and a C compiler are enough.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

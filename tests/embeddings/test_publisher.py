@@ -9,7 +9,6 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -234,20 +233,3 @@ def test_racing_publishers_never_overwrite_each_other(embeddings, tmp_path):
     for run, version in said.items():
         assert read_manifest(tmp_path, version=version).run == f"run-{run}"
         assert read_embeddings(tmp_path, "station", version=version, verify=True).num_rows == 3
-
-
-def test_a_reader_always_finds_a_whole_version_while_others_publish(embeddings, tmp_path):
-    publish(embeddings, tmp_path, "shop", run="run-0", **SOME)
-    expected = read_embeddings(embeddings, "airport")
-    process = _start_publisher(embeddings, tmp_path, range(1, 101), keep=1)
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    seen = []
-    while process.poll() is None:
-        assert read_embeddings(tmp_path, "airport", verify=True).equals(expected)
-        seen.append(latest_version(tmp_path / "shop"))
-    process.communicate()
-    assert process.returncode == 0
-    assert seen == sorted(seen)
-    assert latest_version(tmp_path / "shop") == 101
-    assert len(np.unique(seen)) > 1

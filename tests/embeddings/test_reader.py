@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -149,3 +151,29 @@ def test_importing_the_package_loads_no_engine():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_version_that_is_replaced_between_any_two_looks_is_looked_for_again(
+    published, embeddings, publication, monkeypatch
+):
+    """Retention removes it: what is gone is no version without that entity, nor a damaged one."""
+    expected = read_embeddings(embeddings, "airport")
+    stat, left = Path.stat, 0
+
+    def late(path, **more):
+        nonlocal left
+        if "v=0" in str(path):
+            left -= 1
+            if left == 0:
+                newer = publication | {"run": f"late-{looks}", "keep": 1}
+                publish(embeddings, published, "shop", **newer)
+        return stat(path, **more)
+
+    monkeypatch.setattr(Path, "stat", late)
+    for looks in count(1):
+        left = looks
+        assert read_embeddings(published, "airport", verify=True).equals(expected)
+        if left > 0:
+            break
+    assert looks > 3
+    assert read_manifest(published).version == looks

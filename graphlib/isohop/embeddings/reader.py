@@ -243,7 +243,10 @@ def _number(version: str | int) -> int:
 def _read(
     source: Source, entity: str | None, columns: Sequence[str] | None, verify: bool
 ) -> pa.Table:
-    folders = entity_folders(source.folder)
+    if source.manifest is None:
+        folders = entity_folders(source.folder)
+    else:  # what it says stays true where the folder goes away meanwhile
+        folders = {one.name: source.folder / one.name for one in source.manifest.entities}
     if entity is None:
         if len(folders) != 1:
             shown = ", ".join(f"'{name}'" for name in folders)
