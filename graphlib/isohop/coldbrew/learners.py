@@ -53,9 +53,9 @@ class Told:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step learns from. ``some``: by entity, ids of nodes of which it learns whatever their
-    edges. ``labelled``: ids of nodes whose label it learns. Of a small graph all of them. ``draw``:
-    for what workers draw for themselves."""
+    """What the ``step`` of that number learns from. ``some``: by entity, ids of nodes of which it
+    learns whatever their edges. ``labelled``: ids of nodes whose label it learns. Of a small graph
+    all of them. ``draw``: for what workers draw for themselves."""
 
     step: int
     links: Links
