@@ -360,7 +360,7 @@ class Comparison:
             if self.asked.tuning_steps:
                 budget = {
                     "tuning_steps": self.asked.tuning_steps,
-                    "tuning_batch": self.asked.tuning_batch or TUNED.tuning_batch,
+                    "tuning_batch": self.asked.tuning_batch,
                 }
                 settings = TUNED.model_copy(update=budget)
         name = f"{setting}/{encoder}"
@@ -491,7 +491,13 @@ def main() -> None:
     parser.add_argument("--encoders", nargs="*", choices=ENCODERS, default=ENCODERS)
     parser.add_argument("--settings", nargs="+", choices=VISIBLE, default=VISIBLE)
     parser.add_argument("--tuning-steps", type=int, default=0, metavar="N", help="of MiniLM")
-    parser.add_argument("--tuning-batch", type=int, metavar="N", help="documents of such a step")
+    parser.add_argument(
+        "--tuning-batch",
+        type=int,
+        default=TUNED.tuning_batch,
+        metavar="N",
+        help="documents of such a step",
+    )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of what MiniLM has read")
     parser.add_argument("--causes", action="store_true", help="what holds an encoder back")
     parser.add_argument("--ablations", nargs="*", choices=ABLATIONS)

@@ -198,17 +198,17 @@ PUBLISHER = """
 import sys
 from pathlib import Path
 from isohop.embeddings import publish
-embeddings, published, first, last, keep = sys.argv[1:]
+embeddings, published, first, last = sys.argv[1:]
 sys.stdin.readline()
 for run in range(int(first), int(last)):
     version = publish(Path(embeddings), Path(published), "shop", run=f"run-{run}",
-                      certificate="c", fingerprints={}, keep=int(keep))
+                      certificate="c", fingerprints={}, keep=100)
     print(run, version.version, flush=True)
 """
 
 
-def _start_publisher(embeddings: Path, published: Path, runs: range, keep: int) -> subprocess.Popen:
-    arguments = [str(embeddings), str(published), str(runs.start), str(runs.stop), str(keep)]
+def _start_publisher(embeddings: Path, published: Path, runs: range) -> subprocess.Popen:
+    arguments = [str(embeddings), str(published), str(runs.start), str(runs.stop)]
     return subprocess.Popen(
         [sys.executable, "-c", PUBLISHER, *arguments],
         stdin=subprocess.PIPE,
@@ -219,7 +219,7 @@ def _start_publisher(embeddings: Path, published: Path, runs: range, keep: int) 
 
 def test_racing_publishers_never_overwrite_each_other(embeddings, tmp_path):
     runs = [range(start, start + 5) for start in (0, 5, 10)]
-    processes = [_start_publisher(embeddings, tmp_path, part, keep=100) for part in runs]
+    processes = [_start_publisher(embeddings, tmp_path, part) for part in runs]
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()

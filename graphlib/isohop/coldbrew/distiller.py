@@ -119,7 +119,7 @@ class Distiller:
         edges = sum(edges.shape[1] for edges in self.visible.values())
         self.sampled = sum(inputs.counts.values()) + edges > settings.full_graph
         """Whether a step learns from a part of the graph."""
-        self._parts: Sampler | Walks | None = None
+        self._parts: Sampler | Walks | None = None  # the teacher's, and large: until it is trained
         if self.sampled and settings.teacher == "message-passing":
             self._parts = Sampler(self.unweighed, settings.fanout, settings.layers)
         elif self.sampled and settings.teacher == "hop-wise":
@@ -273,19 +273,15 @@ class Distiller:
             self.settings.steps if steps is None else steps,
             (self.seed, 1, *number),
             self.workers,
-            lambda step: self._draw((*number, step), self._among(model, step)),
+            lambda step: self._draw((*number, step)),
             score,
         )
 
-    def _among(self, model: str, step: int) -> Mapping[str, Tensor] | None:
-        """Positions of the edges that a step may ask about, where these are not all."""
-        walks = self._parts
-        return walks.left_out(step) if model == "teacher" and isinstance(walks, Walks) else None
-
-    def _draw(self, number: tuple[int, ...], among: Mapping[str, Tensor] | None) -> Batch:
+    def _draw(self, number: tuple[int, ...]) -> Batch:
         """The same on all workers, but for what each draws for itself."""
         random = torch.Generator().manual_seed(mixed(self.seed, 2, *number))
-        links = self.task.draw(random, among)
+        walks = self._parts if isinstance(self._parts, Walks) else None
+        links = self.task.draw(random, None if walks is None else walks.left_out(number[-1]))
         nodes, labelled = self._nodes, self._labelled
         if self.sampled:
             size = self.settings.batch
@@ -330,6 +326,8 @@ class Distiller:
     def _conclude(self, model: str, learner: Learner, guess: Tensors | None = None) -> None:
         """What follows from a model's weights. ``guess``: those of MLP₁, where they are known."""
         learner.module.eval()
+        if model == "teacher":
+            self._parts = None
         with torch.no_grad():
             told = learner.tell()
             if model == "teacher":
@@ -427,7 +425,7 @@ class Distiller:
         if self._training is not None:
             parts, about = self._training.checkpoint()
             about["model"] = self._training.name
-            if isinstance(self._parts, Walks) and self._training.name == "teacher":
+            if isinstance(self._parts, Walks):
                 parts["walks"] = self._parts.kept()
         modules = {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}
         for name in self.told:
@@ -449,7 +447,7 @@ class Distiller:
         if self._training is not None:
             self._training.resume(parts, about)
         if isinstance(self._parts, Walks) and "walks" in parts:
-            self._parts.resume(parts["walks"])
+            self._parts.resume(parts["walks"], self.done)
 
     # Evaluation
 

@@ -29,8 +29,6 @@ PARTS = 10
 """Of the edges, one of which a walk goes without."""
 STEPS = 20
 """For which a walk is looked up."""
-NUMBER = " number"
-"""No name of a node type, which begins with no space."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,9 @@ class Walks:
         return self._walk
 
     def kept(self) -> Tensors:
-        """What a checkpoint needs: that walk is made anew."""
-        return {**self._own, NUMBER: torch.tensor(self._number)}
+        """What a checkpoint needs: the walk is made anew."""
+        return self._own
 
-    def resume(self, kept: Tensors) -> None:
-        self._own = {name: value for name, value in kept.items() if name != NUMBER}
-        self._number, self._walk = int(kept[NUMBER]), None
+    def resume(self, kept: Tensors, done: int) -> None:
+        """``done``: steps that were taken; the last of them had that walk."""
+        self._own, self._number = kept, (done - 1) // STEPS
