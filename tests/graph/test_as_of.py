@@ -137,6 +137,78 @@ def test_moments_are_in_utc_whatever_zone_names_them(tmp_path):
     assert list(edges.values()) == [0, 1, 1, 1]
 
 
+TEXTS = """
+database: shop
+source: {path: data}
+tables: {orders: {key: id, time: at}}
+entities: {orders: {table: orders}}
+"""
+KNOWN = ("2026-11-19", "2026-11-19T09:00:00", "2026-11-20T14:30:00+03:00")
+LATER = ("2026-11-20", "2026-11-20 12:00", "2026-11-21", "2026-11-20T11:00:00-05:00")
+UNTOLD = ("soon", None)
+whens = st.sampled_from([*KNOWN, *LATER, *UNTOLD])
+prices = st.sampled_from([7, 1250, 2.5, "n/a", "true", None])
+
+
+def write_texts(folder: Path, rows: list[dict], suffix: str) -> Path:
+    (folder / "data").mkdir(parents=True)
+    lines = [json.dumps(row) for row in rows]
+    if suffix == "csv":
+        shown = [["" if value is None else str(value) for value in row.values()] for row in rows]
+        lines = [",".join(line) for line in [["id", "price", "at"], *shown]]
+    (folder / "data" / f"orders.{suffix}").write_text("\n".join(lines), "utf-8")
+    (folder / "schema.yaml").write_text(TEXTS, "utf-8")
+    return folder / "schema.yaml"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_rows_of_texts_that_came_later_say_nothing_of_types_either(suffix):
+    """What a column of CSV or JSON holds is read off the rows that were known."""
+
+    @settings(
+        max_examples=12,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+        phases=[Phase.generate],
+    )
+    @given(st.lists(st.tuples(prices, whens), max_size=6))
+    def holds(drawn: list) -> None:
+        first = [{"id": 0, "price": 3, "at": "2026-11-18"}]
+        rows = first + [{"id": n, "price": p, "at": at} for n, (p, at) in enumerate(drawn, 1)]
+        known = first + [row for row in rows[1:] if row["at"] in KNOWN]
+        with tempfile.TemporaryDirectory() as folder:
+            whole = write_texts(Path(folder) / "whole", rows, suffix)
+            then = graph_of(write_texts(Path(folder) / "then", known, suffix), "sail")
+            as_of = graph_of(whole, "sail", NOON)
+            assert as_of.manifest.certificate == then.manifest.certificate
+            assert as_of.node_types == then.node_types
+            told = json.loads((as_of.path / "ledger.json").read_text("utf-8"))["tables"][0]
+            assert told["rows"] == len(rows)
+            assert sum(told["unused"].values()) == len(rows) - len(known)
+            untold = [row for row in rows if row["at"] in UNTOLD]
+            assert told["unused"].get("'at' does not say when it became known", 0) == len(untold)
+
+    holds()
+
+
+def test_a_text_that_is_no_time_of_the_type_that_is_stated_is_quarantined(tmp_path):
+    rows = [{"id": n, "price": 1, "at": at} for n, at in enumerate(["2026-11-18", "soon", None])]
+    file = write_texts(tmp_path, rows, "csv")
+    file.write_text(TEXTS.replace("time: at", "time: at, types: {at: date}"), "utf-8")
+    (told,) = json.loads((graph_of(file, "sail", NOON).path / "ledger.json").read_text())["tables"]
+    assert (told["used"], told["quarantined"]) == (1, {"unreadable": 1})
+    assert list(told["unused"].values()) == [1]
+
+
+@pytest.mark.parametrize("stated", ["", ", types: {at: string}"])
+def test_a_column_of_texts_of_which_none_is_a_time_is_told(tmp_path, stated):
+    rows = [{"id": n, "price": 1, "at": at} for n, at in enumerate(["18/11/2026", "soon", None])]
+    file = write_texts(tmp_path, rows, "csv")
+    file.write_text(TEXTS.replace("time: at", f"time: at{stated}"), "utf-8")
+    with pytest.raises(InvalidInput, match=r"orders\.at is string, which does not say when"):
+        build(file, tmp_path / "out", as_of=NOON)
+
+
 def test_what_is_no_time_is_told(tmp_path):
     file = write(tmp_path, [(1, "Ada", NOON.date())], [(0, 1, 1, NOON)])
     done = CliRunner().invoke(app, ["check", str(file), "--as-of", "yesterday"])

@@ -146,7 +146,7 @@ def embed_new(
             notes += more_notes
             paths = (edges.graph, edges.features, edges.model, edges.credible, matched)
             arguments |= {"run": [str(path.resolve()) for path in paths], "threads": cores}
-        counts = {"embedded": 0, "quarantined": landed.rows_read - landed.rows, "edges": 0}
+        counts = {"embedded": 0, "quarantined": landed.rejected, "edges": 0}
         what = f"new rows of '{known.name}'"
         for _, told in for_each_piece(pieces, embed_piece, arguments, what, progress, cores):
             counts = {name: count + told[name] for name, count in counts.items()}

@@ -23,6 +23,7 @@ from isohop.hops.explain import explain
 from isohop.hops.plan import Plan, make_plan
 from isohop.hops.schema_file import SchemaFile, check_columns, check_types, read_schema_file
 from isohop.hops.universal_row import needed_columns
+from isohop.relational.as_of import Known
 from isohop.relational.integrity import CleanTable, Integrity
 from isohop.relational.ledger import Ledger
 from isohop.relational.parts import united
@@ -193,7 +194,10 @@ def _land(
             if not whole:
                 columns = needed_columns(planned.schema, name, columns)
             types = {column: stated for column, stated in table.types.items() if column in columns}
-            landed[name] = planned.source.land(name, folder / name, columns, types)
+            known = None
+            if planned.as_of is not None and table.time is not None:
+                known = Known(table.time, planned.as_of)
+            landed[name] = planned.source.land(name, folder / name, columns, types, known)
             unreadable = landed[name].quarantine
             if unreadable is not None:
                 (quarantine / name).mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from sqlalchemy.engine import URL, Connection, Inspector
 
 from isohop.engines.storage import fingerprint
 from isohop.errors import InvalidInput, IsohopError, did_you_mean
+from isohop.relational.as_of import Known
 from isohop.relational.dialects import Ask, Postgres, Sqlite, SqlType, identifier
 from isohop.relational.landing import LandedTable, Landing, Notes, landing
 from isohop.relational.source import (
@@ -150,9 +151,10 @@ class DatabaseSource:
         folder: Path,
         columns: Sequence[str] | None = None,
         types: Mapping[str, str] | None = None,
+        known: Known | None = None,
     ) -> LandedTable:
-        known = known_table(table, self.tables(), self._shown)
-        chosen, stated = check_request(known, columns, types)
+        held = known_table(table, self.tables(), self._shown)
+        chosen, stated = check_request(held, columns, types)
         if stated and not self._database.takes_types:
             where = f"table '{table}', column '{min(stated)}'"
             raise unreadable(where, "the database states its type.", "Leave 'types' out.")
@@ -162,7 +164,7 @@ class DatabaseSource:
             plan = self._database.plan(clause, sql_types, stated, self._ask, arriving.notes)
             arriving.begin(plan.schema)
             statement = sa.select(*plan.selects).select_from(clause)
-            order = [sa.column(identifier(name)) for name in known.key or ()] or plan.selects
+            order = [sa.column(identifier(name)) for name in held.key or ()] or plan.selects
             line = 1
             for batch in self._rows(statement.order_by(*order)):
                 plan.land(batch, line, arriving)

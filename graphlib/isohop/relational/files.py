@@ -24,6 +24,7 @@ from typing import Literal
 
 from isohop.engines.storage import fingerprint
 from isohop.errors import InvalidInput, Problem
+from isohop.relational.as_of import Known
 from isohop.relational.json_files import JsonFile, is_description
 from isohop.relational.landing import LandedTable
 from isohop.relational.parquet_files import land_parquet, parquet_columns
@@ -98,10 +99,11 @@ class FolderSource:
         folder: Path,
         columns: Sequence[str] | None = None,
         types: Mapping[str, str] | None = None,
+        known: Known | None = None,
     ) -> LandedTable:
-        known = known_table(table, self.tables(), str(self._folder))
+        held = known_table(table, self.tables(), str(self._folder))
         files = self._files[table]
-        chosen, stated = check_request(known, columns, types)
+        chosen, stated = check_request(held, columns, types)
         mark = self.fingerprint(table)
         if files.format == "parquet":
             if stated:
@@ -109,7 +111,7 @@ class FolderSource:
                 what = "Parquet files have types of their own."
                 raise unreadable(where, what, "Leave 'types' out.")
             return land_parquet(files.paths, folder, table, chosen, mark)
-        return land_texts(self._text_file(files), folder, table, chosen, stated, mark)
+        return land_texts(self._text_file(files), folder, table, chosen, stated, mark, known)
 
     def close(self) -> None:
         pass

@@ -100,11 +100,11 @@ class Integrity:
         for name, table in landed.items():
             counted = ledger.table(name)
             counted.rows = table.rows_read
-            counted.quarantine("unreadable", table.rows_read - table.rows)
+            counted.quarantine("unreadable", table.rejected)
             for note in table.notes:
                 ledger.notes.append(f"{name}: {note}")
         if as_of is not None:
-            forget_later(tables, self.clean, as_of, ledger)
+            forget_later(tables, self.clean, landed, as_of, ledger)
 
     def check(self, name: str) -> None:
         """Keys first: null ones, then duplicates. `check_references` follows for all tables."""

@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
 
+from isohop.relational.as_of import KNOWN
 from isohop.relational.landing import Landing, json_text
 from isohop.relational.source import unreadable
 from isohop.relational.text_files import NOT_UTF8, has_escapes, open_utf8, show_escapes
@@ -61,15 +62,17 @@ class JsonFile:
             if rows.rejected:
                 reasons, lines, raw = zip(*rows.rejected, strict=True)
                 landing.reject(reasons, lines, raw)
-            columns = []
-            for name in texts.columns:
-                values = [row.get(name) for row in rows.objects]
-                kinds = set(map(type, values)) - {type(None)}
+            columns = [[row.get(name) for row in rows.objects] for name in texts.columns]
+            written = [
+                pa.array([None if v is None else _WRITTEN[type(v)](v) for v in values], pa.string())
+                for values in columns
+            ]
+            known = texts.judge(written) == KNOWN
+            for name, values in zip(texts.columns, columns, strict=True):
+                kinds = set(map(type, compress(values, known))) - {type(None)}
                 if kinds:
                     texts.restrict(name, _candidates(kinds))
-                written = [None if v is None else _WRITTEN[type(v)](v) for v in values]
-                columns.append(pa.array(written, pa.string()))
-            texts.add(columns, np.array(rows.lines, np.int64))
+            texts.add(written, np.array(rows.lines, np.int64))
 
     def _chunks(self) -> Iterator[_Rows]:
         with open_utf8(self.path) as stream:

@@ -52,7 +52,7 @@ class LandedTable:
     schema: pa.Schema
     rows: int
     rows_read: int
-    """``rows`` and the quarantined ones."""
+    """``rows``, the quarantined ones, and those of ``later`` and ``untold``."""
     quarantine: Path | None
     """Parquet file; None where every row landed."""
     notes: tuple[str, ...]
@@ -61,6 +61,15 @@ class LandedTable:
     """Columns without a single value; their type says nothing."""
     narrow: Mapping[Path, tuple[pa.Field, ...]] = field(default_factory=dict)
     """Of files used as they are, the columns stored narrower than ``schema`` says, as stored."""
+    later: int = 0
+    """Rows that did not land, as they were not known as of the moment that was asked for."""
+    untold: int = 0
+    """Likewise, as nothing says when they became known."""
+
+    @property
+    def rejected(self) -> int:
+        """Quarantined rows."""
+        return self.rows_read - self.rows - self.later - self.untold
 
 
 class Notes:
@@ -129,6 +138,7 @@ class Landing:
         self.folder = folder
         self.schema = pa.schema([])
         self.notes = Notes()
+        self.later = self.untold = 0
         self._rows: _Part | None = None
         self._rejected: _Part | None = None
         self._values = np.zeros(0, np.int64)
@@ -186,11 +196,13 @@ class Landing:
             (folder / "rows" / _PART,),
             self.schema,
             rows,
-            rows + rejected,
+            rows + rejected + self.later + self.untold,
             folder / "quarantine" / _PART if rejected else None,
             self.notes.sentences(),
             fingerprint,
             tuple(empty),
+            later=self.later,
+            untold=self.untold,
         )
 
 

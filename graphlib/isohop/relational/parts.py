@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
+from isohop.relational.as_of import Known
 from isohop.relational.database import Table
 from isohop.relational.landing import LandedTable
 from isohop.relational.source import Source, SourceColumn, SourceReference, SourceTable
@@ -76,12 +77,13 @@ class _United:
         folder: Path,
         columns: Sequence[str] | None = None,
         types: Mapping[str, str] | None = None,
+        known: Known | None = None,
     ) -> LandedTable:
         if table not in self._parts:
-            return self._source.land(table, folder, columns, types)
+            return self._source.land(table, folder, columns, types, known)
         parts = self._parts[table]
         landed = [
-            self._source.land(part, folder / f"part-{number}", columns, types)
+            self._source.land(part, folder / f"part-{number}", columns, types, known)
             for number, part in enumerate(parts)
         ]
         schema = _common_schema(table, landed)
@@ -95,7 +97,7 @@ class _United:
                 if one.schema.field(field.name).type != field.type
             }
             again = folder / f"part-{number}-again"
-            landed[number] = self._source.land(part, again, columns, stated)
+            landed[number] = self._source.land(part, again, columns, stated, known)
         return LandedTable(
             name=table,
             paths=tuple(path for one in landed for path in one.paths),
@@ -111,6 +113,8 @@ class _United:
             fingerprint=_combined(parts, [one.fingerprint for one in landed]),
             all_null=_all_null(landed),
             narrow={path: columns for one in landed for path, columns in one.narrow.items()},
+            later=sum(one.later for one in landed),
+            untold=sum(one.untold for one in landed),
         )
 
     def close(self) -> None:

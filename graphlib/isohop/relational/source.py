@@ -21,6 +21,7 @@ from isohop.engines.allowed import forbidden
 from isohop.engines.mirror import Mirror
 from isohop.engines.object_store import is_url
 from isohop.errors import InvalidInput, Problem, did_you_mean
+from isohop.relational.as_of import Known
 from isohop.relational.landing import LandedTable
 from isohop.relational.texts import TEXT_TYPES
 
@@ -134,12 +135,14 @@ class Source(Protocol):
         folder: Path,
         columns: Sequence[str] | None = None,
         types: Mapping[str, str] | None = None,
+        known: Known | None = None,
     ) -> LandedTable:
         """Make ``table`` readable by the engines, in ``folder`` where files have to be written.
 
         ``columns`` limits what is read; ``types`` states types ("string", "integer", "number",
         "boolean", "date", "timestamp") of CSV, JSON and SQLite columns, whose misfits are
-        quarantined. Raises `IsohopError` when the data cannot be read at all.
+        quarantined. ``known``: of CSV and JSON only rows that were known tell of types, and land;
+        other sources land all. Raises `IsohopError` when the data cannot be read at all.
         """
         ...
 

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from isohop.errors import InvalidInput
+from isohop.relational.as_of import Known
 from isohop.relational.landing import LandedTable, Landing, landing, raw_rows
 from isohop.relational.source import unreadable
 from isohop.relational.texts import TextTable
@@ -172,13 +173,15 @@ def land_texts(
     columns: Sequence[str],
     stated: Mapping[str, str],
     fingerprint: str,
+    known: Known | None = None,
 ) -> LandedTable:
-    """Land ``columns`` of a text file in ``folder``."""
+    """Land ``columns`` of a text file in ``folder``; rows that were ``known``, where that is
+    asked."""
     for block_bytes in _BLOCK_BYTES:
         try:
             with landing(folder) as arriving:
                 scratch = arriving.folder / "texts.arrow"
-                with TextTable(columns, stated, scratch) as texts:
+                with TextTable(columns, stated, scratch, known) as texts:
                     file.read(texts, arriving, block_bytes)
                 arriving.begin(texts.schema())
                 texts.land(arriving)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from isohop.relational.as_of import KNOWN, LATER, UNREADABLE, UNTOLD, Known
 from isohop.relational.landing import Landing, Misfits, Notes, refused
 
 TEXT_TYPES: Mapping[str, pa.DataType] = {
@@ -54,6 +55,9 @@ _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")
 _MIDNIGHT = r"[T ]00:00(:00(\.0+)?)?$"
 
+_DAY = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+_TIME = r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?$"
+"""What may be a time; whether it is one, a cast tells."""
 _ZONE = r"[T ].*(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
 _BEYOND_MICROSECONDS = r"(\.[0-9]{6})[0-9]+"
 
@@ -82,6 +86,21 @@ def read_texts(texts: pa.Array, type: str, column: str, notes: Notes) -> pa.Arra
     return _cast(texts, type, column, notes)
 
 
+def read_times(texts: pa.Array, stated: str | None) -> tuple[pa.Array, pa.Array]:
+    """Texts that say when, each for itself, of a type, ``stated`` or found: timestamp[us] in UTC,
+    NULL where one is no time; and bool, which of them name a day alone."""
+
+    def convert(part: pa.Array) -> pa.Array:
+        if stated is None:
+            return _timestamps(part)[0]
+        return read_texts(part, stated, "", Notes()).cast(pa.timestamp("us"))
+
+    texts = pc.if_else(pc.match_substring_regex(texts, _TIME), texts, None)
+    times = convert(without(texts, refused(texts, convert)))
+    days = pc.match_substring_regex(texts, _DAY) if stated is None else pa.scalar(stated == "date")
+    return times, days
+
+
 def misfits(texts: pa.Array, type: str, column: str) -> tuple[np.ndarray, list[str]]:
     """Rows whose text is not of the stated type, int64 ascending, and why."""
     rows = refused(texts, lambda part: read_texts(part, type, column, Notes()))
@@ -99,12 +118,24 @@ class TextTable:
     """Rows of texts on their way to a `Landing`: added within its ``with`` block, landed after it.
 
     ``stated`` has the types that the schema file states; the other columns' are found, among
-    ``CANDIDATES``, as the rows pass.
+    ``CANDIDATES``, as the rows pass. ``known``: where only rows that were known as of a moment may
+    tell of types, and land.
     """
 
-    def __init__(self, columns: Sequence[str], stated: Mapping[str, str], scratch: Path):
+    def __init__(
+        self,
+        columns: Sequence[str],
+        stated: Mapping[str, str],
+        scratch: Path,
+        known: Known | None = None,
+    ):
         self.columns = tuple(columns)
         self._stated = dict(stated)
+        # A column that is no time says nothing; that is told once types are known.
+        timed = known is not None and stated.get(known.column) in (None, "date", "timestamp")
+        self._known = known if timed else None
+        self._says = False
+        """Whether any row says when it became known."""
         self._candidates = {name: CANDIDATES for name in columns if name not in stated}
         self._has_values: set[str] = set()
         self._has_numbers: set[str] = set()
@@ -127,11 +158,27 @@ class TextTable:
             left = tuple(name for name in self._candidates[column] if name in candidates)
             self._candidates[column] = left
 
+    def judge(self, texts: Sequence[pa.Array]) -> np.ndarray:
+        """Which of these rows were known: `isohop.relational.as_of`, int8 (rows,)."""
+        if self._known is None:
+            return np.full(len(texts[0]), KNOWN, np.int8)
+        name = self._known.column
+        given, stated = texts[self.columns.index(name)], self._stated.get(name)
+        times, days = read_times(given, stated)
+        judged = self._known.judge(times, days)
+        if stated is not None:
+            unread = pc.and_(times.is_null(), given.is_valid())
+            judged[unread.to_numpy(zero_copy_only=False)] = UNREADABLE
+        return judged
+
     def add(self, texts: Sequence[pa.Array], lines: np.ndarray) -> None:
         """Rows: one string array a column, valid UTF-8; ``lines`` int64 (rows,)."""
+        judged = self.judge(texts)
+        known = pa.array(judged == KNOWN)
+        self._says = self._says or bool((judged != UNTOLD).any())
         for name, column in zip(self.columns, texts, strict=True):
             if name in self._candidates:
-                self._narrow(name, column.drop_null())
+                self._narrow(name, column.filter(known).drop_null())
         arrays = [*texts, pa.array(lines, pa.int64())]
         self._spill.write_batch(pa.record_batch(arrays, schema=self._schema))
 
@@ -153,7 +200,7 @@ class TextTable:
     def land(self, landing: Landing) -> None:
         """Cast what was added, batch by batch; the rows that do not fit are rejected."""
         types = self.types()
-        for texts, lines in self._batches():
+        for texts, lines in self._known_batches(landing):
             wrong = Misfits()
             columns = []
             for name, column in zip(self.columns, texts.columns, strict=True):
@@ -170,6 +217,19 @@ class TextTable:
                     columns.append(read_texts(column, type, name, landing.notes))
             batch = pa.record_batch(columns, schema=landing.schema)
             landing.sift(batch, wrong, lines, texts)
+
+    def _known_batches(self, landing: Landing) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+        """Without rows that were not known, which are counted."""
+        for texts, lines in self._batches():
+            judged = self.judge(texts.columns)
+            if self._known is not None and not self._says:
+                # Whatever it holds, it is no time: its rows land, and their type tells.
+                column = texts.column(self.columns.index(self._known.column))
+                judged[column.is_valid().to_numpy(zero_copy_only=False)] = KNOWN
+            landing.later += int((judged == LATER).sum())
+            landing.untold += int((judged == UNTOLD).sum())
+            kept = (judged == KNOWN) | (judged == UNREADABLE)
+            yield (texts, lines) if kept.all() else (texts.filter(pa.array(kept)), lines[kept])
 
     def _batches(self) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
         with pa.memory_map(str(self._scratch)) as stream:
