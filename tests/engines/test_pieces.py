@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from isohop.engines.pieces import AHEAD, MANY, PIECE, TEXTS, for_each_piece, pieces_of
+from isohop.engines import pieces
+from isohop.engines.pieces import AHEAD, MANY, PIECE, TEXTS, for_each_piece, pieces_of, rows_of
 from isohop.engines.progress import SILENT
 from isohop.engines.ray import machines, ray_session, result_of, with_cores
 
@@ -70,8 +71,27 @@ def test_pieces_are_all_rows_once_and_small_where_a_text_model_reads_them(tmp_pa
         for group, size in enumerate(sizes)
         for row in range(size)
     ]
-    assert {piece["most"] for piece in found} == {max(piece["rows"] for piece in found)} == {most}
+    assert {piece["most"] for piece in found} == {most}
+    groups = [(number, group) for number, sizes in enumerate(files) for group in range(len(sizes))]
+    for place in groups:
+        mine = [piece["rows"] for piece in found if (piece["number"], piece["group"]) == place]
+        assert max(mine) <= most
+        assert max(mine) - min(mine) <= 1
     assert all(piece["rows"] for piece in found if piece["number"] != 1)
+
+
+def test_a_piece_is_its_rows_and_no_others(tmp_path, monkeypatch):
+    """However many are read at once: what one piece takes of another's, its worker does alone."""
+    monkeypatch.setattr(pieces, "TEXTS", 64)
+    sizes = ((500, 3), (0,), (130,))
+    paths = files_of(tmp_path, *sizes)
+    for batch in (7, 50, 64, 1000):
+        monkeypatch.setattr(pieces, "BATCH", batch)
+        for piece in pieces_of(paths, texts=True):
+            tables = list(rows_of(piece, ["x"]))
+            assert all(0 < table.num_rows <= batch for table in tables)
+            found = [x for table in tables for x in table["x"].to_pylist()]
+            assert found == list(range(piece["start"], piece["start"] + piece["rows"]))
 
 
 def test_of_many_texts_there_are_not_more_pieces_but_larger_ones(tmp_path):

@@ -23,7 +23,7 @@ twice is embedded twice.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from isohop.coldbrew.new_columns import cast_columns, check_columns, quarantined
-from isohop.engines.pieces import PIECE, for_each_piece, part_name, pieces_of, rows_of
+from isohop.engines.pieces import for_each_piece, part_name, pieces_of, rows_of
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session
 from isohop.engines.storage import (
@@ -137,8 +137,7 @@ def embed_new(
         if edges is not None and linked:
             from isohop.coldbrew.new_edges import match_edges
 
-            # Each worker has the whole graph, so there is one.
-            pieces, cores = [{**piece, "batch": PIECE} for piece in pieces], all_cores()
+            cores = all_cores()  # each worker has the whole graph, so there is one
             of_run = (Graph.open(edges.graph), pieces, bundle.rows, folder / "landed" / "edges")
             with progress.task("reading their edges") as bar:
                 matched, useless, more_notes = match_edges(linked, *of_run)
@@ -281,7 +280,10 @@ class _Embedder:
         embedded = used = seen = 0
         bad: list[pa.Table] = []
         with pq.ParquetWriter(target, schema, use_dictionary=list(key)) as writer:
-            for table in rows_of(piece, bundle.rows.names):
+            tables: Iterable[pa.Table] = rows_of(piece, bundle.rows.names)
+            if self.known is not None:  # messages pass over all of it for each of them
+                tables = [pa.concat_tables(held)] if (held := list(tables)) else []
+            for table in tables:
                 rows, reasons = cast_columns(table.combine_chunks(), bundle.rows, key)
                 good = reasons == ""
                 if not good.all():

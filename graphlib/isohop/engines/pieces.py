@@ -8,7 +8,7 @@ pieces passes through the driver.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from isohop.engines.progress import Progress
 from isohop.engines.ray import ended, machines, result_of, with_cores
 
 PIECE = 1 << 16
-"""Rows of a piece. What precedes it in its row group is decoded again, which is next to nothing."""
+"""Rows of a piece, at most. What precedes it in its row group is decoded again, which is next to
+nothing."""
 TEXTS, MANY = 1 << 9, 1 << 10
 """Where a text model reads them, which takes longer than all else by far: rows that a piece has at
 least, and pieces that are enough for any number of workers to be done at the same time."""
@@ -41,9 +42,11 @@ def pieces_of(files: Sequence[Path], texts: bool = False) -> Iterator[dict[str, 
         # A file without rows is a piece, so that what comes of it has its columns.
         groups = [about.row_group(i).num_rows for i in range(about.num_row_groups)] or [0]
         for group, rows in enumerate(groups):
-            for start in range(0, max(rows, 1), most):
+            # Of one size, so that workers who have as many of them are done at the same time.
+            parts = max(1, -(-rows // most))
+            for start, end in pairwise(rows * part // parts for part in range(parts + 1)):
                 place = {"number": number, "group": group, "start": start}
-                held = {"rows": min(most, rows - start), "most": most, "batch": BATCH}
+                held = {"rows": end - start, "most": most, "batch": BATCH}
                 yield {"file": str(file), **place, **held}
 
 
@@ -59,13 +62,15 @@ def rows_of(piece: dict[str, Any], names: Sequence[str]) -> Iterator[pa.Table]:
     if not opened.num_row_groups:
         return
     row, start = 0, piece["start"]
+    end = start + piece["rows"]
     groups = [piece["group"]]
     for batch in opened.iter_batches(piece["batch"], row_groups=groups, columns=list(names)):
-        if row >= start + piece["rows"]:
+        if row >= end:
             return
-        if row >= start:
+        if row + batch.num_rows > start:
+            own = batch.slice(max(0, start - row))[: end - max(start, row)]
             # A name also selects those that continue it after a dot.
-            yield pa.table(batch.select(list(names)))
+            yield pa.table(own.select(list(names)))
         row += batch.num_rows
 
 
