@@ -194,6 +194,74 @@ def test_what_did_not_go_up_is_kept_only_where_nobody_else_wrote(bucket: str, tm
     assert (tmp_path / "here" / "x").read_text() == "1"
 
 
+@pytest.mark.parametrize("arrived", [False, True])
+@pytest.mark.parametrize("name", ["x", "new"])
+def test_an_upload_that_was_cut_off_is_nobody_elses(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, arrived: bool
+):
+    """Whether the object arrived or not: what did not go up yet stays, and goes up."""
+    mirror = Mirror(StoredFolder.of(bucket), tmp_path / "here")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "x").write_text("1")
+    mirror.push()
+    for made in (name, "work"):
+        (tmp_path / "here" / made).write_text("hours of work")
+    upload = StoredFolder.upload
+
+    def cut_off(self: StoredFolder, file: Path, named: str) -> str:
+        if named == name and arrived:
+            upload(self, file, named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr(StoredFolder, "upload", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            mirror.push(lambda made: made == name)
+    assert mirror.is_ahead()
+    mirror.push()
+    assert mirror.is_ahead()
+    assert {one.name: one.size for one in mirror.stored.objects()}.keys() == {"x", "work", name}
+    mirror.stored.put(name, b"another's")
+    assert not mirror.is_ahead()
+
+
+def test_of_an_upload_that_was_cut_off_others_may_have_written_since(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mirror = Mirror(StoredFolder.of(bucket), tmp_path / "here")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "x").write_text("1")
+    with monkeypatch.context() as cut:
+        cut.setattr(StoredFolder, "upload", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            mirror.push()
+    mirror.stored.put("x", b"another's")
+    assert not mirror.is_ahead()
+    mirror.pull()
+    assert (tmp_path / "here" / "x").read_text() == "another's"
+
+
+def test_a_copy_that_was_interrupted_goes_on(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mirror = Mirror(StoredFolder.of(bucket), tmp_path / "here")
+    for name in "abc":
+        mirror.stored.put(name, b"1")
+    download, moved = StoredFolder.download, []
+
+    def counted(self: StoredFolder, name: str, file: Path) -> None:
+        moved.append(name)
+        if len(moved) == 3:
+            raise KeyboardInterrupt
+        download(self, name, file)
+
+    monkeypatch.setattr(StoredFolder, "download", counted)
+    with pytest.raises(KeyboardInterrupt):
+        mirror.pull()
+    assert mirror.pull() == 3
+    assert moved == ["a", "b", "c", "c"]
+
+
 def test_a_copy_that_lost_a_file_is_mended_from_the_store(bucket: str):
     """Copies may be removed at any time, in part too: then nothing of them is trusted."""
     run = Run.of(StoredFolder.of(f"{bucket}/runs"), "nightly", WRITING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,29 @@ def test_what_a_killed_process_left_goes(tmp_path):
     left.mkdir()
     write(tmp_path / "a", "1")
     assert not left.exists()
+
+
+def test_who_is_killed_while_folders_change_places_loses_neither(tmp_path, monkeypatch):
+    """The old one is there again for the next call, whatever comes of that."""
+    write(tmp_path / "a", "1")
+    rename, killed = Path.rename, []
+
+    def dies(self: Path, target: Path) -> Path:
+        if killed:
+            raise KeyboardInterrupt
+        killed.append(self)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", dies)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a", "2")
+    monkeypatch.undo()
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(ZeroDivisionError), folder_atomically(tmp_path / "a"):
+        raise ZeroDivisionError
+    assert (tmp_path / "a" / "made.json").read_text("utf-8") == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_path_may_be_said_in_any_way(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ may be removed at any time.
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from isohop.engines.object_store import StoredFolder, is_url
-from isohop.engines.storage import write_text_atomically
+from isohop.engines.storage import temporary_beside, write_text_atomically
 from isohop.errors import IsohopError
 
 INDEX = ".objects.json"
-"""What a copy's files were when it was last equal to the store."""
+"""What a copy's files were when it was last equal to the store: by name the tag there, and the
+`_state` here. Of a file whose upload was begun null, the state, and the tag before."""
 _BUSY = ".objects.lock"
 
 
@@ -47,19 +49,21 @@ class Mirror:
             for name in sorted(here - there.keys()):
                 self._remove(name)
             index = {n: known for n, known in index.items() if n in found or not wanted(n)}
-            for name, one in list(there.items()):
-                file = self._file(name)
-                if name in here and index.get(name) == [one.tag, *_state(file)]:
-                    continue
-                try:
-                    self.stored.download(name, file)
-                except FileNotFoundError:  # removed since it was listed
-                    self._remove(name)
-                    index.pop(name, None)
-                    del there[name]
-                    continue
-                index[name] = [one.tag, *_state(file)]
-            self._remember(index)
+            try:
+                for name, one in list(there.items()):
+                    file = self._file(name)
+                    if name in here and index.get(name) == [one.tag, *_state(file)]:
+                        continue
+                    try:
+                        self.stored.download(name, file)
+                    except FileNotFoundError:  # removed since it was listed
+                        self._remove(name)
+                        index.pop(name, None)
+                        del there[name]
+                        continue
+                    index[name] = [one.tag, *_state(file)]
+            finally:  # what is here need not come again
+                self._remember(index)
             return len(there)
 
     def is_ahead(self) -> bool:
@@ -68,9 +72,12 @@ class Mirror:
         nothing about what should be in the store: it may be a cleaner's doing."""
         index = self._index()
         there = {one.name: one.tag for one in self.stored.objects() if _is_data(one.name)}
-        return there == {name: known[0] for name, known in index.items()} and all(
-            (self.local / name).is_file() for name in index
-        )
+        if not all((self.local / name).is_file() for name in index):
+            return False
+        for name, (tag, *_, before) in [(n, known) for n, known in index.items() if _begun(known)]:
+            if there.get(name) == before or self._is_up(name):
+                there[name] = tag  # whether it came to an end or not, nobody else wrote it
+        return there == {name: known[0] for name, known in index.items()}
 
     def push(
         self,
@@ -91,15 +98,33 @@ class Mirror:
                 del index[name]
                 self._remember(index)
             for name in sorted(here.keys() - index.keys() | (other & here.keys()), key=last):
-                index[name] = [self.stored.upload(self.local / name, name), *here[name]]
-                self._remember(index)
+                self._upload(index, name, here[name])
 
     def push_file(self, name: str) -> None:
         """One file, and nothing else."""
         with self._alone():
-            file = self._file(name)
-            state = _state(file)
-            self._remember(self._index() | {name: [self.stored.upload(file, name), *state]})
+            self._upload(self._index(), name, list(_state(self._file(name))))
+
+    def _upload(self, index: dict[str, list[Any]], name: str, state: list[Any]) -> None:
+        """A file, as it was in that ``state``. That it is begun is known before it is, so that a
+        process that is killed after it, and before it is known, leaves no riddle."""
+        before = index.get(name, [None])
+        index[name] = [None, *state, before[-1] if _begun(before) else before[0]]
+        self._remember(index)
+        index[name] = [self.stored.upload(self.local / name, name), *state]
+        self._remember(index)
+
+    def _is_up(self, name: str) -> bool:
+        """Whether what is in the store is what is here."""
+        file = self.local / name
+        other = temporary_beside(file)
+        try:
+            self.stored.download(name, other)
+            return filecmp.cmp(file, other, shallow=False)
+        except FileNotFoundError:
+            return False
+        finally:
+            other.unlink(missing_ok=True)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -163,6 +188,11 @@ def local(where: str | Path) -> Path:
 def _is_data(name: str) -> bool:
     """Names that begin with a dot are locks, claims and what is not whole."""
     return not any(part.startswith(".") and part != ".." for part in name.split("/"))
+
+
+def _begun(known: list[Any]) -> bool:
+    """Whether an upload was begun of which nobody knows whether it came to its end."""
+    return len(known) > 1 and known[0] is None
 
 
 def _state(file: Path) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from isohop.errors import IsohopError
 
 TEMPORARY = ".tmp-"
 """How the names of what is not whole begin: no reader looks at them."""
+_OLD = "-old"
 
 
 def fingerprint(path: Path) -> str:
@@ -106,10 +107,7 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
             f"{path} is there already and not what this command makes (no {made} in it), so it "
             "is not replaced. Choose a folder that does not exist yet."
         )
-    ours = re.compile(re.escape(f"{TEMPORARY}{path.name}-") + "[0-9a-f]{12}")
-    for leftover in path.parent.iterdir():
-        if ours.fullmatch(leftover.name):
-            shutil.rmtree(leftover, ignore_errors=True)
+    _tidy(path)
     temporary = temporary_beside(path)
     temporary.mkdir()
     try:
@@ -119,7 +117,7 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
         if path.exists():
-            old = temporary_beside(path)
+            old = temporary_beside(path.with_name(path.name + _OLD))
             path.rename(old)
             try:
                 temporary.rename(path)
@@ -132,6 +130,18 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _tidy(path: Path) -> None:
+    """Away with what killed processes left beside ``path``. Where one was killed between taking the
+    old folder away and having the new one there, the old one comes back."""
+    names = re.compile(re.escape(f"{TEMPORARY}{path.name}") + f"(?P<old>{_OLD})?-[0-9a-f]{{12}}")
+    for leftover in sorted(path.parent.iterdir()):
+        found = names.fullmatch(leftover.name)
+        if found and found["old"] and not path.exists():
+            leftover.rename(path)
+        elif found:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
