@@ -36,6 +36,29 @@ def test_near_numbers_share_words_and_far_ones_do_not():
     assert not near & far
 
 
+def test_a_long_text_leaves_the_others_their_room_wherever_it_stands():
+    title = "Moby Dick"
+    for name in ("abstract", "words"):
+        fields = (
+            Field(name=name, rendering="text"),
+            Field(name="price", rendering="number"),
+            Field(name="title", rendering="text"),
+        )
+        columns = {name: ["lorem ipsum " * n for n in (5, 50, 500)], "price": [12.5] * 3}
+        for found in document(fields, **columns, title=[title] * 3):
+            parts = str(found).split(FIELD_END)
+            assert title in parts
+            assert "price≈125e−1" in parts[1]
+            assert len(str(found)) <= 200
+            assert len(str(found)) > 150 or parts[0] == ("lorem ipsum " * 5).strip()
+
+
+def test_a_document_that_cannot_be_short_enough_is_cut():
+    fields = (Field(name="a" * 150, rendering="category"), Field(name="b", rendering="text"))
+    (found,) = document(fields, **{"a" * 150: ["x" * 150], "b": ["y" * 150]})
+    assert len(str(found)) == 200
+
+
 def test_the_order_of_a_list_changes_nothing():
     fields = (Field(name="a", rendering="text"),)
     column = pa.array([["x", "y"], ["y", "x"], []], pa.list_(pa.string()))

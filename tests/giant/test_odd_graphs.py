@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from isohop.giant.documents import document_fields
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.training import Trainer
 from isohop.graph.dataset import Attribute, EdgeType, Graph, GraphManifest, NodeType
@@ -44,6 +45,30 @@ def graph_of(texts: list[str | None], edges: np.ndarray, folder: Path) -> Graph:
     nodes = {"a": pa.table({"node_id": ids, "id": ids, "text": pa.array(texts, pa.string())})}
     facts = {"src": source, "dst": target, "count": np.ones(len(source), np.int64)}
     return Graph.write(folder, manifest, nodes, {"a--r--a": pa.table(facts)})
+
+
+def test_a_type_of_too_many_nodes_is_predicted_by_clusters_however_few_these_are(tmp_path):
+    """Also where the coarsest level would have more clusters than it has nodes."""
+    graph = graph_of([f"w{i % 7} x" for i in range(COUNT)], RANDOM, tmp_path / "g")
+    chosen = {"multi_scale": False, "labels": 100, "levels": (400, 4096)}
+    trainer = Trainer(graph, SETTINGS.model_copy(update=chosen), 1, None, 1)
+    (level,) = trainer.levels
+    assert 1 < len(level.vectors) <= 100
+    assert trainer.train(2)
+
+
+def test_bytes_are_no_words(tmp_path):
+    graph = graph_of(["x"] * COUNT, RANDOM, tmp_path / "g")
+    node = graph.node_type("a")
+    photo = Attribute(name="photo", kind="category", type="binary")
+    photos = pa.array([b"\xff\xd8"] * COUNT)
+    manifest = graph.manifest.model_copy(
+        update={"node_types": (node.model_copy(update={"attributes": (*node.attributes, photo)}),)}
+    )
+    nodes = {"a": graph.nodes("a").append_column("photo", photos)}
+    edges = {"a--r--a": graph.edges("a--r--a")}
+    changed = Graph.write(tmp_path / "h", manifest, nodes, edges)
+    assert [field.name for field in document_fields(changed, "a")] == ["text"]
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from isohop.engines import frames
-from isohop.graph import Graph
+from isohop.graph import Graph, dataset
+from isohop.graph.dataset import GraphManifest, NodeType
 from isohop.hops import aggregates, numbering
 
 ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
@@ -123,3 +124,16 @@ def test_facts_that_change_places_change_the_certificate(make):
     paid[0], paid[first] = paid[first], paid[0]
     swapped["buys"]["paid"] = paid
     assert make(SCHEMA, held).manifest.certificate != make(SCHEMA, swapped).manifest.certificate
+
+
+@pytest.mark.parametrize("most", [0, dataset.MOST_TEXT])
+def test_nodes_come_in_their_order_however_they_lie(tmp_path, monkeypatch, most):
+    """And however many texts they have."""
+    monkeypatch.setattr(dataset, "MOST_TEXT", most)
+    node = NodeType(name="a", key=("id",), attributes=(), count=3)
+    about = {"name": "g", "certificate": "0" * 32, "edge_types": ()}
+    manifest = GraphManifest(node_types=(node,), **about)
+    for number, order in enumerate(([0, 1, 2], [2, 0, 1])):
+        rows = pa.table({"node_id": order, "id": [f"n{n}" for n in order]})
+        graph = Graph.write(tmp_path / str(number), manifest, {"a": rows}, {})
+        assert graph.nodes("a")["id"].to_pylist() == ["n0", "n1", "n2"]

@@ -13,6 +13,7 @@ left in it. It is made of two kinds of words:
 Which columns take part:
 
 - an attribute of kind ``identifier`` does not: it tells a node apart, and that is all it tells;
+- bytes do not: they are no words;
 - a key column does where it is text: a natural key (``city``) is often the only name a node has,
   and a part of a code can carry meaning (the last letters of a tail number name the airline).
   A number as a key is a counter and stays out, and so is a key of kind ``identifier``: of many
@@ -77,9 +78,10 @@ def document_fields(graph: Graph, node_type: str, label: str | None = None) -> t
         out.add(label.removeprefix(f"{node_type}."))
     renderings: dict[str, Rendering] = {}
     for attribute in node.attributes:
-        if attribute.kind != "identifier":
-            held = _rendering(schema.field(attribute.name).type)
-            renderings[attribute.name] = "category" if attribute.kind == "category" else held
+        type_ = schema.field(attribute.name).type
+        if attribute.kind != "identifier" and not pa.types.is_binary(_element(type_)):
+            held = "category" if attribute.kind == "category" else _rendering(type_)
+            renderings[attribute.name] = held
     for key in sorted(set(node.key) - set(node.identifiers)):
         if key not in renderings and _rendering(schema.field(key).type) == "text":
             renderings[key] = "text"
@@ -91,30 +93,62 @@ def document_fields(graph: Graph, node_type: str, label: str | None = None) -> t
 def render_documents(table: pa.Table, fields: Sequence[Field], characters: int) -> pa.Array:
     """The documents of ``table``'s rows: Arrow large_string (rows,), null where missing.
 
-    Each value is cut at ``characters`` Unicode characters before anything else is done with it, and
-    so is the document.
+    Each value is cut at ``characters`` Unicode characters before anything else is done with it. Of
+    a document that is longer, the longest texts are cut until it is not; atoms stay whole, where
+    there is room for them.
     """
     if not fields or table.num_rows == 0:
         return pa.nulls(table.num_rows, pa.large_string())
-    parts = [
-        _render(table.column(field.name).combine_chunks(), field, characters) for field in fields
-    ]
+    parts = [_render(_whole(table.column(field.name)), field, characters) for field in fields]
     missing = pa.array(np.logical_and.reduce([part.is_null().to_numpy(False) for part in parts]))
     states = [
         pc.fill_null(part, f"{_words(field.name)}={MISSING}")
         for part, field in zip(parts, fields, strict=True)
     ]
+    states = _fitted(states, [field.rendering == "text" for field in fields], characters)
     joined = pc.binary_join_element_wise(*states, pa.scalar(FIELD_END, pa.large_string()))
     cut = pc.utf8_slice_codeunits(joined, 0, characters)
     return pc.if_else(missing, pa.scalar(None, pa.large_string()), cut)
 
 
+def _fitted(parts: Sequence[pa.Array], texts: Sequence[bool], characters: int) -> list[pa.Array]:
+    """Each of the ``parts`` of every row, so that together they have room, as far as that is up to
+    those that are ``texts``: all of a row at one level at most, which is lowered by an eighth."""
+    room, level = characters - len(parts) + 1, characters
+    rows = np.flatnonzero(_lengths(parts) > room)
+    if not len(rows):
+        return list(parts)
+    cut = [part.take(pa.array(rows)) for part in parts]
+    over = np.ones(len(rows), bool)
+    while level and over.any():
+        level = level * 7 // 8
+        mask = pa.array(over)
+        cut = [
+            pc.if_else(mask, pc.utf8_slice_codeunits(part, 0, level), part) if text else part
+            for part, text in zip(cut, texts, strict=True)
+        ]
+        over &= _lengths(cut) > room
+    place = np.full(len(parts[0]), -1)
+    place[rows] = np.arange(len(rows))
+    taken = pa.array(place, mask=place < 0)
+    return [pc.coalesce(some.take(taken), part) for some, part in zip(cut, parts, strict=True)]
+
+
+def _lengths(parts: Sequence[pa.Array]) -> np.ndarray:
+    """int64 (rows,): characters of all parts of a row."""
+    return np.sum([pc.utf8_length(part).to_numpy() for part in parts], axis=0)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array, however many texts it has."""
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.large_string())
+    return column.combine_chunks()
+
+
 def _rendering(held: pa.DataType) -> Rendering:
     """How a value of an Arrow type is rendered; a list's as its elements are."""
-    if pa.types.is_list(held) or pa.types.is_large_list(held):
-        return _rendering(held.value_type)
-    if pa.types.is_dictionary(held):
-        return _rendering(held.value_type)
+    held = _element(held)
     if pa.types.is_string(held) or pa.types.is_large_string(held):
         return "text"
     if pa.types.is_integer(held) or pa.types.is_floating(held) or pa.types.is_decimal(held):
@@ -122,6 +156,13 @@ def _rendering(held: pa.DataType) -> Rendering:
     if pa.types.is_date(held) or pa.types.is_timestamp(held):
         return "time"
     return "category"
+
+
+def _element(held: pa.DataType) -> pa.DataType:
+    """What lists and dictionaries of a type hold; the type itself, if it is none of these."""
+    if pa.types.is_list(held) or pa.types.is_large_list(held) or pa.types.is_dictionary(held):
+        return _element(held.value_type)
+    return held
 
 
 def _render(column: pa.Array, field: Field, characters: int) -> pa.Array:

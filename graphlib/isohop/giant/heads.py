@@ -3,8 +3,9 @@
 A head is one level of one destination type's label tree, or its nodes themselves. The loss is a
 softmax cross entropy over cosines, weighted by how many neighbours lie in a cluster (targets as
 counts, Chien et al., ICLR 2022, section 3), or the paper's squared hinge. Where a level has more
-labels than ``negatives``, those of the batch compete with a sample of the rest (Jean et al., ACL
-2015): at random, or *matcher-aware*, from the clusters that the level above finds likely.
+labels than ``negatives``, those of the batch compete with each other and, where they are fewer,
+with a random sample of the rest (Jean et al., ACL 2015); and with *matcher-aware* ones, from the
+clusters that the level above finds likely.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class Head(nn.Module):
         targets: sparse.csr_matrix,
         parents: np.ndarray | None,
         dimensions: int,
-        rows: int,
+        rows: np.ndarray,
     ):
-        """``rows``: how many nodes learn."""
+        """``rows``: int64, the nodes that learn."""
         super().__init__()
         self.target = target
         self.level = level
@@ -48,7 +49,8 @@ class Head(nn.Module):
         self.targets = targets
         self.vectors = RowTable(torch.zeros(targets.shape[1], dimensions))
         self.bias = RowTable(torch.zeros(targets.shape[1], 1))
-        self.share = np.bincount(targets.indices, minlength=targets.shape[1]) / max(rows, 1)
+        known = np.bincount(targets[rows].indices, minlength=targets.shape[1])
+        self.share = known / max(len(rows), 1)
         """How many of the nodes that learn have a label."""
         self.parents = parents
         if parents is not None:
@@ -85,18 +87,19 @@ class Head(nn.Module):
         draw: np.random.Generator,
         beam: Beam,
         workers: Workers = ALONE,
-    ) -> np.ndarray:
-        """int64, sorted: all labels, or those of the batch (``wanted``) and a sample of others."""
+    ) -> tuple[np.ndarray, int]:
+        """int64, sorted: all labels, or those of the batch (``wanted``) and a sample of others; and
+        how many of these were drawn at random."""
         count = wanted.shape[1]
         if count <= settings.negatives:
-            return np.arange(count)
+            return np.arange(count), 0
         positive = np.unique(wanted.indices)
-        more = max(0, settings.negatives - len(positive))
-        hard = 0 if self.parents is None else round(more * settings.hard_negatives)
-        parts = [positive, draw.integers(0, count, more - hard)]
+        hard = 0 if self.parents is None else round(settings.negatives * settings.hard_negatives)
+        more = max(0, settings.negatives - len(positive) - hard)
+        parts = [positive, draw.integers(0, count, more)]
         if hard:
             parts.append(workers.gathered(self._children_of(beam, hard // workers.count)))
-        return np.unique(np.concatenate(parts)).astype(np.int64)
+        return np.unique(np.concatenate(parts)).astype(np.int64), more
 
     def _children_of(self, beam: Beam, count: int) -> np.ndarray:
         """Random children of clusters that the level above finds likely for random rows."""
@@ -146,11 +149,11 @@ def loss_of(
     return logits.logsumexp(1).sum() - found
 
 
-def log_frequency(head: Head, labels: np.ndarray, settings: FeatureSettings) -> Tensor:
-    """float32 (labels,): log of the chance that a label competes in a step (Yi et al., RecSys 2019,
-    of a batch's labels and of random ones)."""
+def log_frequency(head: Head, labels: np.ndarray, batch: int, drawn: int) -> Tensor:
+    """float32 (labels,): log of the chance that a label competes in a step, as one of a ``batch``
+    of rows or of those ``drawn`` at random (Yi et al., RecSys 2019)."""
     count = len(head.share)
-    if count <= settings.negatives:
-        return torch.zeros(len(labels))
-    chance = settings.batch * head.share[labels] + settings.negatives / count
+    if len(labels) == count:
+        return torch.zeros(count)
+    chance = batch * head.share[labels] + drawn / count
     return torch.from_numpy(np.log(np.minimum(chance, 1)).astype(np.float32))

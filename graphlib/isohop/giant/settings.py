@@ -50,7 +50,8 @@ class FeatureSettings(StrictModel):
     """Processes that share every batch, each with its part of the cores or a GPU."""
     batch: int = Field(512, ge=1)
     negatives: int = Field(1024, ge=1)
-    """Labels of one level that compete in one step, at most."""
+    """Labels of one level up to which all compete in a step. Of more, those of the batch, and where
+    they are not as many, random ones beside them."""
     learning_rate: float = Field(0.05, gt=0)
     """Of the vectors of n-grams and labels; the layers above them learn at 1/25 of it."""
     weight_decay: float = Field(0.01, ge=0)
@@ -60,8 +61,8 @@ class FeatureSettings(StrictModel):
     """Inverse temperature of the softmax over cosines."""
     loss: Literal["softmax", "squared-hinge"] = "softmax"
     hard_negatives: float = Field(0.0, ge=0, le=1)
-    """Share of the sampled labels that come from clusters which the level above finds likely:
-    with ``multi_scale`` alone."""
+    """As many labels, as a share of ``negatives``, come besides from clusters which the level above
+    finds likely: with ``multi_scale`` alone."""
     log_q: bool = False
     """Whether a sampled label's logit is corrected by how often it is sampled."""
 
@@ -78,6 +79,12 @@ class FeatureSettings(StrictModel):
                 "'hard_negatives' come from likely clusters, which are predicted with "
                 "'multi_scale: true' alone"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _corrected(self) -> FeatureSettings:
+        if self.log_q and self.loss != "softmax":
+            raise ValueError("'log_q' corrects the loss 'softmax', and no other")
         return self
 
     @model_validator(mode="after")

@@ -156,6 +156,8 @@ class Trainer:
             sizes: tuple[int, ...] = ()
             if self.settings.multi_scale or not few:
                 sizes = tuple(size for size in self.settings.levels if size < count)
+            if not few and not sizes:
+                sizes = (min(self.settings.levels[0], self.settings.labels),)
             tree: list[np.ndarray] = []
             if sizes:
                 described = label_features(targets, text, text[self.index.rows(name)])
@@ -171,7 +173,7 @@ class Trainer:
             for level, clusters, scale in zip(numbers, tree, scales, strict=False):
                 parents = None if above is None else _parents(clusters, above)
                 about = (name, level, clusters, scale, parents)
-                heads[name].append(Head(*about, self.settings.dimensions, len(self.rows)))
+                heads[name].append(Head(*about, self.settings.dimensions, self.rows))
                 above = clusters
         del text
         for start in range(0, len(self.prepared), ENCODED_AT_ONCE):
@@ -293,12 +295,12 @@ class Trainer:
                 wanted = head.targets[rows]
                 if not wanted.nnz:
                     continue
-                labels = head.competing(wanted, settings, self.draw, beam, self.workers)
+                labels, drawn = head.competing(wanted, settings, self.draw, beam, self.workers)
                 wanted = wanted[share]
                 have = np.flatnonzero(np.diff(wanted.indptr))
                 asked = features[torch.from_numpy(have)]
                 logits = head.logits(asked, labels, settings.scale)
-                correction = log_frequency(head, labels, settings)
+                correction = log_frequency(head, labels, len(rows), drawn)
                 found = loss_of(logits, wanted[have][:, labels].tocoo(), correction, settings)
                 total = total + found / len(rows)
                 parts[head.level] = parts[head.level] + found.detach() / len(rows)

@@ -32,6 +32,9 @@ from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.errors import IsohopError, did_you_mean
 from isohop.hops.kinds import Kind
 
+MOST_TEXT = 1 << 31
+"""Bytes of a column of texts from which on an array cannot hold it."""
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -161,7 +164,9 @@ class Graph:
         """All nodes of a type, in the order of ``node_id``, so that row i is node i."""
         known = self.node_type(node_type)
         wanted = None if columns is None else list(dict.fromkeys(["node_id", *columns]))
-        table = _read(self.path / "nodes" / known.name, wanted).sort_by("node_id")
+        table = _read(self.path / "nodes" / known.name, wanted)
+        if not _ascends(table.column("node_id")):
+            table = _with_room(table).sort_by("node_id")
         ids = table.column("node_id").to_numpy()
         if len(ids) != known.count or not np.array_equal(ids, np.arange(len(ids))):
             raise IsohopError(
@@ -199,6 +204,20 @@ class Graph:
                     pq.write_table(table, folder / kind / name / "part-0.parquet")
             write_text_atomically(folder / "graph.json", manifest.model_dump_json(indent=1))
         return cls.open(path)
+
+
+def _ascends(ids: pa.ChunkedArray) -> bool:
+    held = ids.to_numpy()
+    return bool((held[1:] >= held[:-1]).all())
+
+
+def _with_room(table: pa.Table) -> pa.Table:
+    """With texts that may become one array, which of more than 2 GiB a plain one cannot hold."""
+    for index, field in enumerate(table.schema):
+        column = table.column(index)
+        if pa.types.is_string(field.type) and column.nbytes >= MOST_TEXT:
+            table = table.set_column(index, field.name, column.cast(pa.large_string()))
+    return table
 
 
 def _read(folder: Path, columns: list[str] | None) -> pa.Table:
