@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from isohop.engines import pieces as in_pieces
+from isohop.giant import encoder as in_blocks
 from isohop.giant.encoder import load_encoder
 from isohop.giant.inference import encode_piece, pieces
 from isohop.giant.settings import FeatureSettings
@@ -68,6 +69,17 @@ def test_features_are_the_same_for_any_layout_of_files(
     found = features(other, encoder, tmp_path / "found")
     for name, values in wanted.items():
         assert np.array_equal(found[name], values)
+
+
+def test_features_are_the_same_however_many_are_left_for_the_last_block(
+    trained, tmp_path, monkeypatch
+):
+    graph, encoder = trained
+    wanted = features(graph, encoder, tmp_path / "wanted")["book"]
+    for left in (1, 2, 5):
+        monkeypatch.setattr(in_blocks, "ENCODED_AT_ONCE", len(wanted) - left)
+        found = features(graph, encoder, tmp_path / str(left))["book"]
+        assert np.array_equal(found, wanted)
 
 
 def test_a_type_without_nodes_has_its_columns(trained, tmp_path):

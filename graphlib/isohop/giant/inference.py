@@ -126,12 +126,13 @@ def encode_rows(
 
 def encode_documents(encoder: Encoder, node_type: str, documents: pa.Array) -> np.ndarray:
     """The features of ``documents``, large_string (rows,): float32 (rows, d)."""
-    from isohop.giant.encoder import encode_all
+    from isohop.giant import encoder as of_encoder
 
-    spare = pa.nulls(max(0, FEWEST - len(documents)), pa.large_string())
+    last = len(documents) % of_encoder.ENCODED_AT_ONCE
+    spare = pa.nulls(max(0, FEWEST - last) if last else 0, pa.large_string())
     prepared = encoder.prepare(pa.concat_arrays([documents, spare]))
     types = np.full(len(prepared), encoder.node_types.index(node_type), np.int64)
-    return encode_all(encoder, prepared, types)[: len(documents)]
+    return of_encoder.encode_all(encoder, prepared, types)[: len(documents)]
 
 
 class FeatureWriter:
