@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isohop.errors import InvalidInput, IsohopError
+from isohop.giant.documents import document_fields
 from isohop.graph import Graph
 from isohop.graph.build import build, check
 from tests.graph.conftest import write_database
@@ -27,6 +28,27 @@ SHOPS = ["chain", "star", "flat", "junction"]
 
 def ledger(graph: Graph) -> dict:
     return json.loads((graph.path / "ledger.json").read_text("utf-8"))
+
+
+def test_a_part_of_a_key_that_is_another_nodes_key_is_no_name(tmp_path):
+    """An edge says it: what is held out of edges must not stand in what is read as text."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "route.csv").write_text("code\nA\nB\n")
+    (tmp_path / "data" / "stop.csv").write_text("route_code,place\nA,Rome\nB,Oslo\nA,Oslo\n")
+    (tmp_path / "schema.yaml").write_text(
+        """
+        database: bus
+        source: {path: data}
+        tables:
+          route: {key: code}
+          stop: {key: [route_code, place], references: [{columns: route_code, table: route}]}
+        entities: {route: {table: route}, stop: {table: stop}}
+        """
+    )
+    graph = build(tmp_path / "schema.yaml", tmp_path / "graph")
+    assert graph.node_type("stop").identifiers == ("route_code",)
+    assert [field.name for field in document_fields(graph, "stop")] == ["place"]
+    assert [field.name for field in document_fields(graph, "route")] == ["code"]
 
 
 def rows_of(graph: Graph, table: str) -> dict:

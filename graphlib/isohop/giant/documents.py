@@ -17,7 +17,8 @@ Which columns take part:
 - a key column does where it is text: a natural key (``city``) is often the only name a node has,
   and a part of a code can carry meaning (the last letters of a tail number name the airline).
   A number as a key is a counter and stays out, and so is a key of kind ``identifier``: of many
-  codes the digits follow from what a node is (a catalogue's sections), and would give it away;
+  codes the digits follow from what a node is (a catalogue's sections), and would give it away. A
+  part that is another node's key stays out as what is shared does;
 - an attribute that is shared does not: its value is the far end of an edge, and an edge that is
   held out must not come back in by the text;
 - the label does not.

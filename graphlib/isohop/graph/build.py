@@ -219,7 +219,9 @@ def _write_manifest(
             name=node.name,
             key=node.key,
             identifiers=tuple(
-                key for key in node.key if plan.spec(node.name, key).kind == "identifier"
+                key
+                for place, key in enumerate(node.key)
+                if plan.spec(node.name, key).kind == "identifier" or plan.refers(node.name, place)
             ),
             attributes=_attributes(folder / "nodes" / node.name, built_nodes[node.name]),
             count=built_nodes[node.name].count,

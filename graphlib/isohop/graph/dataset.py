@@ -54,7 +54,8 @@ class Attribute(_Model):
 class NodeType(_Model):
     """One node type; ``shared`` where its nodes are the values of a shared attribute.
 
-    ``identifiers``: columns of the key that tell nodes apart and nothing else of them.
+    ``identifiers``: columns of the key that tell nodes apart and nothing else of them, or that are
+    another node's key, to which an edge leads.
     """
 
     name: str

@@ -139,6 +139,16 @@ class Plan:
     def spec(self, owner: str, attribute: str) -> AttributeSpec:
         return self.schema.attributes.get(f"{owner}.{attribute}", AttributeSpec())
 
+    def refers(self, node: str, place: int) -> bool:
+        """Whether the column at a place of a node type's key is a part of another node's key, to
+        which a functional edge leads."""
+        return any(
+            source.holder[place] in source.values
+            for edge in self.functional
+            if edge.source == node
+            for source in edge.gathered.sources
+        )
+
 
 def make_plan(
     schema: SchemaFile, columns: Mapping[str, tuple[str, ...]], file_name: str = "schema file"
