@@ -10,6 +10,7 @@ import pyarrow as pa
 from isohop.graph import Graph, hold_out
 from isohop.graph.dataset import Attribute
 from isohop.graph.holdout import (
+    ANSWER,
     ASIDE,
     FEWEST_ASIDE,
     HEAD,
@@ -118,3 +119,23 @@ def test_without_a_window_times_do_not_matter(tmp_path):
     graph = timed(tmp_path, ["2020-01-01", None])
     plain = hold_out(library(tmp_path / "other"), 3)
     assert np.array_equal(hold_out(graph, 3).edges[READS], plain.edges[READS])
+
+
+def test_edges_that_tell_the_label_are_as_if_they_were_not_there(tmp_path):
+    graph = library(tmp_path / "g")
+    shelf = "book--shelf--book.shelf"
+    held = hold_out(graph, 3, "book.shelf")
+    types = tuple(edge for edge in graph.edge_types if edge.name != shelf)
+    manifest = graph.manifest.model_copy(update={"edge_types": types})
+    nodes = {node.name: graph.nodes(node.name) for node in graph.node_types}
+    rest = Graph.write(tmp_path / "rest", manifest, nodes, {READS: graph.edges(READS)})
+    without = hold_out(rest, 3)
+    assert (held.edges[shelf] == ANSWER).all()
+    assert np.array_equal(held.edges[READS], without.edges[READS])
+    for node in graph.node_types:
+        for one, other in (
+            (held.groups, without.groups),
+            (held.degree, without.degree),
+            (held.visible_degree(graph), without.visible_degree(rest)),
+        ):
+            assert np.array_equal(one[node.name], other[node.name])

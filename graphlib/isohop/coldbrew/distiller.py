@@ -173,7 +173,7 @@ class Distiller:
         entity = "" if label is None else label.rpartition(".")[0]
         begun = None if before is None else WarmStart.of(*before, graph, label)
         learned, parts = (None, None) if begun is None else (begun.learned, begun.parts)
-        holdout = hold_out(graph, seed, until=until, learned=learned)
+        holdout = hold_out(graph, seed, label, until=until, learned=learned)
         labels = None
         if label is not None:
             labels = read_labels(graph, label, holdout.groups[entity], seed, parts)

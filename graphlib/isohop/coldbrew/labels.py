@@ -20,9 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from isohop.errors import IsohopError
-from isohop.giant.targets import label_edge
 from isohop.graph import Graph
-from isohop.graph.holdout import ASIDE, ISOLATION, NEW
+from isohop.graph.holdout import ASIDE, ISOLATION, NEW, label_edge
 
 CLASSES = "classes.parquet"
 """File beside a model: the names of classes, in their order."""
