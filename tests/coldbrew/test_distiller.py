@@ -21,6 +21,7 @@ from isohop.coldbrew.embed import embed
 from isohop.coldbrew.evaluation import FEWEST
 from isohop.coldbrew.learners import Told
 from isohop.coldbrew.message_passing import MessageGraph
+from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import module_key
 from isohop.errors import IsohopError
@@ -116,6 +117,39 @@ def equal(one: Distiller, other: Distiller) -> bool:
 def test_one_seed_gives_equal_weights_bit_for_bit(tmp_path, settings):
     made = citations(tmp_path, some_edges())
     assert equal(trained(made, settings=settings), trained(made, settings=settings))
+
+
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED], ids=["whole", "sampled"])
+def test_no_edge_is_told_by_one_that_leads_back(tmp_path, monkeypatch, settings):
+    ends = some_edges()
+    made = citations(tmp_path, np.unique(np.concatenate([ends, ends[:, ::-1]]), axis=0))
+    distiller = Distiller.of(*made, settings, 1, None, 1)
+    (name,) = distiller.visible
+    pairs = distiller.visible[name].sort(0).values
+    pairs = pairs[0] * PAPERS + pairs[1]
+    asked, left_out = [], []
+
+    def told_without(of, method):
+        def told(self, *given):
+            found = given[1 if of is Sampler else 0]
+            left_out.append(torch.as_tensor(found[name]) if found else None)
+            return method(self, *given)
+
+        return told
+
+    of, method = (Sampler, "sample") if distiller.sampled else (MessageGraph, "weights")
+    monkeypatch.setattr(of, method, told_without(of, getattr(of, method)))
+    draw = distiller.task.draw
+    monkeypatch.setattr(
+        distiller.task, "draw", lambda *given: asked.append(draw(*given)) or asked[-1]
+    )
+    distiller.start("teacher")
+    distiller.train(3)
+    for links, out in zip(asked, left_out, strict=False):
+        gone = torch.zeros(len(pairs), dtype=torch.bool)
+        gone[out] = True
+        assert torch.equal(gone, torch.isin(pairs, pairs[links.positions[name]]))
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("settings", [SAMPLED, WALKED], ids=["sampled", "walked"])

@@ -2,7 +2,7 @@
 
 - *teacher*, and a plain *gcn* beside it: from messages, of the whole graph, of a sample around
   what the step asks (`sampling.py`), or of a walk that was made before (`walks.py`). The edges that
-  are asked about pass none.
+  are asked about pass none, nor do those that lead back.
 - *mlp*: the same task from features alone.
 - *student*: the same task, the teacher's vectors and, of a label that is scarce, its answers.
 - *graph-mlp*: the label alone, with a loss that knows the graph (`graph_mlp.py`).
@@ -165,7 +165,8 @@ class ByMessages:
     def _seen(self, batch: Batch, times: int) -> tuple[list[Seen], Tensor]:
         """One part of the graph, as often as it is asked for, each time under dropout of its own;
         and the penalty of its structural embeddings."""
-        of, left_out = self._of, batch.links.positions
+        of = self._of
+        left_out = of.unweighed.both_ways(batch.links.positions)
         features = of.inputs.features
         if self._parts is None:
             weights = of.unweighed.weights(left_out)

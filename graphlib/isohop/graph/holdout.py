@@ -8,7 +8,8 @@ Where edges have times, those that were first seen on a given day or later are o
 nothing learns from them, and nothing is asked about them. Of the others three things are held out
 (Zheng et al., Cold Brew, ICLR 2022, section 4, made typed):
 
-- *edges*: a random share of the visible edges of each type, to test link prediction;
+- *edges*: a random share of the visible edges of each type, to test link prediction; of two that
+  join the same nodes, one forth and one back, both or neither;
 - *isolated nodes*: of each entity, the nodes of lowest degree (ties broken by seed) have all their
   edges removed, to test how nodes without edges fare;
 - nodes *set aside*: some others, at random, have all theirs removed as well, to choose what is best
@@ -131,11 +132,18 @@ def hold_out(
     for edge in graph.edge_types:
         source, target = graph.edge_index(edge.name)
         draw = _generator(seed, "edges", edge.name).random(len(source))
+        back = None
+        if edge.source == edge.target:
+            # An edge that is seen tells the one that leads back, so both have one state.
+            back = reverses(np.stack([source, target]), graph.node_type(edge.source).count)
+            draw = draw[np.minimum(back, np.arange(len(back)))]
         state = np.full(len(source), VISIBLE, np.int8)
         state[draw < validation + test] = TEST
         state[draw < validation] = VALIDATION
         if learned is not None:
             known = learned.edges[edge.name]
+            if back is not None:
+                known = np.where(known == NEW, known[back], known)
             state = np.where(known == NEW, state, known)
         for name, ends in ((edge.source, source), (edge.target, target)):
             state[np.isin(groups[name][ends], (ISOLATION, ASIDE))] = ISOLATED
@@ -145,6 +153,15 @@ def hold_out(
             state[:] = ANSWER
         edges[edge.name] = state
     return Holdout(edges, groups, degree)
+
+
+def reverses(ends: np.ndarray, nodes: int) -> np.ndarray:
+    """int64 (edges,): of each edge between ``nodes`` of one type, (2, edges), the position of the
+    one that leads back; its own where there is none."""
+    forth, back = ends[0] * nodes + ends[1], ends[1] * nodes + ends[0]
+    order = np.argsort(forth, kind="stable")
+    at = order[np.searchsorted(forth[order], back).clip(max=max(len(order) - 1, 0))]
+    return np.where(forth[at] == back, at, np.arange(len(at)))
 
 
 def _groups(
