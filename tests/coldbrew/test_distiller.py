@@ -302,6 +302,18 @@ def test_latent_neighbours_are_heard_of_where_they_are_right(tmp_path, telling):
     assert distiller.about()["listens"] == distiller.listens
 
 
+def test_what_is_asked_is_the_same_whatever_seed_training_has(tmp_path):
+    made = citations(tmp_path, some_edges(1500, 1500), 1500)
+    one, other = (
+        Distiller.of(*made, SMALL, 1, None, 1, training_seed=seed).evaluation.on_validation()
+        for seed in (2, 3)
+    )
+    assert one
+    for mine, theirs in zip(one, other, strict=True):
+        assert np.array_equal(mine.source, theirs.source)
+        assert np.array_equal(mine.candidates, theirs.candidates)
+
+
 def test_what_is_tested_is_not_chosen_by(tmp_path):
     pairs = np.random.default_rng(2).integers(0, 800, (4000, 2))
     pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)

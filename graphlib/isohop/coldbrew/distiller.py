@@ -113,7 +113,7 @@ class Distiller:
         told = None if labels is None else (labels.entity, labels.train)
         self.structural = structural_nodes(self.graph, settings.structural_degree, told)
         self.queries = queries_of(inputs.edge_types, frozenset(inputs.entities))
-        self.evaluation = LinkEvaluation(inputs, holdout, self.graph.degrees(), seed)
+        self.evaluation = LinkEvaluation(inputs, holdout, self.graph.degrees())
         self.latent: dict[str, Tensor] = {}
         self.nearness: dict[str, Tensor] = {}
         edges = sum(edges.shape[1] for edges in self.visible.values())

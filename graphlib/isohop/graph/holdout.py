@@ -51,12 +51,13 @@ class Holdout:
 
     ``edges[name]``: int8 (edges,), in the order of `Graph.edges`. ``groups[name]``: int8 (nodes,).
     ``degree[name]``: int64 (nodes,), over all edge types and both directions, in the whole graph
-    of the window, but for what tells the label.
+    of the window, but for what tells the label. ``seed``: by which that was drawn.
     """
 
     edges: dict[str, np.ndarray]
     groups: dict[str, np.ndarray]
     degree: dict[str, np.ndarray]
+    seed: int
 
     def visible(self, edge_type: str) -> np.ndarray:
         """Boolean (edges,): the edges that training may see."""
@@ -152,7 +153,7 @@ def hold_out(
         if edge.name == telling:
             state[:] = ANSWER
         edges[edge.name] = state
-    return Holdout(edges, groups, degree)
+    return Holdout(edges, groups, degree, seed)
 
 
 def reverses(ends: np.ndarray, nodes: int) -> np.ndarray:
