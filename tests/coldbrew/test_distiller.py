@@ -24,6 +24,7 @@ from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import module_key
+from isohop.engines.workers import Workers
 from isohop.errors import IsohopError
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
 from isohop.graph.dataset import Attribute
@@ -203,6 +204,42 @@ def test_what_goes_on_from_a_checkpoint_learns_what_it_would_have(
     assert torch.equal(
         resumed.serving.told().vectors["paper"], whole.serving.told().vectors["paper"]
     )
+
+
+class Telling(Workers):
+    """One of several, who tells what it asks of the others and hears nothing of them."""
+
+    @property
+    def asked(self) -> list[tuple[str, list[torch.Size]]]:
+        return self.__dict__.setdefault("_asked", [])
+
+    def add(self, tensors):
+        self.asked.append(("add", [tensor.shape for tensor in tensors]))
+
+    def add_rows(self, gradient):
+        self.asked.append(("rows", [gradient.shape]))
+        return gradient.coalesce()
+
+
+@pytest.mark.parametrize("label", [None, "paper.topic"])
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED, WALKED], ids=["whole", "sampled", "walked"])
+def test_all_workers_ask_the_same_of_each_other_where_a_type_has_no_edges_or_a_share_nothing(
+    tmp_path, settings, label, batch
+):
+    """Or they would wait for ever."""
+    made = citations(tmp_path, some_edges())
+    asked = []
+    for rank in range(2):
+        worker = Telling(rank, 2)
+        few = settings.model_copy(update={"batch": batch})
+        distiller = Distiller.of(*made, few, 1, label, 1, workers=worker)
+        distiller.start("teacher")
+        distiller.train(3)
+        asked.append(worker.asked)
+    assert asked[0] == asked[1]
+    assert len([what for what, _ in asked[0] if what == "add"]) == 3
+    assert any(what == "rows" for what, _ in asked[0]) == distiller.sampled
 
 
 def test_a_checkpoint_between_two_models_is_one_of_neither(tmp_path):
