@@ -19,11 +19,12 @@ from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.embed import embed
 from isohop.coldbrew.evaluation import FEWEST
-from isohop.coldbrew.learners import Told
+from isohop.coldbrew.learners import BESIDE_LABEL, Told
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import module_key
+from isohop.coldbrew.teacher import Teacher
 from isohop.engines.workers import Workers
 from isohop.errors import IsohopError
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
@@ -527,6 +528,22 @@ def test_the_penalty_of_structural_embeddings_is_squared(tmp_path):
             for values in layer.values():
                 values.mul_(3)
     assert teacher.penalty().item() == pytest.approx(9 * before)
+
+
+@pytest.mark.parametrize(("label", "counts"), [(None, 1.0), ("paper.topic", BESIDE_LABEL)])
+@pytest.mark.parametrize("link_weight", [0.0, 0.2, 1.0])
+def test_the_penalty_of_structural_embeddings_counts_whatever_links_count_for(
+    tmp_path, monkeypatch, label, counts, link_weight
+):
+    made = citations(tmp_path, some_edges())
+    monkeypatch.setattr(Teacher, "penalty", lambda self: torch.tensor(7.0))
+    first = []
+    for penalty in (0.0, 0.5):
+        chosen = {"link_weight": link_weight, "structural_penalty": penalty}
+        distiller = Distiller.of(*made, SMALL.model_copy(update=chosen), 1, label, 1)
+        distiller.start("teacher")
+        first.append(distiller.train(1)[0][0])
+    assert first[1] - first[0] == pytest.approx(0.5 * 7 * counts, rel=1e-4)
 
 
 def test_a_second_class_that_training_does_not_see_is_no_class_to_learn(tmp_path):
