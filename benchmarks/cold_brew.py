@@ -90,13 +90,15 @@ FEW = DistillSettings(
     weight_decay=5e-4,
     dropout=0.5,
     link_weight=0.0,
+    structural_penalty=0.0,
     batch=1024,
 )
+WITH_LINKS = DistillSettings(steps=100, dropout=0.3, link_weight=0.05, structural_penalty=0.0025)
 SETTINGS = {
     "cora": FEW.model_copy(update={"answers": 4, "weight_decay": 1e-3}),
     "actor": FEW.model_copy(update={"teacher": "message-passing", "steps": 100}),
-    "gutenberg": DistillSettings(steps=100, dropout=0.3, link_weight=0.05),
-    "wordnet": DistillSettings(steps=100, dropout=0.3, link_weight=0.05),
+    "gutenberg": WITH_LINKS,
+    "wordnet": WITH_LINKS,
 }
 
 

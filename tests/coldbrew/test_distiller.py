@@ -19,10 +19,13 @@ from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.embed import embed
 from isohop.coldbrew.evaluation import FEWEST
-from isohop.coldbrew.learners import Told
+from isohop.coldbrew.learners import BESIDE_LABEL, Told
 from isohop.coldbrew.message_passing import MessageGraph
+from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import module_key
+from isohop.coldbrew.teacher import Teacher
+from isohop.engines.workers import Workers
 from isohop.errors import IsohopError
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
 from isohop.graph.dataset import Attribute
@@ -118,6 +121,39 @@ def test_one_seed_gives_equal_weights_bit_for_bit(tmp_path, settings):
     assert equal(trained(made, settings=settings), trained(made, settings=settings))
 
 
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED], ids=["whole", "sampled"])
+def test_no_edge_is_told_by_one_that_leads_back(tmp_path, monkeypatch, settings):
+    ends = some_edges()
+    made = citations(tmp_path, np.unique(np.concatenate([ends, ends[:, ::-1]]), axis=0))
+    distiller = Distiller.of(*made, settings, 1, None, 1)
+    (name,) = distiller.visible
+    pairs = distiller.visible[name].sort(0).values
+    pairs = pairs[0] * PAPERS + pairs[1]
+    asked, left_out = [], []
+
+    def told_without(of, method):
+        def told(self, *given):
+            found = given[1 if of is Sampler else 0]
+            left_out.append(torch.as_tensor(found[name]) if found else None)
+            return method(self, *given)
+
+        return told
+
+    of, method = (Sampler, "sample") if distiller.sampled else (MessageGraph, "weights")
+    monkeypatch.setattr(of, method, told_without(of, getattr(of, method)))
+    draw = distiller.task.draw
+    monkeypatch.setattr(
+        distiller.task, "draw", lambda *given: asked.append(draw(*given)) or asked[-1]
+    )
+    distiller.start("teacher")
+    distiller.train(3)
+    for links, out in zip(asked, left_out, strict=False):
+        gone = torch.zeros(len(pairs), dtype=torch.bool)
+        gone[out] = True
+        assert torch.equal(gone, torch.isin(pairs, pairs[links.positions[name]]))
+    assert len(asked) == 3
+
+
 @pytest.mark.parametrize("settings", [SAMPLED, WALKED], ids=["sampled", "walked"])
 def test_parts_teach_what_the_whole_graph_teaches(tmp_path, settings):
     """Two camps that cite their own alone, which features do not tell: who is near whom."""
@@ -169,6 +205,42 @@ def test_what_goes_on_from_a_checkpoint_learns_what_it_would_have(
     assert torch.equal(
         resumed.serving.told().vectors["paper"], whole.serving.told().vectors["paper"]
     )
+
+
+class Telling(Workers):
+    """One of several, who tells what it asks of the others and hears nothing of them."""
+
+    @property
+    def asked(self) -> list[tuple[str, list[torch.Size]]]:
+        return self.__dict__.setdefault("_asked", [])
+
+    def add(self, tensors):
+        self.asked.append(("add", [tensor.shape for tensor in tensors]))
+
+    def add_rows(self, gradient):
+        self.asked.append(("rows", [gradient.shape]))
+        return gradient.coalesce()
+
+
+@pytest.mark.parametrize("label", [None, "paper.topic"])
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED, WALKED], ids=["whole", "sampled", "walked"])
+def test_all_workers_ask_the_same_of_each_other_where_a_type_has_no_edges_or_a_share_nothing(
+    tmp_path, settings, label, batch
+):
+    """Or they would wait for ever."""
+    made = citations(tmp_path, some_edges())
+    asked = []
+    for rank in range(2):
+        worker = Telling(rank, 2)
+        few = settings.model_copy(update={"batch": batch})
+        distiller = Distiller.of(*made, few, 1, label, 1, workers=worker)
+        distiller.start("teacher")
+        distiller.train(3)
+        asked.append(worker.asked)
+    assert asked[0] == asked[1]
+    assert len([what for what, _ in asked[0] if what == "add"]) == 3
+    assert any(what == "rows" for what, _ in asked[0]) == distiller.sampled
 
 
 def test_a_checkpoint_between_two_models_is_one_of_neither(tmp_path):
@@ -266,6 +338,18 @@ def test_latent_neighbours_are_heard_of_where_they_are_right(tmp_path, telling):
     assert distiller.listens["paper"] == telling
     assert distiller.student.second.mlp[module_key("paper")].hears.item() == telling
     assert distiller.about()["listens"] == distiller.listens
+
+
+def test_what_is_asked_is_the_same_whatever_seed_training_has(tmp_path):
+    made = citations(tmp_path, some_edges(1500, 1500), 1500)
+    one, other = (
+        Distiller.of(*made, SMALL, 1, None, 1, training_seed=seed).evaluation.on_validation()
+        for seed in (2, 3)
+    )
+    assert one
+    for mine, theirs in zip(one, other, strict=True):
+        assert np.array_equal(mine.source, theirs.source)
+        assert np.array_equal(mine.candidates, theirs.candidates)
 
 
 def test_what_is_tested_is_not_chosen_by(tmp_path):
@@ -444,6 +528,22 @@ def test_the_penalty_of_structural_embeddings_is_squared(tmp_path):
             for values in layer.values():
                 values.mul_(3)
     assert teacher.penalty().item() == pytest.approx(9 * before)
+
+
+@pytest.mark.parametrize(("label", "counts"), [(None, 1.0), ("paper.topic", BESIDE_LABEL)])
+@pytest.mark.parametrize("link_weight", [0.0, 0.2, 1.0])
+def test_the_penalty_of_structural_embeddings_counts_whatever_links_count_for(
+    tmp_path, monkeypatch, label, counts, link_weight
+):
+    made = citations(tmp_path, some_edges())
+    monkeypatch.setattr(Teacher, "penalty", lambda self: torch.tensor(7.0))
+    first = []
+    for penalty in (0.0, 0.5):
+        chosen = {"link_weight": link_weight, "structural_penalty": penalty}
+        distiller = Distiller.of(*made, SMALL.model_copy(update=chosen), 1, label, 1)
+        distiller.start("teacher")
+        first.append(distiller.train(1)[0][0])
+    assert first[1] - first[0] == pytest.approx(0.5 * 7 * counts, rel=1e-4)
 
 
 def test_a_second_class_that_training_does_not_see_is_no_class_to_learn(tmp_path):

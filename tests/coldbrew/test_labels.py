@@ -52,6 +52,25 @@ def test_a_number_is_told_by_its_distance(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(1.7e9 + np.arange(COUNT)),  # seconds since 1970
+        pa.array(2**60 + 1 + 2**20 * np.arange(COUNT)),
+        pa.array(1e30 * np.arange(COUNT)),
+    ],
+)
+def test_numbers_are_told_apart_however_large_they_are(tmp_path, values):
+    labels = labels_of(tmp_path / "g", values, "number")
+    place = np.arange(COUNT)
+    known = place[labels.train.numpy()]
+    right = torch.from_numpy((place - known.mean()) / known.std()).float()[:, None]
+    rows = torch.arange(COUNT)
+    assert labels.losses(rows, right).dtype == torch.float32
+    assert labels.losses(rows, right).max() < 1e-6
+    assert labels.right(right, labels.test) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
     ("values", "kind", "classes"),
     [
         (pa.array([str(i % 7) for i in range(COUNT)]), "category", 7),

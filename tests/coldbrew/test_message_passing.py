@@ -26,6 +26,24 @@ def graphs(draw):
     return {"paper": papers, "author": authors, "alone": 2}, edges
 
 
+@given(graphs(), st.integers(0, 100))
+@settings(max_examples=40)
+def test_edges_that_lead_back_are_those_that_join_the_same_nodes_of_one_type(made, seed):
+    counts, edges = made
+    random = np.random.default_rng(seed)
+    some = {
+        name: torch.from_numpy(np.flatnonzero(random.random(e.shape[1]) < 0.4))
+        for name, e in edges.items()
+    }
+    found = MessageGraph(counts, TYPES, edges).both_ways(some)
+    joined = {frozenset(pair) for pair in edges[CITES][:, some[CITES]].T.tolist()}
+    expected = [at for at, pair in enumerate(edges[CITES].T.tolist()) if frozenset(pair) in joined]
+    assert sorted(set(found[CITES].tolist())) == expected
+    assert found[WROTE] is some[WROTE]
+    if len(expected) == len(some[CITES]) == edges[CITES].shape[1] == len(joined):
+        assert found[CITES] is some[CITES]
+
+
 def dense_mean(relation, counts, edges, values):
     source, target = edges.flip(0) if relation.reverse else edges
     matrix = torch.zeros(counts[relation.target], counts[relation.source])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from isohop.coldbrew.choice import Choice
-from isohop.coldbrew.distill import DistillManifest
+from isohop.coldbrew.distill import DistillManifest, read_manifest
+from isohop.coldbrew.embed import embed
 from isohop.coldbrew.known_graph import KnownGraph
 from isohop.coldbrew.message_passing import relations_of
 from isohop.coldbrew.new_edges import NO_ROW
@@ -136,6 +138,38 @@ def test_rows_with_edges_are_served_as_such_nodes_are(world, tmp_path, monkeypat
     _, without = new(world, tmp_path / "none", books(world))
     linked = degree > 0
     assert ((vectors(without) * vectors(known)).sum(1)[linked] < 0.999).mean() > 0.9
+
+
+def test_edges_that_nobody_hears_count_for_no_degree_of_a_new_row_nor_of_a_known_one(
+    world, tmp_path
+):
+    """Training saw none of their type."""
+    run = world.graph.path.parent
+    about = read_manifest(run / "model").model_copy(update={"unheard": (READS,)})
+    shutil.copytree(run / "model", tmp_path / "model")
+    (tmp_path / "model" / "distill.json").write_text(about.model_dump_json(), "utf-8")
+    shutil.copytree(run / "features", tmp_path / "features")
+    embed(
+        world.graph.path,
+        tmp_path / "features",
+        tmp_path / "model",
+        tmp_path / "embeddings",
+        student=tmp_path / "student",
+        credible=tmp_path / "credible",
+    )
+    known = read(tmp_path / "embeddings", "book")
+    parts = (tmp_path / name for name in ("features", "model", "credible"))
+    pq.write_table(books(world), tmp_path / "rows.parquet")
+    for name, table in known_edges(world).items():
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    files = {READS: tmp_path / "reads.parquet", SHELF: tmp_path / "shelf.parquet"}
+    edges = NewEdges(world.graph.path, *parts, files)
+    out = tmp_path / "out"
+    embed_new(tmp_path / "student", tmp_path / "rows.parquet", out, "book", edges=edges)
+    found = pq.read_table(out)
+    assert max(known["degree"].to_pylist()) == 1
+    for column in ("id", "degree", "source"):
+        assert found[column].to_pylist() == known[column].to_pylist()
 
 
 def test_one_file_may_hold_rows_and_edges(world, tmp_path):

@@ -73,6 +73,26 @@ def test_edges_that_lead_anywhere_are_the_least_credible():
     assert credible[elsewhere].mean() < 0.3
 
 
+def test_edges_that_lead_back_tell_nothing_of_each_other():
+    ends, _ = world(0.3)
+    ends = torch.cat([ends["a--r--a"], ends["a--r--a"].flip(0)], 1).unique(dim=1)
+    pairs = ends.sort(0).values[0] * 500 + ends.sort(0).values[1]
+    asked = []
+
+    def without(left_out):
+        out = torch.zeros(len(pairs), dtype=torch.bool)
+        out[left_out["a--r--a"]] = True
+        assert not torch.isin(pairs[out], pairs[~out]).any()
+        asked.append(out.float().mean().item())
+        return {"a": torch.ones(500, 10)}
+
+    query = Query("a--r--a", "a", "a", inverse=False)
+    with torch.no_grad():
+        score = LinkScore(("a--r--a",), 10, "distmult", 10.0)
+        credible_edges((query,), {"a--r--a": ends}, {"a": 500}, without, score, 1)
+    assert asked == pytest.approx([0.2] * 5, abs=0.03)
+
+
 def test_a_type_of_few_edges_is_not_judged():
     edges, _ = world(0.3, FEWEST - 1)
     assert judged(edges) == {}

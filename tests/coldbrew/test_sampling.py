@@ -12,6 +12,7 @@ from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.tables import module_key
 from isohop.coldbrew.teacher import Teacher, structural_nodes
 
 CITES, WRITES, SHELF = "paper--cites--paper", "paper--writes--author", "paper--shelf--shelf"
@@ -139,8 +140,8 @@ def test_a_step_changes_structural_embeddings_of_the_sample_alone():
     sample = Sampler(graph, 2, 1).sample(ids(3), {}, np.random.default_rng(1))
     vectors, penalty = teacher.of_sample(sample, features)
     (sum(v.sum() for v in vectors.values()) + penalty).backward()
-    table = teacher.structural[0]["paper"]
+    table = teacher.structural[0][module_key("paper")]
     assert table.grad.is_sparse
-    owners = teacher.get_buffer("nodes_paper")[table.grad.coalesce().indices()[0]]
+    owners = teacher.get_buffer(f"nodes_{module_key('paper')}")[table.grad.coalesce().indices()[0]]
     assert 0 < len(owners) < len(table)
     assert torch.isin(owners, sample.nodes["paper"]).all()

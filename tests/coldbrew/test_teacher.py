@@ -10,6 +10,7 @@ from torch.nn import functional
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.tables import module_key
 from isohop.coldbrew.teacher import BODIES, Teacher, structural_nodes
 
 CITES, WROTE = "paper--cites--paper", "author--wrote--paper"
@@ -35,6 +36,22 @@ def teacher(kind: str, **chosen: object) -> Teacher:
         {"teacher": kind, "dimensions": 10, "layers": 2, "hops": 3, **chosen}
     )
     return Teacher(inputs(), structural_nodes(GRAPH, 2), settings).eval()
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_type_may_have_any_name(kind):
+    """That of what a container of torch can do, too."""
+    names = [name for name in dir(torch.nn.ModuleDict) if not name.startswith("__")]
+    names += ["training", "a.b", "a%b"]
+    types = {f"{name}--{name}--{name}": (name, name) for name in names} | {"items": ("a.b", "keys")}
+    nobody = {name: torch.zeros(0, dtype=torch.int64) for name in names}
+    edges = {name: torch.zeros((2, 1), dtype=torch.int64) for name in types}
+    features = {name: torch.ones(1, 7) for name in names}
+    about = Inputs(dict.fromkeys(names, 1), types, edges, features, tuple(names))
+    settings = DistillSettings.model_validate({"teacher": kind, "dimensions": 10, "layers": 2})
+    of = Teacher(about, nobody, settings).eval()
+    graph = MessageGraph(about.counts, types, edges)
+    assert told(of, features, graph).keys() == set(names)
 
 
 def told(of: Teacher, features: dict[str, torch.Tensor], graph: MessageGraph = GRAPH):
@@ -90,7 +107,7 @@ def test_a_convolution_without_residual_is_a_gcn():
     step = looped / root[:, None] / root
     with torch.no_grad():
         first = functional.relu(step @ of.body.project(features)["paper"])
-        expected = of.body.layers["paper"][0](step @ first)
+        expected = of.body.layers[module_key("paper")][0](step @ first)
     torch.testing.assert_close(told(of, features, graph)["paper"], expected)
 
 

@@ -15,6 +15,7 @@ from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.keeping import keep_model
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.tables import module_key
 from isohop.coldbrew.training import Training
 from isohop.engines.workers import ALONE
 from isohop.errors import IsohopError
@@ -86,7 +87,8 @@ def test_nodes_that_are_known_keep_their_structural_embeddings(tmp_path, setting
     rows = []
     for distiller in (before, after):
         state = distiller.teacher.state_dict()
-        nodes, table = state["nodes_paper"].tolist(), state["structural.0.paper"]
+        key = module_key("paper")
+        nodes, table = state[f"nodes_{key}"].tolist(), state[f"structural.0.{key}"]
         rows.append(dict(zip(nodes, table.tolist(), strict=True)))
     assert rows[0].keys() & rows[1].keys()
     assert rows[1].keys() - rows[0].keys()

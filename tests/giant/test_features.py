@@ -89,6 +89,15 @@ def test_the_label_is_in_no_document_and_no_target(tmp_path):
     assert "book.shelf" not in neighbourhoods(graph, held, "book.shelf")
 
 
+def test_who_is_known_by_the_label_alone_is_as_one_without_edges(tmp_path):
+    """For features too: later stages ask about what these have not seen."""
+    graph = library(tmp_path / "g")
+    held = Trainer(graph, SMALL, 1, "book.shelf", 1).holdout
+    expected = hold_out(graph, 1, "book.shelf")
+    for name, state in held.edges.items():
+        assert np.array_equal(state, expected.edges[name])
+
+
 def test_a_graph_without_edges_gets_features_of_text_and_says_so(tmp_path):
     graph = library(tmp_path / "g", edges=False)
     manifest = extract_features(graph.path, tmp_path / "f", SMALL, 1)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import zlib
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from isohop.graph import Graph, hold_out
+from isohop.graph import EdgeType, Graph, GraphManifest, NodeType, hold_out
 from isohop.graph.dataset import Attribute
 from isohop.graph.holdout import (
+    ANSWER,
     ASIDE,
     FEWEST_ASIDE,
     HEAD,
     ISOLATED,
     ISOLATION,
     LATER,
+    NEW,
     NO_EDGES,
     TEST,
     VALIDATION,
     VISIBLE,
+    Learned,
 )
 from tests.worlds import library
 
@@ -118,3 +123,79 @@ def test_without_a_window_times_do_not_matter(tmp_path):
     graph = timed(tmp_path, ["2020-01-01", None])
     plain = hold_out(library(tmp_path / "other"), 3)
     assert np.array_equal(hold_out(graph, 3).edges[READS], plain.edges[READS])
+
+
+def test_edges_that_tell_the_label_are_as_if_they_were_not_there(tmp_path):
+    graph = library(tmp_path / "g")
+    shelf = "book--shelf--book.shelf"
+    held = hold_out(graph, 3, "book.shelf")
+    types = tuple(edge for edge in graph.edge_types if edge.name != shelf)
+    manifest = graph.manifest.model_copy(update={"edge_types": types})
+    nodes = {node.name: graph.nodes(node.name) for node in graph.node_types}
+    rest = Graph.write(tmp_path / "rest", manifest, nodes, {READS: graph.edges(READS)})
+    without = hold_out(rest, 3)
+    assert (held.edges[shelf] == ANSWER).all()
+    assert np.array_equal(held.edges[READS], without.edges[READS])
+    for node in graph.node_types:
+        for one, other in (
+            (held.groups, without.groups),
+            (held.degree, without.degree),
+            (held.visible_degree(graph), without.visible_degree(rest)),
+        ):
+            assert np.array_equal(one[node.name], other[node.name])
+
+
+CITES = "paper--cites--paper"
+
+
+def citations(path: Path, ends: np.ndarray, papers: int = 300) -> Graph:
+    table = pa.table({"src": ends[0], "dst": ends[1], "count": np.ones(len(ends[0]), np.int64)})
+    manifest = GraphManifest(
+        name="citations",
+        certificate="0" * 32,
+        node_types=(NodeType(name="paper", key=("id",), count=papers),),
+        edge_types=(EdgeType(source="paper", role="cites", target="paper", count=len(ends[0])),),
+    )
+    nodes = {"paper": pa.table({"node_id": np.arange(papers), "id": np.arange(papers)})}
+    return Graph.write(path, manifest, nodes, {CITES: table})
+
+
+def one_way(papers: int = 300) -> np.ndarray:
+    """(2, edges), none of which leads back."""
+    pairs = np.random.default_rng(5).integers(0, papers, (1500, 2))
+    return np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0).T
+
+
+def both_ways(path: Path) -> tuple[Graph, np.ndarray]:
+    """And the position of the edge that leads back, for each."""
+    ends = one_way()
+    loops = np.stack([np.arange(9), np.arange(9)])
+    ends = np.unique(np.concatenate([ends, ends[::-1], loops], 1), axis=1)
+    place = {pair: at for at, pair in enumerate(zip(*ends.tolist(), strict=True))}
+    return citations(path, ends), np.array([place[b, a] for a, b in ends.T.tolist()])
+
+
+def test_of_two_edges_that_join_the_same_nodes_both_are_seen_or_neither(tmp_path):
+    graph, back = both_ways(tmp_path / "g")
+    state = hold_out(graph, 3).edges[CITES]
+    assert np.array_equal(state, state[back])
+    assert {VISIBLE, VALIDATION, TEST} <= set(state)
+    assert (state == TEST).mean() < 0.08
+
+
+def test_an_edge_that_leads_back_along_one_that_a_model_knows_is_as_that_is(tmp_path):
+    graph, back = both_ways(tmp_path / "g")
+    before = hold_out(graph, 3).edges[CITES]
+    known = np.where(np.arange(len(back)) < back, NEW, before % ISOLATED).astype(np.int8)
+    groups = hold_out(graph, 3).groups
+    held = hold_out(graph, 4, learned=Learned(groups, {CITES: known}))
+    state = held.edges[CITES]
+    assert np.array_equal(state, state[back])
+    assert np.array_equal(state == TEST, before == TEST)
+
+
+def test_where_no_edge_leads_back_each_is_drawn_by_itself(tmp_path):
+    ends = one_way()
+    state = hold_out(citations(tmp_path / "g", ends), 3, isolated=0).edges[CITES]
+    draw = np.random.default_rng([3, *(zlib.crc32(name.encode()) for name in ("edges", CITES))])
+    assert np.array_equal(np.flatnonzero(draw.random(len(state)) < 0.1), np.flatnonzero(state))

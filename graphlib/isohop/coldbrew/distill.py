@@ -44,7 +44,7 @@ class DistillManifest(BaseModel):
     """``distill.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     seed: int
     certificate: str | None = None
     """Of the graph that it was distilled from."""

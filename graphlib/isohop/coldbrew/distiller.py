@@ -113,7 +113,7 @@ class Distiller:
         told = None if labels is None else (labels.entity, labels.train)
         self.structural = structural_nodes(self.graph, settings.structural_degree, told)
         self.queries = queries_of(inputs.edge_types, frozenset(inputs.entities))
-        self.evaluation = LinkEvaluation(inputs, holdout, self.graph.degrees(), seed)
+        self.evaluation = LinkEvaluation(inputs, holdout, self.graph.degrees())
         self.latent: dict[str, Tensor] = {}
         self.nearness: dict[str, Tensor] = {}
         edges = sum(edges.shape[1] for edges in self.visible.values())
@@ -173,7 +173,7 @@ class Distiller:
         entity = "" if label is None else label.rpartition(".")[0]
         begun = None if before is None else WarmStart.of(*before, graph, label)
         learned, parts = (None, None) if begun is None else (begun.learned, begun.parts)
-        holdout = hold_out(graph, seed, until=until, learned=learned)
+        holdout = hold_out(graph, seed, label, until=until, learned=learned)
         labels = None
         if label is not None:
             labels = read_labels(graph, label, holdout.groups[entity], seed, parts)

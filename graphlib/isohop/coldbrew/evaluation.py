@@ -90,15 +90,16 @@ class Asked:
 
 
 class LinkEvaluation:
-    """The held-out edges of a graph, drawn once and asked of every model alike."""
+    """The held-out edges of a graph, drawn once and asked of every model alike, by the seed that
+    they were held out by."""
 
-    def __init__(self, inputs: Inputs, holdout: Holdout, degree: Table, seed: int):
+    def __init__(self, inputs: Inputs, holdout: Holdout, degree: Table):
         """``degree``: of the visible edges, int64 (nodes,) by type."""
         self.degree = {name: of.numpy() for name, of in degree.items()}
         self._asked: list[Asked] = []
         for query in queries_of(inputs.edge_types, frozenset(inputs.entities)):
             edges = inputs.edges[query.edge_type].numpy()
-            draw = np.random.default_rng([seed, 40, zlib.crc32(str(query).encode())])
+            draw = np.random.default_rng([holdout.seed, 40, zlib.crc32(str(query).encode())])
             known = adjacency(query, edges, inputs.counts)
             size = min(CANDIDATES, inputs.counts[query.target])
             candidates = np.sort(draw.choice(inputs.counts[query.target], size, replace=False))

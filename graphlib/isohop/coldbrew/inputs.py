@@ -14,8 +14,8 @@ from torch import Tensor
 
 from isohop.coldbrew.tables import Table
 from isohop.errors import IsohopError
-from isohop.giant.targets import label_edge
 from isohop.graph import Graph
+from isohop.graph.holdout import label_edge
 
 
 @dataclass(frozen=True)

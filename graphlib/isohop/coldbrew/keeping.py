@@ -59,7 +59,8 @@ def keep_model(
                     shutil.copyfile(model / name, folder / name)
             _move_credible(model, folder, now, ids)
             learned = learned_from(earlier, model / HELD_OUT, now, ids)
-            held, parts = hold_out(now, manifest.seed, until=until, learned=learned), None
+            held = hold_out(now, manifest.seed, manifest.label, until=until, learned=learned)
+            parts = None
             if manifest.label is not None:
                 entity = manifest.label.rpartition(".")[0]
                 parts = parts_of_label(model / HELD_OUT, now, entity, ids)

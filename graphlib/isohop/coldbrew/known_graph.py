@@ -76,6 +76,12 @@ class KnownGraph:
             )
         return cls(inputs, manifest, teacher, judged, MessageGraph(*about, judged))
 
+    @property
+    def relations(self) -> tuple[Relation, ...]:
+        """Those that count: all where nothing was learned, else those over which messages pass."""
+        unheard = () if self.teacher is None else self.manifest.unheard
+        return tuple(one for one in self.messages.relations if one.edge_type not in unheard)
+
     def with_credible(self, credible: Table) -> KnownGraph:
         """The same, whose edges are as credible as that says."""
         inputs = self.inputs
@@ -95,7 +101,7 @@ class KnownGraph:
         self, entity: str, features: Tensor, edges: Mapping[Relation, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """As `teach`, of new rows of an entity: (rows, d) and (rows,). ``features``: float32
-        (rows, d_in). ``edges``: by the relation that brings messages to the entity, int64
+        (rows, d_in). ``edges``: by the one of `relations` that brings messages to the entity, int64
         (2, edges) of known nodes and rows. A new edge is wholly credible. Where nothing was learned
         nothing is known of a row but zeros."""
         if self.teacher is None:
@@ -104,8 +110,6 @@ class KnownGraph:
         inputs, known = self.inputs, self.inputs.counts[entity]
         together, credible = dict(inputs.edges), dict(self.credible)
         for relation, (node, row) in edges.items():
-            if relation.edge_type in self.manifest.unheard:
-                continue
             name, ends = relation.edge_type, [node, row + known]
             new = torch.stack(ends[::-1] if relation.reverse else ends)
             together[name] = torch.cat([together[name], new], 1)

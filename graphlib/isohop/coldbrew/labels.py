@@ -20,9 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from isohop.errors import IsohopError
-from isohop.giant.targets import label_edge
 from isohop.graph import Graph
-from isohop.graph.holdout import ASIDE, ISOLATION, NEW
+from isohop.graph.holdout import ASIDE, ISOLATION, NEW, label_edge
 
 CLASSES = "classes.parquet"
 """File beside a model: the names of classes, in their order."""
@@ -32,7 +31,7 @@ SHARPEN = 2.0
 
 @dataclass(frozen=True)
 class Labels:
-    """``values``: int64 (nodes,), the class of each node, -1 where there is none; or float32
+    """``values``: int64 (nodes,), the class of each node, -1 where there is none; or float64
     (nodes,), its number, NaN where there is none. ``classes``: how many there are, 0 of a number.
     ``train``, ``validation`` and ``test``: masks (nodes,) of nodes that have a label."""
 
@@ -90,8 +89,10 @@ class Labels:
         return (answers[:, 0] - self._standard(rows)).abs() <= 0.5
 
     def _standard(self, rows: Tensor) -> Tensor:
+        """float32 (rows,); of numbers that are far from 0 only once they are centred."""
         known = self.values[self.train]
-        return (self.values[rows] - known.mean()) / known.std(correction=0).clamp(min=1e-12)
+        spread = known.std(correction=0).clamp(min=1e-12)
+        return ((self.values[rows] - known.mean()) / spread).float()
 
     def agree(self, answers: Sequence[Tensor]) -> Tensor:
         """How far several answers about the same nodes, each (nodes, outputs), are from one."""
@@ -178,8 +179,9 @@ def _values(
         )
     kinds = {one.name: one.kind for one in graph.node_type(entity).attributes}
     if kinds[attribute] == "number":
-        numbers = column.cast(pa.float64()).to_numpy().astype(np.float32)
-        return np.where(np.isfinite(numbers), numbers, np.float32(np.nan)), ()
+        # Of integers beyond 2^53 the last digits go.
+        numbers = column.cast(pa.float64(), safe=False).to_numpy()
+        return np.where(np.isfinite(numbers), numbers, np.nan), ()
     encoded = pc.dictionary_encode(column.combine_chunks().cast(pa.string()))
     words = encoded.dictionary.to_pylist()
     order = np.argsort(np.array(words, object)) if words else np.zeros(0, np.int64)

@@ -2,7 +2,7 @@
 
 - *teacher*, and a plain *gcn* beside it: from messages, of the whole graph, of a sample around
   what the step asks (`sampling.py`), or of a walk that was made before (`walks.py`). The edges that
-  are asked about pass none.
+  are asked about pass none, nor do those that lead back.
 - *mlp*: the same task from features alone.
 - *student*: the same task, the teacher's vectors and, of a label that is scarce, its answers.
 - *graph-mlp*: the label alone, with a loss that knows the graph (`graph_mlp.py`).
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MATCH_WEIGHT = 0.2
 """Weight of being like the teacher, beside the teacher's own task, in the student's loss."""
+BESIDE_LABEL = 0.2
+"""Part of `structural_penalty` that counts where a label is learned too."""
 PLAIN = {"layers": 2, "initial_residual": 0.0, "answers": 1, "teacher": "convolution"}
 """A graph convolutional network as others have it: settings in place of the teacher's. It has no
 structural embeddings either."""
@@ -149,11 +151,11 @@ class ByMessages:
         of, settings, module = self._of, self.settings, self.module
         seen, penalty = self._seen(batch, settings.answers if of.labels is not None else 1)
         loss = of.task.loss(module.score, batch.links, seen[0].vectors, seen[0].vectors)
-        loss = loss + settings.structural_penalty * penalty / of.workers.count
+        penalty = settings.structural_penalty * penalty / of.workers.count
         if of.labels is None or module.classify is None:
-            return loss
+            return loss + penalty
         told = [label_loss(of.labels, of.workers, batch, one, module.classify) for one in seen]
-        loss = settings.link_weight * loss + torch.stack(told).mean()
+        loss = settings.link_weight * loss + torch.stack(told).mean() + BESIDE_LABEL * penalty
         entity = of.labels.entity
         own = batch.some[entity][of.workers.share]
         if not len(own):
@@ -165,7 +167,8 @@ class ByMessages:
     def _seen(self, batch: Batch, times: int) -> tuple[list[Seen], Tensor]:
         """One part of the graph, as often as it is asked for, each time under dropout of its own;
         and the penalty of its structural embeddings."""
-        of, left_out = self._of, batch.links.positions
+        of = self._of
+        left_out = of.unweighed.both_ways(batch.links.positions)
         features = of.inputs.features
         if self._parts is None:
             weights = of.unweighed.weights(left_out)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ import dgl
 from dgl.ops import copy_u_mean, u_mul_e_sum
 
 from isohop.coldbrew.tables import Table, module_key
+from isohop.graph.holdout import reverses
 
 TINY = 1e-12
 
@@ -143,6 +146,26 @@ class MessageGraph(RelationGraph):
         for (_, target), total in weights.sums.items():
             degree[target] += total
         return degree
+
+    @cached_property
+    def _reverses(self) -> dict[str, Tensor]:
+        """By edge type `reverses`, of those where any edge has one."""
+        found = {}
+        for relation in self.relations:
+            if relation.source == relation.target and not relation.reverse:
+                ends = self.edges[relation.edge_type].numpy()
+                back = reverses(ends, self.counts[relation.source])
+                if (back != np.arange(len(back))).any():
+                    found[relation.edge_type] = torch.from_numpy(back)
+        return found
+
+    def both_ways(self, positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By edge type positions of edges, not distinct: these, and of those that lead back."""
+        known = self._reverses
+        return {
+            name: torch.cat([at, known[name][at]]) if name in known else at
+            for name, at in positions.items()
+        }
 
     def weights(self, left_out: Mapping[str, Tensor]) -> Weights:
         """The weights of a pass. ``left_out``: edge type -> positions of edges that it leaves

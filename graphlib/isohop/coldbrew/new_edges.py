@@ -28,8 +28,8 @@ from isohop.coldbrew.new_columns import (
 )
 from isohop.engines.pieces import part_name, rows_of
 from isohop.errors import InvalidInput, Problem, did_you_mean
-from isohop.giant.targets import label_edge
 from isohop.graph import Graph
+from isohop.graph.holdout import label_edge
 from isohop.relational.files import parquet_parts
 from isohop.relational.landing import LandedTable
 from isohop.relational.parquet_files import land_parquet

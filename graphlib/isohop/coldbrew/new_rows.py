@@ -317,7 +317,7 @@ class _Embedder:
             if self.known is not None:
                 heard = {
                     relation: torch.from_numpy(np.stack(edges[relation.name]))
-                    for relation in self.known.messages.relations
+                    for relation in self.known.relations
                     if relation.name in edges
                 }
                 taught, believed = self.known.teach_new(about.name, features, heard)

@@ -1,12 +1,13 @@
 """How credible edges are, judged without anybody saying which are wrong.
 
-A fifth of the edges at a time is left out of the teacher's messages, and each edge that was left
-out is asked about: what share of random nodes of its end's type is less likely to be there? An edge
-that leads anywhere is as likely as any: its share is uniform between 0 and 1. That of a true edge
-is mostly near 1. So the density f of shares is a mixture, and of the edges at a share s a part
-f(0)/f(s) at most leads anywhere (the local false discovery rate of Efron, JASA 2004). The rest is
-how credible they are, relative to the most credible ones: where shares are uniform there is
-nothing to tell edges apart by, and all are credible.
+A fifth of the edges at a time is left out of the teacher's messages, an edge together with one that
+leads back, and each edge that was left out is asked about: what share of random nodes of its end's
+type is less likely to be there? An edge that leads anywhere is as likely as any: its share is
+uniform between 0 and 1. That of a true edge is mostly near 1. So the density f of shares is a
+mixture, and of the edges at a share s a part f(0)/f(s) at most leads anywhere (the local false
+discovery rate of Efron, JASA 2004). The rest is how credible they are, relative to the most
+credible ones: where shares are uniform there is nothing to tell edges apart by, and all are
+credible.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from isohop.coldbrew.links import LinkScore, Query
 from isohop.coldbrew.tables import Table
+from isohop.graph.holdout import reverses
 
 PARTS = 5
 RANDOM = 256
@@ -51,6 +53,10 @@ def credible_edges(
         return {}
     draw = np.random.default_rng([seed, 70])
     part = {name: draw.integers(0, PARTS, edges[name].shape[1]) for name in asked}
+    for name, query in asked.items():
+        if query.source == query.target:
+            back = reverses(edges[name].numpy(), counts[query.source])
+            part[name] = part[name][np.minimum(back, np.arange(len(back)))]
     random = {
         name: torch.from_numpy(draw.integers(0, counts[query.target], RANDOM))
         for name, query in asked.items()

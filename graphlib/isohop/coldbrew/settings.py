@@ -24,7 +24,8 @@ class DistillSettings(StrictModel):
     """Share of nodes that send nothing in a step of the hop-wise teacher."""
     initial_residual: float = Field(0.5, ge=0, lt=1)
     structural_penalty: float = Field(0.01, ge=0)
-    """η: weight of the squared norm of structural embeddings."""
+    """η: weight of the squared norm of structural embeddings; where the pipeline names a label, a
+    fifth of it counts."""
     structural_degree: int = Field(3, ge=1)
     """Nodes of fewer edges have no structural embedding: too little to learn it from. Where a label
     is learned, edges to nodes whose label training knows."""

@@ -15,8 +15,9 @@ Table = Mapping[str, Tensor]
 
 
 def module_key(name: str) -> str:
-    """A node or edge type's name as the name of a torch module, which may not contain a dot."""
-    return name.replace("%", "%25").replace(".", "%2E")
+    """A node or edge type's name as the name of a torch module, which may contain no dot and be no
+    attribute of what holds it."""
+    return "@" + name.replace("%", "%25").replace(".", "%2E")
 
 
 def unit(table: Table) -> dict[str, Tensor]:

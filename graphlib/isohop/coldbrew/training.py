@@ -111,7 +111,11 @@ class Training:
         if self._workers.count == 1:
             return
         dense = []
+        rows = {id(parameter) for parameter in _of_rows(self.learner.module)}
         for parameter in self.learner.module.parameters():
+            if id(parameter) in rows and parameter.grad is None:
+                # Of a node type that the step does not ask about, which is so on all workers.
+                continue
             gradient = gradient_of(parameter) if parameter.requires_grad else None
             if gradient is not None and gradient.is_sparse:
                 parameter.grad = self._workers.add_rows(gradient)
@@ -159,12 +163,17 @@ class Training:
             self._best = json.loads(about["best"]), dict(parts["best"])
 
 
+def _of_rows(module: nn.Module) -> list[nn.Parameter]:
+    """Structural embeddings, where a step touches few of them and gradients are sparse."""
+    if isinstance(module, Teacher) and module.sampled:
+        return list(module.structural.parameters())
+    return []
+
+
 def _optimisers(module: nn.Module, settings: DistillSettings) -> list[torch.optim.Optimizer]:
     """Adam; of structural embeddings that a step touches few of, an Adam of their own."""
     rate = settings.learning_rate
-    sparse: list[nn.Parameter] = []
-    if isinstance(module, Teacher) and module.sampled:
-        sparse += module.structural.parameters()
+    sparse = _of_rows(module)
     own = {id(parameter) for parameter in sparse}
     dense = [p for p in module.parameters() if p.requires_grad and id(p) not in own]
     found: list[torch.optim.Optimizer] = [

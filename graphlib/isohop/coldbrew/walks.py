@@ -86,7 +86,8 @@ class Walks:
         self._walk: Walk | None = None
 
     def left_out(self, step: int) -> dict[str, Tensor]:
-        """By edge type, positions of the edges that it goes without: at least one."""
+        """By edge type, positions of the edges that may be asked about: at least one. The walk goes
+        without them, and without those that lead back."""
         found = {}
         for name, order in self._order.items():
             parts = max(1, min(PARTS, len(order)))
@@ -100,7 +101,8 @@ class Walks:
             self._walk = None  # there is no room for two
         if self._walk is None:
             about = self._features, teacher.spread(self._own, self._graph.counts)
-            weights = self._graph.weights(self.left_out(step))
+            left_out = self._graph.both_ways(self.left_out(step))
+            weights = self._graph.weights(left_out)
             self._walk = Walk.over(self._graph, *about, weights, self._hops)
         return self._walk
 

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from scipy import sparse
 
 from isohop.giant.label_tree import normalise
-from isohop.giant.targets import NodeIndex, label_edge
+from isohop.giant.targets import NodeIndex
 from isohop.graph import EdgeType, Graph, Holdout
+from isohop.graph.holdout import label_edge
 
 SAMPLE = 1000
 """Held-out edges asked for of each edge type, at most."""

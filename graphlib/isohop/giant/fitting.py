@@ -87,7 +87,7 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     settings = FeatureSettings.model_validate(asked["settings"])
     until = None if asked["until"] is None else date.fromisoformat(asked["until"])
     seed = asked["seed"]
-    holdout = hold_out(graph, seed, until=until)
+    holdout = hold_out(graph, seed, asked["label"], until=until)
     trainer = Trainer(graph, settings, seed, asked["label"], asked[THREADS], holdout, workers)
     checkpoint = Path(asked[WHERE]) / CHECKPOINT
     if checkpoint.exists():

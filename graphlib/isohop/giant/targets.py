@@ -14,6 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from isohop.graph import Graph, Holdout
+from isohop.graph.holdout import label_edge
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,6 @@ class NodeIndex:
         """The rows of a type."""
         start = self.offset[node_type]
         return slice(start, start + self.counts[node_type])
-
-
-def label_edge(graph: Graph, label: str | None) -> str | None:
-    """The edge type that carries the label, where the label is a shared attribute."""
-    if label is None:
-        return None
-    entity, _, attribute = label.rpartition(".")
-    name = f"{entity}--{attribute}--{label}"
-    return name if any(edge.name == name for edge in graph.edge_types) else None
 
 
 def neighbourhoods(

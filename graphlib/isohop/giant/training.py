@@ -97,7 +97,7 @@ class Trainer:
         self.label = label
         self.workers = workers
         self.draw = np.random.default_rng(seed)
-        self.holdout = hold_out(graph, seed) if holdout is None else holdout
+        self.holdout = hold_out(graph, seed, label) if holdout is None else holdout
         self.index = NodeIndex.of(graph)
         documents = documents_of(graph, settings, label)
         self.node_type = np.repeat(np.arange(len(documents)), list(map(len, documents)))

@@ -2,13 +2,14 @@
 
 GIANT's targets and Cold Brew's teacher both learn from edges. If each drew its own held-out edges,
 the features of the second stage would already have seen what it is tested on. So both ask
-`hold_out`, which depends on the graph and the seed alone.
+`hold_out`, which depends on the graph, the label and the seed alone.
 
 Where edges have times, those that were first seen on a given day or later are out of the window:
 nothing learns from them, and nothing is asked about them. Of the others three things are held out
 (Zheng et al., Cold Brew, ICLR 2022, section 4, made typed):
 
-- *edges*: a random share of the visible edges of each type, to test link prediction;
+- *edges*: a random share of the visible edges of each type, to test link prediction; of two that
+  join the same nodes, one forth and one back, both or neither;
 - *isolated nodes*: of each entity, the nodes of lowest degree (ties broken by seed) have all their
   edges removed, to test how nodes without edges fare;
 - nodes *set aside*: some others, at random, have all theirs removed as well, to choose what is best
@@ -31,9 +32,9 @@ import pyarrow as pa
 
 from isohop.graph.dataset import EdgeType, Graph
 
-VISIBLE, VALIDATION, TEST, ISOLATED, LATER = 0, 1, 2, 3, 4
+VISIBLE, VALIDATION, TEST, ISOLATED, LATER, ANSWER = 0, 1, 2, 3, 4, 5
 """State of an edge. ISOLATED: an end of it is a node whose edges are all removed. LATER: it is out
-of the window."""
+of the window. ANSWER: it tells the label."""
 
 HEAD, MIDDLE, TAIL, ISOLATION, NO_EDGES, ASIDE = 0, 1, 2, 3, 4, 5
 """Group of a node by its degree in the whole graph; NO_EDGES had none to begin with, ASIDE were set
@@ -50,12 +51,13 @@ class Holdout:
 
     ``edges[name]``: int8 (edges,), in the order of `Graph.edges`. ``groups[name]``: int8 (nodes,).
     ``degree[name]``: int64 (nodes,), over all edge types and both directions, in the whole graph
-    of the window.
+    of the window, but for what tells the label. ``seed``: by which that was drawn.
     """
 
     edges: dict[str, np.ndarray]
     groups: dict[str, np.ndarray]
     degree: dict[str, np.ndarray]
+    seed: int
 
     def visible(self, edge_type: str) -> np.ndarray:
         """Boolean (edges,): the edges that training may see."""
@@ -79,9 +81,19 @@ class Learned:
     edges: Mapping[str, np.ndarray]
 
 
+def label_edge(graph: Graph, label: str | None) -> str | None:
+    """The edge type that carries the label, where the label is a shared attribute."""
+    if label is None:
+        return None
+    entity, _, attribute = label.rpartition(".")
+    name = f"{entity}--{attribute}--{label}"
+    return name if any(edge.name == name for edge in graph.edge_types) else None
+
+
 def hold_out(
     graph: Graph,
     seed: int,
+    label: str | None = None,
     *,
     validation: float = 0.05,
     test: float = 0.05,
@@ -93,6 +105,7 @@ def hold_out(
 ) -> Holdout:
     """Divide the graph's edges and nodes; see the module.
 
+    ``label``: ``entity.attribute`` that is learned; the edge type that tells it counts for nothing.
     ``validation`` and ``test`` are shares of each edge type's edges; ``isolated`` is the share of
     an entity's connected nodes that are isolated, and the size of head and tail as well; ``aside``
     the share that is set aside, of those that are neither isolated nor in the head, and none where
@@ -103,7 +116,11 @@ def hold_out(
     ``learned``: what was seen before.
     """
     later = {} if until is None else {e.name: _later(graph, e, until) for e in graph.edge_types}
-    degree = _degrees(graph, {name: ~out for name, out in later.items()})
+    seen = {name: ~out for name, out in later.items()}
+    telling = label_edge(graph, label)
+    if telling is not None:
+        seen[telling] = np.zeros(graph.edge_type(telling).count, bool)
+    degree = _degrees(graph, seen)
     groups: dict[str, np.ndarray] = {}
     for node in graph.node_types:
         share = 0.0 if node.shared else isolated
@@ -116,18 +133,36 @@ def hold_out(
     for edge in graph.edge_types:
         source, target = graph.edge_index(edge.name)
         draw = _generator(seed, "edges", edge.name).random(len(source))
+        back = None
+        if edge.source == edge.target:
+            # An edge that is seen tells the one that leads back, so both have one state.
+            back = reverses(np.stack([source, target]), graph.node_type(edge.source).count)
+            draw = draw[np.minimum(back, np.arange(len(back)))]
         state = np.full(len(source), VISIBLE, np.int8)
         state[draw < validation + test] = TEST
         state[draw < validation] = VALIDATION
         if learned is not None:
             known = learned.edges[edge.name]
+            if back is not None:
+                known = np.where(known == NEW, known[back], known)
             state = np.where(known == NEW, state, known)
         for name, ends in ((edge.source, source), (edge.target, target)):
             state[np.isin(groups[name][ends], (ISOLATION, ASIDE))] = ISOLATED
         if later:
             state[later[edge.name]] = LATER
+        if edge.name == telling:
+            state[:] = ANSWER
         edges[edge.name] = state
-    return Holdout(edges, groups, degree)
+    return Holdout(edges, groups, degree, seed)
+
+
+def reverses(ends: np.ndarray, nodes: int) -> np.ndarray:
+    """int64 (edges,): of each edge between ``nodes`` of one type, (2, edges), the position of the
+    one that leads back; its own where there is none."""
+    forth, back = ends[0] * nodes + ends[1], ends[1] * nodes + ends[0]
+    order = np.argsort(forth, kind="stable")
+    at = order[np.searchsorted(forth[order], back).clip(max=max(len(order) - 1, 0))]
+    return np.where(forth[at] == back, at, np.arange(len(at)))
 
 
 def _groups(
