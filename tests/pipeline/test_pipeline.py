@@ -270,7 +270,13 @@ def test_a_stage_tells_its_record_in_a_file(tmp_path):
         assert record["made"][0]["where"] == str(tmp_path / "elsewhere/shop/current/graph")
 
 
-@pytest.mark.parametrize("cron", ["@nightly", "30 2 * *", "0 0 * * * *", "", "$(id) * * * *"])
+@pytest.mark.parametrize(
+    "cron",
+    [
+        *("@nightly", "30 2 * *", "0 0 * * * *", "", "$(id) * * * *"),
+        *("99 99 * * *", "0 25 * * *", "0-60 * * * *", "0 0 1,32 * *", "0 0 * 0 *", "0 0 * * 8"),
+    ],
+)
 def test_a_schedule_that_is_none_is_told(tmp_path, cron):
     file = pipeline_file(tmp_path, SMALL + f'schedule: {{cron: "{cron}", pol: x}}\n')
     with pytest.raises(InvalidInput, match=r"schedule\.cron") as caught:
@@ -282,6 +288,13 @@ def test_a_schedule_that_is_none_is_told(tmp_path, cron):
 def test_a_schedule_is_a_preset_or_cron_or_nothing(tmp_path, cron):
     file = pipeline_file(tmp_path, SMALL + f"schedule: {{cron: {cron}, start: 2026-02-03}}\n")
     assert read_pipeline(file).settings.schedule.retries == 2
+
+
+@pytest.mark.parametrize("catchup", ["1", '"false"', "no"])
+def test_whether_to_catch_up_is_true_or_false(tmp_path, catchup):
+    file = pipeline_file(tmp_path, SMALL + f"schedule: {{catchup: {catchup}}}\n")
+    with pytest.raises(InvalidInput, match=r"schedule\.catchup"):
+        read_pipeline(file)
 
 
 def test_files_name_nothing_outside_of_what_is_allowed(tmp_path, monkeypatch):
