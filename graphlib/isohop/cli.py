@@ -522,6 +522,8 @@ def evaluate(
     pipeline: PipelinePath,
     run_id: RunId = "current",
     seeds: Annotated[int, typer.Option(min=1, help="How often all models are trained.")] = 3,
+    as_of: AsOf = None,
+    instead: Instead = None,
 ) -> None:
     """Compare teacher, student and what is served with an MLP, a plain GCN and label propagation.
 
@@ -531,7 +533,7 @@ def evaluate(
     from isohop.pipeline.stages import evaluate as evaluate_run
     from isohop.pipeline.stages import open_run
 
-    read = read_pipeline(pipeline)
+    read = read_pipeline(pipeline, _said(as_of, instead))
     folder = open_run(read, run_id)
     print_comparison(evaluate_run(read, folder, seeds, TerminalProgress()))
     out.print(f"All figures: {folder.evaluation}")

@@ -418,8 +418,9 @@ def run_all(
 
 
 def evaluate(pipeline: Pipeline, run: Run, seeds: int, progress: Progress = SILENT) -> Comparison:
-    """Compare the models of a run's graph and features, which are made where they are not there
-    yet, over ``seeds`` seeds from the pipeline's on."""
+    """Compare the models of a run's graph and features, which stay as they are and are made where
+    they are not there yet, over ``seeds`` seeds from the pipeline's on. Raises `IsohopError` where
+    the features were learned from what the pipeline file holds out."""
     from isohop.coldbrew.comparison import compare
     from isohop.engines.ray import ray_session
     from isohop.giant.features import Features
@@ -427,7 +428,9 @@ def evaluate(pipeline: Pipeline, run: Run, seeds: int, progress: Progress = SILE
     settings = pipeline.settings
     with run.writing(), ray_session():
         for name in ("build", "features"):
-            _run_stage(pipeline, run, STAGES[name], progress)
+            if run.record(name) is None:
+                _run_stage(pipeline, run, STAGES[name], progress)
+        _held_out_alike(pipeline, run)
         learned_on = Features.open(run.features).manifest.kept_from
         if learned_on is not None:
             raise IsohopError(
@@ -444,6 +447,22 @@ def evaluate(pipeline: Pipeline, run: Run, seeds: int, progress: Progress = SILE
             label=settings.label,
             until=settings.until,
             progress=progress,
+        )
+
+
+def _held_out_alike(pipeline: Pipeline, run: Run) -> None:
+    """Raises `IsohopError` where the features of a run saw what the pipeline file would hide."""
+    settings = pipeline.settings.model_dump(mode="json", include=set(_LEARNING))
+    record = run.record("features")
+    before = {} if record is None else record.depends
+    asked = told_apart({"settings": settings})
+    other = [name for name, value in asked.items() if before.get(name, value) != value]
+    if other:
+        said = ", ".join(f"{name.removeprefix('settings.')}: {before[name]}" for name in other)
+        raise IsohopError(
+            f"The features of run '{run.id}' were learned with {said}, so they may have seen what "
+            "would be held out here. Say the same in the pipeline file or with --set, or evaluate "
+            "another run."
         )
 
 
