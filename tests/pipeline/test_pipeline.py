@@ -59,6 +59,7 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
         new_customers_are_embedded(file, tmp_path)
         new_customers_come_with_edges(file, run, tmp_path)
         models_are_compared(file, run)
+        a_damaged_version_is_published_again(file, run)
 
         changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
         again = {record.stage: now for record, now in run_all(changed, run)}
@@ -76,7 +77,7 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
         published = tmp_path / "published" / "shop"
         one, two = (
             isohop.read_embeddings(published, entity="customer", version=version)
-            for version in (2, 3)
+            for version in (3, 4)
         )
         assert one.equals(two)  # two runs with one seed
 
@@ -130,6 +131,14 @@ def models_are_compared(file: Path, run: Run) -> None:
     assert found.seeds == (1, 2)
     assert {"teacher", "student", "served", "mlp", "gcn"} <= {one.model for one in found.figures}
     assert {name: run.record(name) for name in STAGES} == before
+
+
+def a_damaged_version_is_published_again(file: Path, run: Run) -> None:
+    """By the same command, and once."""
+    read = read_pipeline(file)
+    next(read.published.rglob("*.parquet")).unlink()
+    assert [run_stage(read, run, "publish")[1] for _ in range(2)] == [True, False]
+    assert isohop.read_embeddings(read.published, "customer", verify=True).num_rows == 120
 
 
 def test_options_of_new_rows_are_refused_without_rows(tmp_path):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import isohop
+from isohop.embeddings.contract import version_number
 from isohop.engines.object_store import WRITING
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import disk_full, is_disk_full
@@ -356,8 +357,7 @@ def _done(
     depends = dependencies(pipeline, run, stage)
     wanted = fingerprint_of(depends)
     record = run.record(name)
-    there = all((run.folder / output).exists() for output in stage.outputs)
-    if record is not None and record.fingerprint == wanted and there:
+    if record is not None and record.fingerprint == wanted and _there(pipeline, run, stage, record):
         return record, False
     decision = _decision(pipeline, run, stage)
     learning = {} if decision is None else _learning(pipeline)
@@ -388,6 +388,16 @@ def _done(
     )
     run.remember(record)
     return record, True
+
+
+def _there(pipeline: Pipeline, run: Run, stage: Stage, record: StageRecord) -> bool:
+    """Whether what a stage made is still where it was put."""
+    if stage.name == "publish":
+        from isohop.embeddings.publisher import is_published
+
+        version = version_number(record.made[0].where.rpartition("/")[2])
+        return version is not None and is_published(pipeline.published, version)
+    return all((run.folder / output).exists() for output in stage.outputs)
 
 
 def _act(stage: Stage, context: Context) -> list[Made]:
