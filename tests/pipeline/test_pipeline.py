@@ -209,6 +209,24 @@ def test_every_mistake_of_both_files_is_told_at_once(tmp_path):
     assert "Did you mean 'customer.city'?" in text
 
 
+def test_urls_that_cannot_be_read_are_told_at_once_and_make_no_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "schema.yaml").write_text(chain_from("path: gs://bucket/tables"), "utf-8")
+    file = pipeline_file(tmp_path).rename(tmp_path / "p.yaml")
+    instead = {"schema": "schema.yaml", "runs": "s3:/bucket/runs", "publish.path": "file:///x"}
+    with pytest.raises(InvalidInput) as told:
+        read_pipeline(file, instead)
+    where = [one.where.split()[-1] for one in told.value.problems]
+    assert where == ["runs", "publish.path", "source.path"]
+    with pytest.raises(InvalidInput, match="schema: this is on this machine"):
+        read_pipeline(file, {"schema": "s3://bucket/schema.yaml"})
+    done = CliRunner().invoke(app, ["build", str(CHAIN), "--out", "gs://bucket/graph"])
+    assert "--out is on this machine" in str(done.exception)
+    done = CliRunner().invoke(app, ["run", "s3://bucket/pipeline.yaml"])
+    assert "PIPELINE.yaml is on this machine" in str(done.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.yaml", "schema.yaml"]
+
+
 def with_model(folder: Path, model: Path) -> Path:
     features = f"features: {{encoder: transformers, model: {model.name}, dimensions: 8}}"
     return pipeline_file(folder, f"{features}\npublish: {{path: p}}\n")
