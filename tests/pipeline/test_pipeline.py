@@ -134,11 +134,17 @@ def models_are_compared(file: Path, run: Run) -> None:
 
 
 def a_damaged_version_is_published_again(file: Path, run: Run) -> None:
-    """By the same command, and once."""
+    """By the same command, and once. The report, which tells the version, stays until it is asked
+    for."""
     read = read_pipeline(file)
+    report = run.record("report")
     next(read.published.rglob("*.parquet")).unlink()
     assert [run_stage(read, run, "publish")[1] for _ in range(2)] == [True, False]
     assert isohop.read_embeddings(read.published, "customer", verify=True).num_rows == 120
+    assert run.record("report") == report
+    assert "shop/v=000001" in run.report.read_text("utf-8")
+    assert run_stage(read, run, "report")[1]
+    assert "shop/v=000002" in run.report.read_text("utf-8")
 
 
 def test_options_of_new_rows_are_refused_without_rows(tmp_path):

@@ -149,12 +149,17 @@ def _published_before(home: Home, manifest: EmbeddingsManifest) -> PublishedVers
 def is_published(place: Path | StoredFolder, version: int) -> bool:
     """Whether a version below ``place`` is there and whole, by its manifest and the sizes of its
     files, or went because later ones came."""
-    home = home_of(place)
-    there = home.versions()
+    there = home_of(place).versions()
     if version not in there:
         return bool(there) and version < there[0]
-    known = _manifest(home, version)
-    return known is not None and home.is_whole(known)
+    return published_version(place, version) is not None
+
+
+def published_version(place: Path | StoredFolder, version: int) -> EmbeddingsManifest | None:
+    """The manifest of a version below ``place``, None where it is not there or has lost files."""
+    home = home_of(place)
+    known = _manifest(home, version) if version in home.versions() else None
+    return known if known is not None and home.is_whole(known) else None
 
 
 def _whole(home: Home, version: int) -> EmbeddingsManifest | None:

@@ -210,14 +210,14 @@ def _publish(context: Context) -> list[Made]:
 
 
 def _report(context: Context) -> list[Made]:
-    from isohop.embeddings.homes import home_of
-    from isohop.embeddings.reader import located
+    from isohop.embeddings.publisher import published_version
     from isohop.report.report import write_report
 
     pipeline, run = context.pipeline, context.run
-    published = None
-    if home_of(pipeline.published).latest() is not None:
-        published = located(str(pipeline.published), "latest").folder.parent
+    version = _version(run)
+    published = None if version is None else published_version(pipeline.published, version)
+    if published is not None and published.run != run.id:
+        published = None  # it published elsewhere, before the pipeline file said so
     path = write_report(
         run.folder,
         run.report,
@@ -227,6 +227,12 @@ def _report(context: Context) -> list[Made]:
         progress=context.progress,
     )
     return [Made(what="report", where=str(path))]
+
+
+def _version(run: Run) -> int | None:
+    """The version that a run published."""
+    record = run.record("publish")
+    return None if record is None else version_number(record.made[0].where.rpartition("/")[2])
 
 
 @dataclass(frozen=True)
@@ -287,6 +293,8 @@ def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
     if stage.name == "features":
         folder = pipeline.features.text_model
         parts["text model"] = {} if folder is None else contents_of(folder)
+    if stage.name == "report":
+        parts["published"] = _version(run)
     decision = _decision(pipeline, run, stage)
     if decision is not None and decision.run is not None:
         parts["since"] = decision.of_stage(stage.name)
@@ -357,7 +365,7 @@ def _done(
     depends = dependencies(pipeline, run, stage)
     wanted = fingerprint_of(depends)
     record = run.record(name)
-    if record is not None and record.fingerprint == wanted and _there(pipeline, run, stage, record):
+    if record is not None and record.fingerprint == wanted and _there(pipeline, run, stage):
         return record, False
     decision = _decision(pipeline, run, stage)
     learning = {} if decision is None else _learning(pipeline)
@@ -390,12 +398,12 @@ def _done(
     return record, True
 
 
-def _there(pipeline: Pipeline, run: Run, stage: Stage, record: StageRecord) -> bool:
+def _there(pipeline: Pipeline, run: Run, stage: Stage) -> bool:
     """Whether what a stage made is still where it was put."""
     if stage.name == "publish":
         from isohop.embeddings.publisher import is_published
 
-        version = version_number(record.made[0].where.rpartition("/")[2])
+        version = _version(run)
         return version is not None and is_published(pipeline.published, version)
     return all((run.folder / output).exists() for output in stage.outputs)
 
@@ -482,5 +490,9 @@ def _is_due(pipeline: Pipeline, run: Run, name: str) -> bool:
 
 
 def _and_after(name: str) -> list[str]:
-    names = list(STAGES)
-    return names[names.index(name) :]
+    """A stage and those that need it, or one of these."""
+    found = [name]
+    for stage in STAGES.values():
+        if set(stage.needs) & set(found):
+            found.append(stage.name)
+    return found
