@@ -408,7 +408,10 @@ def _moment(text: str | None) -> datetime | None:
 
 def _said(as_of: str | None, instead: Sequence[str] | None) -> dict[str, str]:
     """What is said in place of the pipeline file."""
-    return _pairs("--set", [*(instead or ()), *([f"as_of={as_of}"] if as_of else [])])
+    if as_of is None:
+        return _pairs("--set", instead)
+    _moment(as_of)
+    return _pairs("--set", [*(instead or ()), f"as_of={as_of}"])
 
 
 def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:

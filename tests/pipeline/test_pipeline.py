@@ -295,6 +295,14 @@ def test_what_a_command_says_is_checked_as_the_file_is(tmp_path):
         assert type(done.exception) is IsohopError
 
 
+@pytest.mark.parametrize("words", [("run",), ("stage", "build"), ("evaluate",)])
+def test_a_moment_that_is_empty_is_not_now(tmp_path, words):
+    """As where the variable of a shell is not set."""
+    file = pipeline_file(tmp_path)
+    done = CliRunner().invoke(app, [*words, str(file), "--as-of", ""])
+    assert "--as-of '' is no time" in str(done.exception)
+
+
 def test_a_stage_tells_its_record_in_a_file(tmp_path):
     file, told = pipeline_file(tmp_path), tmp_path / "record.json"
     asked = ["stage", "build", str(file), "--set", "runs=elsewhere", "--record", str(told)]
