@@ -215,6 +215,16 @@ def test_every_mistake_of_both_files_is_told_at_once(tmp_path):
     assert "Did you mean 'customer.city'?" in text
 
 
+def test_a_key_is_neither_learned_nor_shown_by_colours(tmp_path):
+    more = SMALL.replace("report: {", "report: {colour: {customer: customer.id}, ")
+    with pytest.raises(InvalidInput) as told:
+        read_pipeline(pipeline_file(tmp_path, "label: customer.id\n" + more))
+    assert [one.where.split()[-1] for one in told.value.problems] == [
+        "label",
+        "report.colour.customer",
+    ]
+
+
 def test_urls_that_cannot_be_read_are_told_at_once_and_make_no_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "schema.yaml").write_text(chain_from("path: gs://bucket/tables"), "utf-8")

@@ -35,7 +35,7 @@ from isohop.errors import InvalidInput, IsohopError, did_you_mean
 from isohop.giant.model_folder import model_problem
 from isohop.giant.settings import FeatureSettings
 from isohop.graph.build import Planned, plan_schema
-from isohop.hops.plan import attribute_owners
+from isohop.hops.plan import values_of
 from isohop.pipeline.schedule import ScheduleSettings
 from isohop.relational.as_of import Moment
 from isohop.report.settings import ReportSettings
@@ -204,13 +204,13 @@ def _check_text_model(file: YamlFile[PipelineFile], features: FeatureSettings) -
 def _check_attributes(
     file: YamlFile[PipelineFile], settings: PipelineFile, planned: Planned
 ) -> None:
-    known = attribute_owners(planned.plan)
+    known = values_of(planned.plan)
     entities = planned.schema.entities
     names = [f"{owner}.{a}" for owner, all_ in known.items() if owner in entities for a in all_]
     if settings.label is not None and settings.label not in names:
         file.add(
             ("label",),
-            f"no entity has an attribute '{settings.label}'.",
+            f"no entity has an attribute '{settings.label}' (a key is none).",
             did_you_mean(settings.label, names),
         )
     for entity, attribute in settings.report.colour.items():
@@ -223,6 +223,6 @@ def _check_attributes(
         elif attribute.rpartition(".")[2] not in known[entity]:
             file.add(
                 ("report", "colour", entity),
-                f"'{entity}' has no attribute '{attribute}'.",
+                f"'{entity}' has no attribute '{attribute}' (a key is none).",
                 did_you_mean(attribute, known[entity]),
             )
