@@ -573,9 +573,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         err.print(escape(str(error)), style="red", highlight=False)
         sys.exit(1)
     except OSError as error:
-        if not is_disk_full(error):
+        if is_disk_full(error):
+            what = str(disk_full(str(error.filename or "A file")))
+        elif error.filename is not None:
+            what = f"{error.filename}: {error.strerror}."
+        else:
             raise
-        err.print(escape(str(disk_full(str(error.filename or "A file")))), style="red")
+        err.print(escape(what), style="red", highlight=False)
         sys.exit(1)
 
 
