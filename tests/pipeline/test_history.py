@@ -117,6 +117,19 @@ def test_runs_are_listed_the_newest_first_and_shown(pipeline):
         past_run(pipeline.runs, "bb")
 
 
+def test_a_run_that_cannot_go_on_from_itself_says_so(tmp_path, caplog):
+    file = pipeline_file(tmp_path)
+    monday = read_pipeline(file, {"since": "latest", "as_of": "2026-11-23"})
+    run = done(monday, "current", 1, "build")
+    tuesday = read_pipeline(file, {"since": "latest", "as_of": "2026-11-24"})
+    run_stage(tuesday, run, "build")
+    assert caplog.text == ""
+    done(tuesday, "current", 2, "features", "distill", "embed")
+    run_stage(read_pipeline(file, {"since": "latest"}), run, "build")
+    assert "Run 'current' learns anew" in caplog.text
+    assert "--run" in caplog.text
+
+
 def test_what_goes_away_while_a_run_is_measured_is_passed_over(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"12345")

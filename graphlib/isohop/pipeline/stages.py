@@ -6,6 +6,7 @@ packages are imported when their stage runs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -29,11 +30,13 @@ from isohop.pipeline.runs import (
     size_of,
     told_apart,
 )
-from isohop.pipeline.since import KEPT, Decision, decide, decided, going_on, stands
+from isohop.pipeline.since import KEPT, LATEST, Decision, decide, decided, going_on, stands
 
 if TYPE_CHECKING:
     from isohop.coldbrew.comparison import Comparison
 
+
+_log = logging.getLogger("isohop")
 
 GROUPS = ("overall", "isolated")
 """Of nodes, those whose figures are told and published."""
@@ -372,6 +375,8 @@ def _done(
     if decision is not None and name == KEPT[0] and not stands(pipeline, run, decision, learning):
         decision = decide(pipeline, run, learning)
         wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
+    if decision is not None and name == KEPT[0]:
+        _tell_of_itself(run, decision)
     run.forget(_and_after(name))
     attempt = Attempt(pipeline.settings.name, run.id, name)
     if not stage.needs:
@@ -396,6 +401,16 @@ def _done(
     )
     run.remember(record)
     return record, True
+
+
+def _tell_of_itself(run: Run, decision: Decision) -> None:
+    """Who asks for the latest run may mean the one that is about to be done anew."""
+    if decision.asked == LATEST and decision.run is None and run.record("embed") is not None:
+        _log.warning(
+            "Run '%s' learns anew: 'since: latest' is another run, never the same one. Give each "
+            "night a run of its own with --run.",
+            run.id,
+        )
 
 
 def _there(pipeline: Pipeline, run: Run, stage: Stage) -> bool:
