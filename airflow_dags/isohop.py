@@ -196,6 +196,11 @@ def make_dag(pipeline: Path, settings: Mapping[str, Any]) -> DAG:
     needs."""
     name, publish = settings["name"], settings["publish"]
     schedule = SCHEDULE | (settings.get("schedule") or {})
+    # What Airflow would refuse only after it has read this file, together with all DAGs of it.
+    if not isinstance(schedule["catchup"], bool):
+        raise ValueError(f"schedule.catchup is true or false, not {schedule['catchup']!r}")
+    if not isinstance(schedule["cron"], str | None):
+        raise ValueError(f"schedule.cron is a text or null, not {schedule['cron']!r}")
     path = publish.get("path", "published")
     where = path.rstrip("/") if "://" in path else (pipeline.parent / path).resolve().as_uri()
     published = f"{where}/{publish.get('name') or name}"
@@ -222,6 +227,7 @@ def make_dag(pipeline: Path, settings: Mapping[str, Any]) -> DAG:
         },
         user_defined_macros={"run_name": run_name, "as_of": as_of},
         tags=["isohop"],
+        auto_register=False,  # one that turns out to be wrong is no DAG of this file
     ) as dag:
         embeddings = Asset(name=f"isohop/{name}", uri=published)
         at_publish = {"outlets": [embeddings], "on_success_callback": tell}
@@ -255,6 +261,7 @@ def dags_of(folder: Path) -> dict[str, DAG]:
             if isinstance(settings, dict) and "tables" in settings:
                 continue
             dag = make_dag(file, settings)
+            dag.validate()
             if dag.dag_id in found:
                 dag = dag_that_tells(file, f"another file is named '{settings['name']}' too.")
         except Exception as error:  # noqa: BLE001  # whatever it is, it is told

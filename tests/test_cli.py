@@ -89,6 +89,10 @@ def test_check_prints_the_ledger():
         ("run", "schemas/shop/flat.yaml"),
         ("stage", "distil", "examples/sakila.yaml"),
         ("features", "missing.yaml"),
+        ("run", "README.md/pipeline.yaml"),
+        ("run", "x" * 300),
+        ("certificate", "x" * 300),
+        ("embed", "README.md/x", "--new", "y", "--out", "z"),
     ],
 )
 def test_a_mistake_of_the_user_has_a_message_and_no_traceback(words):

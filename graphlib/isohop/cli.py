@@ -45,8 +45,27 @@ app = typer.Typer(
     help="Entity embeddings from relational tables, independent of how the tables are laid out.",
 )
 
-SchemaPath = Annotated[Path, typer.Argument(metavar="SCHEMA.yaml", help="The schema file.")]
-PipelinePath = Annotated[Path, typer.Argument(metavar="PIPELINE.yaml", help="The pipeline file.")]
+
+def _path(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Raises `IsohopError` for a URL, where none can be."""
+    return None if path is None else _here(parameter.metavar or parameter.opts[0], str(path))
+
+
+def _here(what: str, path: str) -> Path:
+    """Raises `IsohopError` for a URL, where none can be."""
+    from isohop.engines.object_store import is_url
+
+    if is_url(path):
+        raise IsohopError(f"{what} is on this machine, and {path} is not: name a path.")
+    return Path(path)
+
+
+SchemaPath = Annotated[
+    Path, typer.Argument(metavar="SCHEMA.yaml", callback=_path, help="The schema file.")
+]
+PipelinePath = Annotated[
+    Path, typer.Argument(metavar="PIPELINE.yaml", callback=_path, help="The pipeline file.")
+]
 RunId = Annotated[
     str, typer.Option("--run", help="Name of the run: a folder under the pipeline's 'runs'.")
 ]
@@ -102,7 +121,7 @@ def check(
 @app.command(epilog="Example: `isohop build schemas/nycflights13.yaml --out graph`")
 def build(
     schema: SchemaPath,
-    to: Annotated[Path, typer.Option("--out", help="Folder of the graph dataset.")],
+    to: Annotated[Path, typer.Option("--out", callback=_path, help="Folder of the graph dataset.")],
     engine: EngineName = Engine.sail,
     as_of: AsOf = None,
 ) -> None:
@@ -140,6 +159,7 @@ def infer(
         typer.Option(
             "--out",
             "-o",
+            callback=_path,
             help="The schema file to write; what was left out goes to NAME.left-out.md.",
         ),
     ] = None,
@@ -190,7 +210,8 @@ def audit(
         ),
     ] = True,
     keep: Annotated[
-        Path | None, typer.Option(help="A folder where the rewritten databases stay.")
+        Path | None,
+        typer.Option(callback=_path, help="A folder where the rewritten databases stay."),
     ] = None,
     engine: EngineName = Engine.sail,
 ) -> None:
@@ -246,7 +267,7 @@ def explain(
 
 @app.command(epilog="Example: `isohop certificate graph`")
 def certificate(
-    graph: Annotated[Path, typer.Argument(metavar="DIR", help="A graph dataset.")],
+    graph: Annotated[Path, typer.Argument(metavar="DIR", callback=_path, help="A graph dataset.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print its parts as well.")] = False,
 ) -> None:
     """Print the certificate of a graph: equal for equal graphs, whatever tables they came from."""
@@ -289,7 +310,9 @@ def stage(
     instead: Instead = None,
     record_to: Annotated[
         Path | None,
-        typer.Option("--record", metavar="FILE", help="Write its record there, as JSON."),
+        typer.Option(
+            "--record", metavar="FILE", callback=_path, help="Write its record there, as JSON."
+        ),
     ] = None,
 ) -> None:
     """Run one stage of a pipeline, if it is not done."""
@@ -370,15 +393,6 @@ def embed(
     _embed_new(where, run_id, new, entity, edges or [], _here("--out", out_folder))
 
 
-def _here(what: str, path: str) -> Path:
-    """Raises `IsohopError` for a URL, where none can be."""
-    from isohop.engines.object_store import is_url
-
-    if is_url(path):
-        raise IsohopError(f"{what} is on this machine, and {path} is not: name a path.")
-    return Path(path)
-
-
 def _moment(text: str | None) -> datetime | None:
     from pydantic import TypeAdapter, ValidationError
 
@@ -394,7 +408,10 @@ def _moment(text: str | None) -> datetime | None:
 
 def _said(as_of: str | None, instead: Sequence[str] | None) -> dict[str, str]:
     """What is said in place of the pipeline file."""
-    return _pairs("--set", [*(instead or ()), *([f"as_of={as_of}"] if as_of else [])])
+    if as_of is None:
+        return _pairs("--set", instead)
+    _moment(as_of)
+    return _pairs("--set", [*(instead or ()), f"as_of={as_of}"])
 
 
 def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
@@ -522,6 +539,8 @@ def evaluate(
     pipeline: PipelinePath,
     run_id: RunId = "current",
     seeds: Annotated[int, typer.Option(min=1, help="How often all models are trained.")] = 3,
+    as_of: AsOf = None,
+    instead: Instead = None,
 ) -> None:
     """Compare teacher, student and what is served with an MLP, a plain GCN and label propagation.
 
@@ -531,7 +550,7 @@ def evaluate(
     from isohop.pipeline.stages import evaluate as evaluate_run
     from isohop.pipeline.stages import open_run
 
-    read = read_pipeline(pipeline)
+    read = read_pipeline(pipeline, _said(as_of, instead))
     folder = open_run(read, run_id)
     print_comparison(evaluate_run(read, folder, seeds, TerminalProgress()))
     out.print(f"All figures: {folder.evaluation}")
@@ -554,9 +573,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         err.print(escape(str(error)), style="red", highlight=False)
         sys.exit(1)
     except OSError as error:
-        if not is_disk_full(error):
+        if is_disk_full(error):
+            what = str(disk_full(str(error.filename or "A file")))
+        elif error.filename is not None:
+            what = f"{error.filename}: {error.strerror}."
+        else:
             raise
-        err.print(escape(str(disk_full(str(error.filename or "A file")))), style="red")
+        err.print(escape(what), style="red", highlight=False)
         sys.exit(1)
 
 

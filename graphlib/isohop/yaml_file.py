@@ -105,7 +105,7 @@ def read_yaml(
     except FileNotFoundError as error:
         near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.y*ml")))
         raise InvalidInput(heading, [Problem(str(path), "there is no such file.", near)]) from error
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
             heading, [Problem(str(path), f"cannot be read as UTF-8 text: {error}.")]
         ) from error

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.serialization.serialized_objects import DagSerialization
 
 from tests.airflow.conftest import PIPELINE, ROOT
 
@@ -52,10 +54,38 @@ def test_a_file_that_is_no_pipeline_hides_no_other_and_is_told(tmp_path, monkeyp
         f"isohop_{n}" for n in ("broken.yaml", "empty.yaml", "half.yaml", "shop.yml")
     ]
     assert "another file is named 'shop' too" in wrong["isohop_shop.yml"].doc_md
+    bag = DagBag(FILE)
+    assert (bag.import_errors, set(bag.dags)) == ({}, set(found))
     for dag in wrong.values():
         (task,) = dag.tasks
         with pytest.raises(AirflowFailException, match=str(tmp_path)):
             task.execute({})
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        'cron: "99 99 * * *"',
+        'cron: "@dayly"',
+        'cron: "0 25 * * *"',
+        "cron: []",
+        "catchup: 1",
+        'catchup: "false"',
+    ],
+)
+def test_a_schedule_that_airflow_refuses_hides_no_other_dag(tmp_path, monkeypatch, schedule):
+    """A DAG that is refused after this file was read would be a mistake of the whole file."""
+    wrong = PIPELINE.replace("name: shop", "name: wrong") + f"schedule: {{{schedule}}}\n"
+    (tmp_path / "wrong.yaml").write_text(wrong, "utf-8")
+    dag_of(tmp_path, monkeypatch)
+    bag = DagBag(FILE)
+    assert bag.import_errors == {}
+    assert sorted(bag.dags) == ["isohop_shop", "isohop_wrong.yaml"]
+    for dag in bag.dags.values():
+        DagSerialization.to_dict(dag)
+    (task,) = bag.dags["isohop_wrong.yaml"].tasks
+    with pytest.raises(AirflowFailException, match=r"wrong\.yaml"):
+        task.execute({})
 
 
 def test_reading_the_file_loads_no_engine(tmp_path):

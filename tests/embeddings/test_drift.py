@@ -87,7 +87,7 @@ def test_what_is_gone_and_new_is_counted(tmp_path):
 )
 def test_a_space_has_the_neighbours_of_itself(values):
     found = same_neighbours(values, values)
-    assert found is None if len(values) < 2 else found == 1.0
+    assert found is None if len(values) < 3 else found == 1.0
 
 
 def test_spaces_that_have_nothing_to_do_with_each_other_share_few_neighbours():
@@ -133,11 +133,11 @@ def renamed(table: pa.Table) -> pa.Table:
         ({"airport": alone(make_entity(20))}, {"coverage": 0.9}, "0% of rows .* of 75% before"),
         ({"airport": longer(make_entity(20))}, {"norm": 0.5}, "have a mean norm of"),
         # Where nothing can be compared nothing passes.
-        ({"airport": renamed(make_entity(20))}, {"norm": 9.0}, "has no key that was published"),
+        ({"airport": renamed(make_entity(20))}, {"norm": 9.0}, "has no key of the 20 published"),
         (
             {"airport": renamed(make_entity(20))},
             {"neighbours": 0.1},
-            "has no key that was published",
+            "has no key of the 20 published",
         ),
     ],
 )
@@ -155,6 +155,28 @@ def test_what_a_gate_does_not_let_pass_is_not_published(tmp_path, after, gates, 
     embeddings = tmp_path / "b"
     told = publish(embeddings, tmp_path / "published", "shop", run="b", gates=Gates(**wide), **SOME)
     assert told.version == 2
+
+
+@pytest.mark.parametrize("rows", [3, 11])
+def test_among_few_nodes_neighbours_differ_too(tmp_path, rows):
+    published(tmp_path, "a", {"airport": make_entity(rows)})
+    with pytest.raises(InvalidInput, match="nearest neighbours are as before"):
+        published(tmp_path, "b", {"airport": make_entity(rows, seed=99)}, neighbours=1.0)
+    published(tmp_path, "c", {"airport": make_entity(rows)}, neighbours=1.0)
+
+
+@pytest.mark.parametrize("stay", [1, 2])
+def test_neighbours_of_too_few_that_stayed_do_not_pass(tmp_path, stay):
+    published(tmp_path, "a", {"airport": make_entity(40)})
+    codes = [f"node {row}" if row < stay else f"other {row}" for row in range(40)]
+    after = {"airport": make_entity(40, key={"code": codes})}
+    with pytest.raises(InvalidInput, match=f"has {stay} keys? of the 40 published before"):
+        published(tmp_path, "b", after, neighbours=0.1)
+
+
+def test_of_so_few_that_all_stayed_nothing_is_strange(tmp_path):
+    for run in ("a", "b"):
+        published(tmp_path, run, {"airport": make_entity(2)}, neighbours=1.0)
 
 
 def test_an_evaluation_that_is_gone_is_no_good_one(tmp_path):

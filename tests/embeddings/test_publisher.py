@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from isohop.embeddings import PublishSettings, publish, read_embeddings, read_manifest
 from isohop.embeddings.contract import latest_version, versions
+from isohop.embeddings.publisher import is_published
+from isohop.embeddings.settings import Gates
 from isohop.errors import InvalidInput, IsohopError
 
 SOME = {"certificate": "c", "fingerprints": {}}
@@ -115,6 +117,47 @@ def test_what_a_run_had_once_goes_live_again(embeddings, tmp_path, entity, run_w
     for number, files in enumerate((embeddings, bad, embeddings), 1):
         assert publish(files, tmp_path, "shop", run="run-1", **SOME).version == number
         assert latest_version(tmp_path / "shop") == number
+
+
+def break_a_bit(folder: Path) -> None:
+    file = next(folder.rglob("*.parquet"))
+    content = bytearray(file.read_bytes())
+    content[50] ^= 1
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        break_a_bit,
+        lambda folder: next(folder.rglob("*.parquet")).unlink(),
+        lambda folder: (folder / "manifest.json").unlink(),
+        lambda folder: (folder / "airport" / "more.parquet").write_bytes(b"more"),
+        shutil.rmtree,
+    ],
+)
+def test_a_damaged_version_is_published_again_as_another(embeddings, tmp_path, damage):
+    publish(embeddings, tmp_path, "shop", run="run-1", **SOME)
+    damage(tmp_path / "shop" / "v=000001")
+    again = publish(embeddings, tmp_path, "shop", run="run-1", gates=Gates(), **SOME)
+    assert (again.version, again.new) == (2, True)
+    assert read_embeddings(tmp_path / "shop", "airport", verify=True).num_rows == 20
+
+
+def test_what_went_because_later_ones_came_was_published(embeddings, tmp_path):
+    for run in range(3):
+        publish(embeddings, tmp_path, "shop", run=f"run-{run}", keep=2, **SOME)
+    shutil.rmtree(tmp_path / "shop" / "v=000003")
+    assert [is_published(tmp_path / "shop", version) for version in (1, 2, 3)] == [1, 1, 0]
+
+
+def test_gates_look_at_the_newest_version_that_is_whole(embeddings, tmp_path, entity, run_writer):
+    for run in range(2):
+        publish(embeddings, tmp_path, "shop", run=f"run-{run}", **SOME)
+    break_a_bit(tmp_path / "shop" / "v=000002")
+    fewer = run_writer(tmp_path / "fewer", {"airport": entity(3)})
+    with pytest.raises(InvalidInput, match="has 3 rows, of 20 before"):
+        publish(fewer, tmp_path, "shop", run="run-2", gates=Gates(), **SOME)
 
 
 def test_a_late_retry_does_not_take_latest_back(embeddings, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 import isohop
@@ -36,6 +37,14 @@ def test_all_paths_to_the_same_embeddings_read_the_same(published, embeddings):
         str(published),
     ):
         assert read_embeddings(path, "airport").equals(expected)
+
+
+def test_a_run_with_other_tables_beside_its_embeddings_reads_the_same(embeddings, entity):
+    expected = read_embeddings(embeddings, "airport")
+    for name in ("stages", "credible"):
+        (embeddings.parent / name).mkdir()
+    pq.write_table(entity(), embeddings.parent / "credible" / "airport--by--plane.parquet")
+    assert read_embeddings(embeddings.parent, "airport").equals(expected)
 
 
 def test_an_entity_is_needed_only_where_there_are_several(embeddings, entity, run_writer, tmp_path):

@@ -7,6 +7,11 @@ import pytest
 from isohop.engines.allowed import VARIABLE, forbidden
 
 
+@pytest.mark.parametrize("url", ["gs://b/x", "S3://b/x", "s3:/b/x", "hdfs://n/x", "file:///x"])
+def test_what_is_neither_a_path_nor_in_a_store_is_refused(url):
+    assert "name a path on this machine, or s3://bucket/folder" in (forbidden(url) or "")
+
+
 def test_where_nothing_is_said_everything_may_be_named(monkeypatch, tmp_path):
     for said in ("", " ; "):
         monkeypatch.setenv(VARIABLE, said)

@@ -22,6 +22,8 @@ pytest_plugins = ["tests.s3"]
     [
         "s3:/bucket/folder",
         "https://bucket/folder",
+        "S3://bucket/folder",
+        "s3a://key:secret@bucket/folder",
         "s3://",
         "s3://key:secret@bucket/folder",
         "s3://bucket/folder?endpoint=http://elsewhere",

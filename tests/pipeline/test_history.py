@@ -22,6 +22,7 @@ from isohop.pipeline.runs import (
     StageRecord,
     fingerprint_of,
     next_number,
+    size_of,
     told_apart,
 )
 from isohop.pipeline.stages import STAGES, dependencies, open_run, run_stage
@@ -114,6 +115,27 @@ def test_runs_are_listed_the_newest_first_and_shown(pipeline):
     assert "1.5 s" in told.output
     with pytest.raises(IsohopError, match=r"no run 'bb'.*Did you mean 'b'"):
         past_run(pipeline.runs, "bb")
+
+
+def test_a_run_that_cannot_go_on_from_itself_says_so(tmp_path, caplog):
+    file = pipeline_file(tmp_path)
+    monday = read_pipeline(file, {"since": "latest", "as_of": "2026-11-23"})
+    run = done(monday, "current", 1, "build")
+    tuesday = read_pipeline(file, {"since": "latest", "as_of": "2026-11-24"})
+    run_stage(tuesday, run, "build")
+    assert caplog.text == ""
+    done(tuesday, "current", 2, "features", "distill", "embed")
+    run_stage(read_pipeline(file, {"since": "latest"}), run, "build")
+    assert "Run 'current' learns anew" in caplog.text
+    assert "--run" in caplog.text
+
+
+def test_what_goes_away_while_a_run_is_measured_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"12345")
+    (tmp_path / "model" / "gone").symlink_to("nowhere")  # as if it went once it was listed
+    monkeypatch.setattr(Path, "is_file", lambda self: self.name in ("weights", "gone"))
+    assert size_of(tmp_path) == 5
 
 
 def test_what_is_newer_no_clock_decides(pipeline):

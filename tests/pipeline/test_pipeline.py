@@ -59,6 +59,7 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
         new_customers_are_embedded(file, tmp_path)
         new_customers_come_with_edges(file, run, tmp_path)
         models_are_compared(file, run)
+        a_damaged_version_is_published_again(file, run)
 
         changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
         again = {record.stage: now for record, now in run_all(changed, run)}
@@ -76,7 +77,7 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
         published = tmp_path / "published" / "shop"
         one, two = (
             isohop.read_embeddings(published, entity="customer", version=version)
-            for version in (2, 3)
+            for version in (3, 4)
         )
         assert one.equals(two)  # two runs with one seed
 
@@ -118,15 +119,32 @@ def new_customers_come_with_edges(file: Path, run: Run, folder: Path) -> None:
 
 
 def models_are_compared(file: Path, run: Run) -> None:
-    """On the graph and the features of a run, which stay as they are."""
+    """On the graph and the features of a run, which stay as they are, whatever is said now."""
     before = {name: run.record(name) for name in STAGES}
-    done = CliRunner().invoke(app, ["evaluate", str(file), "--seeds", "2"])
+    asked = ["evaluate", str(file), "--seeds", "2", "--as-of", "2026-11-20"]
+    done = CliRunner().invoke(app, [*asked, "--set", "label=customer.city"])
+    assert "were learned with label: null" in str(done.exception)
+    done = CliRunner().invoke(app, [*asked, "--set", "features.steps=7"])
     assert done.exit_code == 0, done.output
     assert "mean ± deviation of 2 seeds" in done.output
     found = Comparison.model_validate_json(run.evaluation.read_bytes())
     assert found.seeds == (1, 2)
     assert {"teacher", "student", "served", "mlp", "gcn"} <= {one.model for one in found.figures}
     assert {name: run.record(name) for name in STAGES} == before
+
+
+def a_damaged_version_is_published_again(file: Path, run: Run) -> None:
+    """By the same command, and once. The report, which tells the version, stays until it is asked
+    for."""
+    read = read_pipeline(file)
+    report = run.record("report")
+    next(read.published.rglob("*.parquet")).unlink()
+    assert [run_stage(read, run, "publish")[1] for _ in range(2)] == [True, False]
+    assert isohop.read_embeddings(read.published, "customer", verify=True).num_rows == 120
+    assert run.record("report") == report
+    assert "shop/v=000001" in run.report.read_text("utf-8")
+    assert run_stage(read, run, "report")[1]
+    assert "shop/v=000002" in run.report.read_text("utf-8")
 
 
 def test_options_of_new_rows_are_refused_without_rows(tmp_path):
@@ -197,6 +215,34 @@ def test_every_mistake_of_both_files_is_told_at_once(tmp_path):
     assert "Did you mean 'customer.city'?" in text
 
 
+def test_a_key_is_neither_learned_nor_shown_by_colours(tmp_path):
+    more = SMALL.replace("report: {", "report: {colour: {customer: customer.id}, ")
+    with pytest.raises(InvalidInput) as told:
+        read_pipeline(pipeline_file(tmp_path, "label: customer.id\n" + more))
+    assert [one.where.split()[-1] for one in told.value.problems] == [
+        "label",
+        "report.colour.customer",
+    ]
+
+
+def test_urls_that_cannot_be_read_are_told_at_once_and_make_no_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "schema.yaml").write_text(chain_from("path: gs://bucket/tables"), "utf-8")
+    file = pipeline_file(tmp_path).rename(tmp_path / "p.yaml")
+    instead = {"schema": "schema.yaml", "runs": "s3:/bucket/runs", "publish.path": "file:///x"}
+    with pytest.raises(InvalidInput) as told:
+        read_pipeline(file, instead)
+    where = [one.where.split()[-1] for one in told.value.problems]
+    assert where == ["runs", "publish.path", "source.path"]
+    with pytest.raises(InvalidInput, match="schema: this is on this machine"):
+        read_pipeline(file, {"schema": "s3://bucket/schema.yaml"})
+    done = CliRunner().invoke(app, ["build", str(CHAIN), "--out", "gs://bucket/graph"])
+    assert "--out is on this machine" in str(done.exception)
+    done = CliRunner().invoke(app, ["run", "s3://bucket/pipeline.yaml"])
+    assert "PIPELINE.yaml is on this machine" in str(done.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.yaml", "schema.yaml"]
+
+
 def with_model(folder: Path, model: Path) -> Path:
     features = f"features: {{encoder: transformers, model: {model.name}, dimensions: 8}}"
     return pipeline_file(folder, f"{features}\npublish: {{path: p}}\n")
@@ -259,6 +305,14 @@ def test_what_a_command_says_is_checked_as_the_file_is(tmp_path):
         assert type(done.exception) is IsohopError
 
 
+@pytest.mark.parametrize("words", [("run",), ("stage", "build"), ("evaluate",)])
+def test_a_moment_that_is_empty_is_not_now(tmp_path, words):
+    """As where the variable of a shell is not set."""
+    file = pipeline_file(tmp_path)
+    done = CliRunner().invoke(app, [*words, str(file), "--as-of", ""])
+    assert "--as-of '' is no time" in str(done.exception)
+
+
 def test_a_stage_tells_its_record_in_a_file(tmp_path):
     file, told = pipeline_file(tmp_path), tmp_path / "record.json"
     asked = ["stage", "build", str(file), "--set", "runs=elsewhere", "--record", str(told)]
@@ -270,7 +324,13 @@ def test_a_stage_tells_its_record_in_a_file(tmp_path):
         assert record["made"][0]["where"] == str(tmp_path / "elsewhere/shop/current/graph")
 
 
-@pytest.mark.parametrize("cron", ["@nightly", "30 2 * *", "0 0 * * * *", "", "$(id) * * * *"])
+@pytest.mark.parametrize(
+    "cron",
+    [
+        *("@nightly", "30 2 * *", "0 0 * * * *", "", "$(id) * * * *"),
+        *("99 99 * * *", "0 25 * * *", "0-60 * * * *", "0 0 1,32 * *", "0 0 * 0 *", "0 0 * * 8"),
+    ],
+)
 def test_a_schedule_that_is_none_is_told(tmp_path, cron):
     file = pipeline_file(tmp_path, SMALL + f'schedule: {{cron: "{cron}", pol: x}}\n')
     with pytest.raises(InvalidInput, match=r"schedule\.cron") as caught:
@@ -282,6 +342,13 @@ def test_a_schedule_that_is_none_is_told(tmp_path, cron):
 def test_a_schedule_is_a_preset_or_cron_or_nothing(tmp_path, cron):
     file = pipeline_file(tmp_path, SMALL + f"schedule: {{cron: {cron}, start: 2026-02-03}}\n")
     assert read_pipeline(file).settings.schedule.retries == 2
+
+
+@pytest.mark.parametrize("catchup", ["1", '"false"', "no"])
+def test_whether_to_catch_up_is_true_or_false(tmp_path, catchup):
+    file = pipeline_file(tmp_path, SMALL + f"schedule: {{catchup: {catchup}}}\n")
+    with pytest.raises(InvalidInput, match=r"schedule\.catchup"):
+        read_pipeline(file)
 
 
 def test_files_name_nothing_outside_of_what_is_allowed(tmp_path, monkeypatch):

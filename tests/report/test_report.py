@@ -51,6 +51,11 @@ def test_the_report_has_every_section_and_needs_nothing_else(run, tmp_path):
     assert file.stat().st_size < 5_000_000
 
 
+def test_a_run_that_published_nothing_says_so(run, tmp_path):
+    html = write_report(run, tmp_path / "report.html", FAST, "a title").read_text("utf-8")
+    assert "no version that is there is of this run" in html
+
+
 LABEL = (12, 6)
 """Least distance of two labels that do not lie over each other: below each other, or, for each
 letter, beside."""

@@ -28,6 +28,7 @@ from isohop.embeddings.settings import Gates
 from isohop.errors import IsohopError, Problem
 
 NEIGHBOURS = 10
+"""Of a node, at most; among few nodes half of the others, so that others could be nearer."""
 ASKED = 1000
 """Nodes whose neighbours are compared, at most."""
 AMONG = 20_000
@@ -60,7 +61,7 @@ def snapshot(path: str | Path, version: str | int = "latest") -> Snapshot:
 class EntityDrift:
     """Of one entity that both versions have. ``rows`` of one and the other; keys that are ``gone``
     and ``new`` in the other; mean ``norm`` of either's vectors; ``neighbours``: mean share of the
-    nearest ones that are the same, None where fewer than two nodes are in both."""
+    nearest ones that are the same, None where fewer than three nodes are in both."""
 
     name: str
     rows: tuple[int, int]
@@ -129,11 +130,13 @@ def problems_of(found: Drift, gates: Gates) -> list[Problem]:
         if gates.coverage is not None and now < gates.coverage * before:
             what = f"{now:.0%} of rows are served by edges, of {before:.0%} before."
             fails("coverage", f"entity '{one.name}'", what)
-        # Without a key that both have nothing can be compared: that is no reason to let it pass.
-        strange = rows[0] > 0 and one.gone == rows[0]
-        for gate in ("norm", "neighbours") if strange else ():
-            if getattr(gates, gate) is not None:
-                fails(gate, f"entity '{one.name}'", "has no key that was published before.")
+        # What cannot be compared because keys are gone is no reason to let it pass.
+        common = rows[0] - one.gone
+        what = f"has {common or 'no'} key{'s' * (common > 1)} of the {rows[0]:,} published before."
+        if gates.norm is not None and one.gone and not common:
+            fails("norm", f"entity '{one.name}'", what)
+        if gates.neighbours is not None and one.gone and one.neighbours is None:
+            fails("neighbours", f"entity '{one.name}'", what)
         before, now = one.norm
         if gates.norm is not None and abs(now - before) > gates.norm * before:
             what = f"vectors have a mean norm of {now:.3g}, of {before:.3g} before."
@@ -178,12 +181,13 @@ def _entity_drift(name: str, one: Snapshot, other: Snapshot) -> EntityDrift:
 
 
 def same_neighbours(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Mean share of the `NEIGHBOURS` nearest of a node that are the same in two spaces, float32
-    (nodes, d) and (nodes, d'); of `ASKED` nodes, spread over all. None of fewer than two nodes."""
-    if len(one) < 2:
+    """Mean share of the nearest of a node that are the same in two spaces, float32 (nodes, d) and
+    (nodes, d'); of `ASKED` nodes, spread over all. None of so few nodes that none could differ."""
+    near_by = min(NEIGHBOURS, (len(one) - 1) // 2)
+    if near_by < 1:
         return None
     asked = _spread(len(one), ASKED)
-    near = [cosine_nearest(of[asked], of, NEIGHBOURS, asked)[0] for of in (one, other)]
+    near = [cosine_nearest(of[asked], of, near_by, asked)[0] for of in (one, other)]
     same = (near[0][:, :, None] == near[1][:, None, :]).any(2)
     return float(same.mean())
 

@@ -73,6 +73,10 @@ class Home(Protocol):
     def manifest(self, version: int) -> EmbeddingsManifest:
         """Of one of these."""
 
+    def is_whole(self, manifest: EmbeddingsManifest, contents: bool = False) -> bool:
+        """Whether a version's files are there and no others, by their sizes; ``contents``: and by
+        their checksums, where that asks for no download."""
+
     def local(self, version: int) -> Path:
         """A version's files, on this machine."""
 
@@ -121,6 +125,15 @@ class LocalHome:
 
     def manifest(self, version: int) -> EmbeddingsManifest:
         return EmbeddingsManifest.read(self.path / version_folder(version))
+
+    def is_whole(self, manifest: EmbeddingsManifest, contents: bool = False) -> bool:
+        folder = self.local(manifest.version)
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.parquet")}
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        return sizes == _sizes(manifest) and not (
+            contents
+            and any(fingerprint(files[name]) != of.sha256 for name, of in manifest.files.items())
+        )
 
     def local(self, version: int) -> Path:
         return self.path / version_folder(version)
@@ -209,6 +222,11 @@ class StoredHome:
             raise IsohopError(f"{self.stored}/{name} went away while it was read. Publish again.")
         return EmbeddingsManifest.parse(found[0], f"{self.stored}/{name}")
 
+    def is_whole(self, manifest: EmbeddingsManifest, contents: bool = False) -> bool:
+        there = self.place(manifest.version).objects()
+        sizes = {one.name: one.size for one in there if one.name.endswith(".parquet")}
+        return sizes == _sizes(manifest)
+
     def local(self, version: int) -> Path:
         mirror = Mirror(self.stored, self.stored.copy())
         mirror.pull(lambda name: name.startswith(f"{version_folder(version)}/"))
@@ -273,6 +291,10 @@ class StoredHome:
 def home_of(place: Path | StoredFolder) -> Home:
     """Of the versions of one name."""
     return StoredHome(place) if isinstance(place, StoredFolder) else LocalHome(place)
+
+
+def _sizes(manifest: EmbeddingsManifest) -> dict[str, int]:
+    return {name: file.size for name, file in manifest.files.items()}
 
 
 def _numbered(

@@ -63,7 +63,8 @@ def publish(
 
     Publishing the same files of the same run again returns the version they already are, so that
     a retry does no harm; it finishes a publication that was cut short before LATEST moved, and
-    never takes LATEST back. Where that run published others since, they are a new version.
+    never takes LATEST back. Where that run published others since, or that version is damaged, they
+    are a new version.
 
     Raises `InvalidInput` with everything that is wrong with the embeddings, before anything is
     visible, and `IsohopError` when they change underfoot or the folder cannot be written.
@@ -112,15 +113,17 @@ def publish(
 
 def _pass(gates: Gates, home: Home, embeddings: Path, manifest: EmbeddingsManifest) -> None:
     """Raises `InvalidInput` with every gate that does not let the embeddings pass."""
-    number = home.latest()
-    if gates == OPEN or number is None or number not in home.versions():
-        return  # nothing is live that could be better
-    live = Snapshot.of(home.local(number), home.manifest(number))
+    latest = home.latest() or 0
+    before = (number for number in reversed(home.versions()) if number <= latest)
+    known = None if gates == OPEN else next(filter(None, (_whole(home, n) for n in before)), None)
+    if known is None:
+        return  # there is nothing that could be better
+    live = Snapshot.of(home.local(known.version), known)
     found = drift(live, Snapshot.of(embeddings, manifest))
     problems = problems_of(found, gates)
     if problems:
-        title = f"The embeddings in {embeddings} are not published; version {number} stays the last"
-        raise InvalidInput(title, problems)
+        stays = f"version {known.version} stays the last"
+        raise InvalidInput(f"The embeddings in {embeddings} are not published; {stays}", problems)
 
 
 def _sources(embeddings: Path) -> dict[str, Path]:
@@ -133,10 +136,41 @@ def _sources(embeddings: Path) -> dict[str, Path]:
 
 
 def _published_before(home: Home, manifest: EmbeddingsManifest) -> PublishedVersion | None:
-    """The newest version of this run, where it is these files: one before that was replaced."""
+    """The newest version of this run, where it is these files and they are whole: one before that
+    was replaced."""
     for number in reversed(home.versions()):
-        known = home.manifest(number)
-        if known.run == manifest.run:
-            same = known.files == manifest.files
+        known = _manifest(home, number)
+        if known is not None and known.run == manifest.run:
+            same = known.files == manifest.files and home.is_whole(known, contents=True)
             return PublishedVersion(home.place(number), known, new=False) if same else None
     return None
+
+
+def is_published(place: Path | StoredFolder, version: int) -> bool:
+    """Whether a version below ``place`` is there and whole, by its manifest and the sizes of its
+    files, or went because later ones came."""
+    there = home_of(place).versions()
+    if version not in there:
+        return bool(there) and version < there[0]
+    return published_version(place, version) is not None
+
+
+def published_version(place: Path | StoredFolder, version: int) -> EmbeddingsManifest | None:
+    """The manifest of a version below ``place``, None where it is not there or has lost files."""
+    home = home_of(place)
+    known = _manifest(home, version) if version in home.versions() else None
+    return known if known is not None and home.is_whole(known) else None
+
+
+def _whole(home: Home, version: int) -> EmbeddingsManifest | None:
+    """The manifest of a version, None of one that is damaged."""
+    known = _manifest(home, version)
+    return known if known is not None and home.is_whole(known, contents=True) else None
+
+
+def _manifest(home: Home, version: int) -> EmbeddingsManifest | None:
+    """None where it is missing. Raises `IsohopError` for one that cannot be read."""
+    try:
+        return home.manifest(version)
+    except FileNotFoundError:
+        return None

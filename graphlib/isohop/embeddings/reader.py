@@ -181,6 +181,8 @@ def locate(path: Path, version: str | int) -> Source:
     if (path / LATEST).is_file() or versions(path):
         return _version(path, version)
     folders = entity_folders(path)
+    if {"embeddings", "stages"} <= folders.keys():
+        return locate(folders["embeddings"], version)  # a run, which has other Parquet beside it
     if any(parquet_files(folder) for folder in folders.values()):
         return _only_latest(path, version, None)
     names = [name for name, folder in folders.items() if (folder / LATEST).is_file()]

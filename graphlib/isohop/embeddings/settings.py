@@ -28,7 +28,7 @@ class Gates(BaseModel):
     norm: float | None = Field(default=None, ge=0)
     """Most that the mean norm of an entity's vectors may differ, as a share of what it was."""
     neighbours: float | None = Field(default=None, ge=0, le=1)
-    """Least share of nearest neighbours that are the same."""
+    """Least share of nearest neighbours that are the same: of ten, or of half of all others."""
     evaluation: float | None = Field(default=None, ge=0)
     """Most that a figure of what is served may fall: MRR, Hits@10 or accuracy, from 0 to 1."""
 

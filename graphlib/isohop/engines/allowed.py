@@ -11,14 +11,17 @@ import os
 from pathlib import Path
 
 from isohop.engines.object_store import StoredFolder, is_url
+from isohop.errors import IsohopError
 
 VARIABLE = "ISOHOP_ALLOWED"
 
 
 def forbidden(where: str | Path) -> str | None:
-    """What is wrong with naming a path or a URL, or None. Paths are taken to where links lead.
-    Raises `IsohopError` for a URL that is none."""
-    stored = StoredFolder.of(str(where)) if is_url(where) else None
+    """What is wrong with naming a path or a URL, or None. Paths are taken to where links lead."""
+    try:
+        stored = StoredFolder.of(str(where)) if is_url(where) else None
+    except IsohopError as error:
+        return str(error)
     allowed = [home for one in os.environ.get(VARIABLE, "").split(";") if (home := one.strip())]
     if stored is None:
         path = Path(where).resolve()

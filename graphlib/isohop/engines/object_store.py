@@ -11,6 +11,7 @@ large files go up and come down in parts, several at a time.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from isohop.engines.storage import temporary_beside
 from isohop.errors import IsohopError
 
 SCHEME = "s3://"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 ATTEMPTS = 10
 """Times that a request is tried, with waits that grow."""
 READING, WRITING = "reading", "writing"
@@ -32,7 +34,8 @@ READING, WRITING = "reading", "writing"
 
 
 def is_url(path: str | Path) -> bool:
-    return str(path).startswith(SCHEME)
+    """Whether it is meant as one: `StoredFolder.of` says which can be read."""
+    return _URL.match(str(path)) is not None
 
 
 def cache_folder() -> Path:
@@ -61,6 +64,11 @@ class StoredFolder:
     @classmethod
     def of(cls, url: str) -> StoredFolder:
         """Raises `IsohopError` for what is no such URL."""
+        if not url.startswith(SCHEME):
+            raise IsohopError(
+                f"What begins with '{url.partition(':')[0]}:/' is nothing that can be read or "
+                f"written: name a path on this machine, or {SCHEME}bucket/folder."
+            )
         if any(sign in url.removeprefix(SCHEME) for sign in "@:?#"):
             raise IsohopError(
                 "A URL of an object store is s3://bucket/folder and has nothing else in it: "
@@ -68,7 +76,7 @@ class StoredFolder:
             )
         parts = urlsplit(url)
         inner = PurePosixPath(parts.path.strip("/"))
-        if f"{parts.scheme}://" != SCHEME or not parts.netloc or ".." in inner.parts:
+        if not parts.netloc or ".." in inner.parts:
             raise IsohopError(f"'{url}' is not the URL of a folder: write s3://bucket/folder.")
         return cls(parts.netloc, "" if str(inner) == "." else str(inner))
 

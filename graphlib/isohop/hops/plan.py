@@ -297,14 +297,23 @@ def _add_event(plan: Plan, root: Root, problems: list[Problem]) -> None:
 
 
 def attribute_owners(plan: Plan) -> dict[str, set[str]]:
-    """Every attribute that can be named ``owner.attribute``, by owner."""
+    """Every attribute that can be named ``owner.attribute``, by owner, and its key."""
+    known = values_of(plan)
+    for node in plan.nodes.values():
+        if not node.shared:
+            known.setdefault(node.name, set()).update(node.key)
+    return known
+
+
+def values_of(plan: Plan) -> dict[str, set[str]]:
+    """Every attribute that has values to learn or to show, by owner: without keys."""
     known: dict[str, set[str]] = {}
     for node in plan.nodes.values():
         if node.shared:
             owner, _, name = node.name.rpartition(".")
             known.setdefault(owner, set()).add(name)
         else:
-            known.setdefault(node.name, set()).update(node.key, node.attributes)
+            known.setdefault(node.name, set()).update(node.attributes)
     for event in plan.events:
         known.setdefault(event.name, set()).update(event.attributes)
     return known

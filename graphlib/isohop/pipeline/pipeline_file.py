@@ -35,7 +35,7 @@ from isohop.errors import InvalidInput, IsohopError, did_you_mean
 from isohop.giant.model_folder import model_problem
 from isohop.giant.settings import FeatureSettings
 from isohop.graph.build import Planned, plan_schema
-from isohop.hops.plan import attribute_owners
+from isohop.hops.plan import values_of
 from isohop.pipeline.schedule import ScheduleSettings
 from isohop.relational.as_of import Moment
 from isohop.report.settings import ReportSettings
@@ -152,7 +152,7 @@ def _folder(file: YamlFile[PipelineFile], written: str) -> Path | StoredFolder:
 
 def _plan(file: YamlFile[PipelineFile], settings: PipelineFile) -> Planned | None:
     schema_path = (file.path.parent / settings.schema_file).resolve()
-    if forbidden(schema_path) is not None:
+    if is_url(settings.schema_file) or forbidden(schema_path) is not None:
         return None
     try:
         return plan_schema(schema_path)
@@ -171,18 +171,20 @@ def _missing(error: InvalidInput) -> tuple[str, str]:
 
 def _check_places(file: YamlFile[PipelineFile], settings: PipelineFile) -> None:
     """Whether they are URLs that can be read, and where they may be."""
-    here, model = file.path.parent, settings.features.model
-    places: dict[tuple[str, ...], str | Path] = {("schema",): here / settings.schema_file}
-    folders = {("runs",): settings.runs, ("publish", "path"): settings.publish.path}
-    for place, written in folders.items():
-        places[place] = written if is_url(written) else here / written
-    if model is not None:
-        places["features", "model"] = here / model
-    for place, where in places.items():
-        try:
-            problem = forbidden(where)
-        except IsohopError as error:
-            problem = str(error)
+    places: dict[tuple[str, ...], str | Path | None] = {
+        ("schema",): settings.schema_file,
+        ("runs",): settings.runs,
+        ("publish", "path"): settings.publish.path,
+        ("features", "model"): settings.features.model,
+    }
+    stored = (("runs",), ("publish", "path"))
+    for place, written in places.items():
+        if written is None:
+            continue
+        if is_url(written) and place not in stored:
+            file.add(place, "this is on this machine: name a path, not a URL.")
+            continue
+        problem = forbidden(written if is_url(written) else file.path.parent / written)
         if problem is not None:
             file.add(place, problem)
 
@@ -202,13 +204,13 @@ def _check_text_model(file: YamlFile[PipelineFile], features: FeatureSettings) -
 def _check_attributes(
     file: YamlFile[PipelineFile], settings: PipelineFile, planned: Planned
 ) -> None:
-    known = attribute_owners(planned.plan)
+    known = values_of(planned.plan)
     entities = planned.schema.entities
     names = [f"{owner}.{a}" for owner, all_ in known.items() if owner in entities for a in all_]
     if settings.label is not None and settings.label not in names:
         file.add(
             ("label",),
-            f"no entity has an attribute '{settings.label}'.",
+            f"no entity has an attribute '{settings.label}' (a key is none).",
             did_you_mean(settings.label, names),
         )
     for entity, attribute in settings.report.colour.items():
@@ -221,6 +223,6 @@ def _check_attributes(
         elif attribute.rpartition(".")[2] not in known[entity]:
             file.add(
                 ("report", "colour", entity),
-                f"'{entity}' has no attribute '{attribute}'.",
+                f"'{entity}' has no attribute '{attribute}' (a key is none).",
                 did_you_mean(attribute, known[entity]),
             )

@@ -26,7 +26,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -312,7 +312,12 @@ def _is_made(name: str) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files under a folder."""
+    """Bytes of a file, or of all files under a folder, but for those that go away meanwhile."""
     if path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    size = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += Path(folder, name).stat().st_size
+    return size

@@ -6,12 +6,14 @@ packages are imported when their stage runs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import isohop
+from isohop.embeddings.contract import version_number
 from isohop.engines.object_store import WRITING
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import disk_full, is_disk_full
@@ -28,11 +30,13 @@ from isohop.pipeline.runs import (
     size_of,
     told_apart,
 )
-from isohop.pipeline.since import KEPT, Decision, decide, decided, going_on, stands
+from isohop.pipeline.since import KEPT, LATEST, Decision, decide, decided, going_on, stands
 
 if TYPE_CHECKING:
     from isohop.coldbrew.comparison import Comparison
 
+
+_log = logging.getLogger("isohop")
 
 GROUPS = ("overall", "isolated")
 """Of nodes, those whose figures are told and published."""
@@ -209,14 +213,14 @@ def _publish(context: Context) -> list[Made]:
 
 
 def _report(context: Context) -> list[Made]:
-    from isohop.embeddings.homes import home_of
-    from isohop.embeddings.reader import located
+    from isohop.embeddings.publisher import published_version
     from isohop.report.report import write_report
 
     pipeline, run = context.pipeline, context.run
-    published = None
-    if home_of(pipeline.published).latest() is not None:
-        published = located(str(pipeline.published), "latest").folder.parent
+    version = _version(run)
+    published = None if version is None else published_version(pipeline.published, version)
+    if published is not None and published.run != run.id:
+        published = None  # it published elsewhere, before the pipeline file said so
     path = write_report(
         run.folder,
         run.report,
@@ -226,6 +230,12 @@ def _report(context: Context) -> list[Made]:
         progress=context.progress,
     )
     return [Made(what="report", where=str(path))]
+
+
+def _version(run: Run) -> int | None:
+    """The version that a run published."""
+    record = run.record("publish")
+    return None if record is None else version_number(record.made[0].where.rpartition("/")[2])
 
 
 @dataclass(frozen=True)
@@ -286,6 +296,8 @@ def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
     if stage.name == "features":
         folder = pipeline.features.text_model
         parts["text model"] = {} if folder is None else contents_of(folder)
+    if stage.name == "report":
+        parts["published"] = _version(run)
     decision = _decision(pipeline, run, stage)
     if decision is not None and decision.run is not None:
         parts["since"] = decision.of_stage(stage.name)
@@ -356,14 +368,15 @@ def _done(
     depends = dependencies(pipeline, run, stage)
     wanted = fingerprint_of(depends)
     record = run.record(name)
-    there = all((run.folder / output).exists() for output in stage.outputs)
-    if record is not None and record.fingerprint == wanted and there:
+    if record is not None and record.fingerprint == wanted and _there(pipeline, run, stage):
         return record, False
     decision = _decision(pipeline, run, stage)
     learning = {} if decision is None else _learning(pipeline)
     if decision is not None and name == KEPT[0] and not stands(pipeline, run, decision, learning):
         decision = decide(pipeline, run, learning)
         wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
+    if decision is not None and name == KEPT[0]:
+        _tell_of_itself(run, decision)
     run.forget(_and_after(name))
     attempt = Attempt(pipeline.settings.name, run.id, name)
     if not stage.needs:
@@ -388,6 +401,26 @@ def _done(
     )
     run.remember(record)
     return record, True
+
+
+def _tell_of_itself(run: Run, decision: Decision) -> None:
+    """Who asks for the latest run may mean the one that is about to be done anew."""
+    if decision.asked == LATEST and decision.run is None and run.record("embed") is not None:
+        _log.warning(
+            "Run '%s' learns anew: 'since: latest' is another run, never the same one. Give each "
+            "night a run of its own with --run.",
+            run.id,
+        )
+
+
+def _there(pipeline: Pipeline, run: Run, stage: Stage) -> bool:
+    """Whether what a stage made is still where it was put."""
+    if stage.name == "publish":
+        from isohop.embeddings.publisher import is_published
+
+        version = _version(run)
+        return version is not None and is_published(pipeline.published, version)
+    return all((run.folder / output).exists() for output in stage.outputs)
 
 
 def _act(stage: Stage, context: Context) -> list[Made]:
@@ -418,8 +451,9 @@ def run_all(
 
 
 def evaluate(pipeline: Pipeline, run: Run, seeds: int, progress: Progress = SILENT) -> Comparison:
-    """Compare the models of a run's graph and features, which are made where they are not there
-    yet, over ``seeds`` seeds from the pipeline's on."""
+    """Compare the models of a run's graph and features, which stay as they are and are made where
+    they are not there yet, over ``seeds`` seeds from the pipeline's on. Raises `IsohopError` where
+    the features were learned from what the pipeline file holds out."""
     from isohop.coldbrew.comparison import compare
     from isohop.engines.ray import ray_session
     from isohop.giant.features import Features
@@ -427,7 +461,9 @@ def evaluate(pipeline: Pipeline, run: Run, seeds: int, progress: Progress = SILE
     settings = pipeline.settings
     with run.writing(), ray_session():
         for name in ("build", "features"):
-            _run_stage(pipeline, run, STAGES[name], progress)
+            if run.record(name) is None:
+                _run_stage(pipeline, run, STAGES[name], progress)
+        _held_out_alike(pipeline, run)
         learned_on = Features.open(run.features).manifest.kept_from
         if learned_on is not None:
             raise IsohopError(
@@ -447,11 +483,31 @@ def evaluate(pipeline: Pipeline, run: Run, seeds: int, progress: Progress = SILE
         )
 
 
+def _held_out_alike(pipeline: Pipeline, run: Run) -> None:
+    """Raises `IsohopError` where the features of a run saw what the pipeline file would hide."""
+    settings = pipeline.settings.model_dump(mode="json", include=set(_LEARNING))
+    record = run.record("features")
+    before = {} if record is None else record.depends
+    asked = told_apart({"settings": settings})
+    other = [name for name, value in asked.items() if before.get(name, value) != value]
+    if other:
+        said = ", ".join(f"{name.removeprefix('settings.')}: {before[name]}" for name in other)
+        raise IsohopError(
+            f"The features of run '{run.id}' were learned with {said}, so they may have seen what "
+            "would be held out here. Say the same in the pipeline file or with --set, or evaluate "
+            "another run."
+        )
+
+
 def _is_due(pipeline: Pipeline, run: Run, name: str) -> bool:
     record = run.record(name)
     return record is None or record.fingerprint != fingerprint(pipeline, run, STAGES[name])
 
 
 def _and_after(name: str) -> list[str]:
-    names = list(STAGES)
-    return names[names.index(name) :]
+    """A stage and those that need it, or one of these."""
+    found = [name]
+    for stage in STAGES.values():
+        if set(stage.needs) & set(found):
+            found.append(stage.name)
+    return found

@@ -18,6 +18,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from isohop.embeddings.contract import EmbeddingsManifest
 from isohop.embeddings.search import embedding_matrix
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import write_text_atomically
@@ -117,16 +118,16 @@ def write_report(
     out: Path,
     settings: ReportSettings,
     title: str,
-    published: Path | None = None,
+    published: EmbeddingsManifest | None = None,
     progress: Progress = SILENT,
 ) -> Path:
     """Write the report of ``run`` to the file ``out``, whole or not at all, and return its path.
 
-    ``published`` is the folder of versions (``published/<name>``), where there is one. The file
-    holds no script and refers to nothing outside itself. Raises `IsohopError` where there is no
-    run, a part of it is damaged, or ``settings`` name an entity or attribute that is not there.
+    ``published`` is the version that the run made, where there is one. The file holds no script and
+    refers to nothing outside itself. Raises `IsohopError` where there is no run, a part of it is
+    damaged, or ``settings`` name an entity or attribute that is not there.
     """
-    folder = RunFolder.open(Path(run), None if published is None else Path(published))
+    folder = RunFolder.open(Path(run), published)
     _check_settings(folder, settings)
     with progress.task("Writing the report", total=2 * len(folder.entities) + 2) as task:
         degrees = _degrees(folder.graph)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isohop.embeddings.contract import EmbeddingsManifest, entity_folders, parquet_files
-from isohop.embeddings.reader import read_embeddings, read_manifest
+from isohop.embeddings.reader import read_embeddings
 from isohop.errors import IsohopError
 from isohop.graph.dataset import Graph
 
@@ -143,17 +143,17 @@ _AnyPart = TypeVar("_AnyPart", bound=_Part)
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run, and the folder of versions that it was published to."""
+    """A run. ``manifest``: of the published version that it made, None where it made none."""
 
     path: Path
-    published: Path | None = None
+    manifest: EmbeddingsManifest | None = None
 
     @classmethod
-    def open(cls, path: Path, published: Path | None = None) -> RunFolder:
+    def open(cls, path: Path, manifest: EmbeddingsManifest | None = None) -> RunFolder:
         """Raises `IsohopError` where there is no run."""
         if not path.is_dir():
             raise IsohopError(f"{path}: there is no such run. Give the folder of a run.")
-        return cls(path, published)
+        return cls(path, manifest)
 
     @cached_property
     def graph(self) -> Graph | None:
@@ -170,13 +170,6 @@ class RunFolder:
     @cached_property
     def distilled(self) -> DistillSummary | None:
         return _read(self.path / "model" / "distill.json", DistillSummary)
-
-    @cached_property
-    def manifest(self) -> EmbeddingsManifest | None:
-        """Of the published version that this run made; None where it made none."""
-        if self.published is None:
-            return None
-        return read_manifest(self.published)
 
     @cached_property
     def entities(self) -> tuple[str, ...]:
