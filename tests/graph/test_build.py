@@ -469,3 +469,72 @@ def test_real_databases_build_and_their_ledgers_close(tmp_path, name):
     counts = {node.name: node.count for node in graph.node_types}
     expected = {"sakila": {"film": 1000, "customer": 599}, "gutenberg": {"work": 78766}}[name]
     assert counts.items() >= expected.items()
+
+
+BOUGHT = """
+entities: {customer: {table: customer}, product: {table: product}}
+tables:
+  customer: {key: id}
+  product: {key: id}
+  orders:
+    key: id
+    surrogate: true
+    columns: {rating: customer.rating}
+    references:
+      - {columns: customer_id, table: customer}
+      - {columns: product_id, table: product}
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_column_without_values_has_the_type_of_what_it_is_united_with(make, engine, rows):
+    tables = {
+        "customer": {"id": [1, 2], "rating": [3, None]},
+        "product": {"id": [7]},
+        "orders": {
+            "id": pa.array([1][:rows], pa.int64()),
+            "customer_id": pa.nulls(rows),
+            "product_id": pa.array([7][:rows], pa.int64()),
+            "rating": pa.nulls(rows, pa.string()),
+        },
+    }
+    graph = make(BOUGHT, tables, engine)
+    assert graph.nodes("customer").to_pylist() == [
+        {"node_id": 0, "id": 1, "rating": 3},
+        {"node_id": 1, "id": 2, "rating": None},
+    ]
+    assert graph.edge_type("customer--orders--product").count == 0
+    rating = next(a for a in graph.node_type("customer").attributes if a.name == "rating")
+    assert (rating.kind, rating.type) == ("number", "int64")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_whole_numbers_in_one_table_and_others_in_another_are_numbers(make, engine):
+    tables = {
+        "customer": {"id": [1, 2], "rating": [3, None]},
+        "product": {"id": [7]},
+        "orders": {"id": [1], "customer_id": [2], "product_id": [7], "rating": [2.5]},
+    }
+    graph = make(BOUGHT, tables, engine)
+    assert graph.nodes("customer")["rating"].to_pylist() == [3.0, 2.5]
+
+
+def test_columns_of_which_none_has_values_need_not_agree(make):
+    tables = {
+        "customer": {"id": [1], "rating": pa.nulls(1, pa.int64())},
+        "product": {"id": pa.nulls(0)},
+        "orders": {c: pa.nulls(0) for c in ("id", "customer_id", "product_id", "rating")},
+    }
+    graph = make(BOUGHT, tables)
+    assert graph.nodes("customer").to_pylist() == [{"node_id": 0, "id": 1, "rating": None}]
+
+
+def test_text_in_one_table_and_numbers_in_another_are_refused_by_name(make):
+    tables = {
+        "customer": {"id": [1, 2], "rating": ["good", None]},
+        "product": {"id": [7]},
+        "orders": {"id": [1], "customer_id": [2], "product_id": [7], "rating": [2]},
+    }
+    with pytest.raises(InvalidInput, match=r"customer\.rating is string and orders\.rating is int"):
+        make(BOUGHT, tables)

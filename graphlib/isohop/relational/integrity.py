@@ -36,6 +36,8 @@ class CleanTable:
     names: Mapping[str, str]
     types: Mapping[str, pa.DataType]
     rows: int
+    all_null: tuple[str, ...] = ()
+    """Columns without a value; their type says nothing."""
 
     def select(self, columns: Mapping[str, str]) -> DataFrame:
         """These columns (own name -> name wanted)."""
@@ -64,7 +66,7 @@ def read_landed(session: SparkSession, landed: LandedTable) -> CleanTable:
         parts.append(
             frame.select(*(_widened(names[c], types[c]) if c in narrow else names[c] for c in held))
         )
-    return CleanTable(landed.name, united(parts), names, types, landed.rows)
+    return CleanTable(landed.name, united(parts), names, types, landed.rows, landed.all_null)
 
 
 def _widened(name: str, type_: pa.DataType) -> Column:
