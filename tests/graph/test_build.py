@@ -538,3 +538,52 @@ def test_text_in_one_table_and_numbers_in_another_are_refused_by_name(make):
     }
     with pytest.raises(InvalidInput, match=r"customer\.rating is string and orders\.rating is int"):
         make(BOUGHT, tables)
+
+
+BY_EMAIL = """
+policies: {{violations: {0}}}
+entities: {{customer: {1}}}
+tables:
+  customer: {{key: id, surrogate: true, unique: [[email]], references: [{{columns: c, table: city}}]}}
+  city: {{key: id, surrogate: true, columns: {{name: city}}}}
+attributes: {{customer.city: {{share: true}}}}
+"""
+
+
+@pytest.mark.parametrize("policy", ["majority", "unset", "fail"])
+@pytest.mark.parametrize("entity", ["{table: customer, key: email}", "{key: email}"])
+def test_a_declared_key_that_two_rows_share_is_a_violation(make, policy, entity):
+    """No table's own key: what is declared unique need not be."""
+    tables = {
+        "customer": {"id": [1, 2, 3], "email": ["a", "a", "b"], "age": [5, 6, 7], "c": [1, 2, 2]},
+        "city": {"id": [1, 2], "name": ["Oslo", "Rome"]},
+    }
+    if policy == "fail":
+        with pytest.raises(IsohopError, match="have more than one value"):
+            make(BY_EMAIL.format(policy, entity), tables)
+        return
+    graph = make(BY_EMAIL.format(policy, entity), tables)
+    kept = policy == "majority"
+    assert graph.nodes("customer").to_pylist() == [
+        {"node_id": 0, "email": "a", "age": 5 if kept else None},
+        {"node_id": 1, "email": "b", "age": 7},
+    ]
+    assert graph.edge_type("customer--city--customer.city").count == 1 + kept
+    found = {f["where"]: f["count"] for f in ledger(graph)["findings"]}
+    assert found == {"customer.age": 1, "customer--city--customer.city": 1}
+
+
+def test_a_key_that_is_said_to_be_another_entitys_attribute_is_checked(make):
+    schema = """
+    entities: {customer: {table: customer}}
+    tables:
+      customer: {key: id}
+      orders:
+        key: id
+        columns: {id: customer.first_order}
+        references: [{columns: customer_id, table: customer}]
+    """
+    tables = {"customer": {"id": [1, 2]}, "orders": {"id": [1, 2, 3], "customer_id": [1, 1, 2]}}
+    graph = make(schema, tables)
+    assert graph.nodes("customer")["first_order"].to_pylist() == [1, 3]
+    assert [f["where"] for f in ledger(graph)["findings"]] == ["customer.first_order"]

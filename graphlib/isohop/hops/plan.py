@@ -59,15 +59,25 @@ class Root:
         """
         return self._one_row_by((self.key,) if self.key else (), values)
 
-    def _one_row_by(self, candidates: tuple[tuple[str, ...], ...], values: tuple[int, ...]) -> bool:
-        known = self.row.closure(frozenset(values))
+    def keeps_one_row_for(self, values: tuple[int, ...]) -> bool:
+        """Likewise, whatever the data are: by keys alone, of which each table keeps one row."""
+        return self._one_row_by((self.key,) if self.key else (), values, enforced=True)
+
+    def _one_row_by(
+        self,
+        candidates: tuple[tuple[str, ...], ...],
+        values: tuple[int, ...],
+        enforced: bool = False,
+    ) -> bool:
+        known = self.row.closure(frozenset(values), enforced)
         return any(all(self.row.values[0, c] in known for c in key) for key in candidates)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where values of one attribute or target come from: ``keyed`` when every row of the root has
-    its own key there, so that no two rows can disagree."""
+    """Where values of one attribute or target come from: ``keyed`` when no two rows of the root
+    that are kept have one key there, so that none can disagree: by the keys of tables alone, since
+    what is declared besides may not hold."""
 
     root: str
     holder: tuple[int, ...]
@@ -222,7 +232,7 @@ def _gather(plan: Plan, root: Root) -> None:
     homes = root.homes
 
     def source(holder: Occurrence, values: tuple[int, ...]) -> Source:
-        return Source(root.table, holder.key, values, root.one_row_for(holder.key))
+        return Source(root.table, holder.key, values, root.keeps_one_row_for(holder.key))
 
     for occurrence in homes.occurrences:
         node = plan.nodes.setdefault(

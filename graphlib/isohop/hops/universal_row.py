@@ -45,7 +45,8 @@ class UniversalRow:
 
     A *value* is a set of (visit, column) that joins make equal, named by an integer;
     ``source[value]`` is its member nearest the root. ``dependencies`` are pairs (determinant
-    values, determined values).
+    values, determined values); those of ``enforced`` hold whatever the data are, as of the rows
+    of one key of a table one is kept.
     """
 
     root: str
@@ -59,14 +60,16 @@ class UniversalRow:
     keys: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Values of the entity key at each visit where the path stops, and at a root that is a home."""
     dependencies: list[tuple[frozenset[int], frozenset[int]]] = field(default_factory=list)
+    enforced: list[tuple[frozenset[int], frozenset[int]]] = field(default_factory=list)
 
-    def closure(self, values: frozenset[int]) -> frozenset[int]:
+    def closure(self, values: frozenset[int], enforced: bool = False) -> frozenset[int]:
         """All values that ``values`` determine (Armstrong's axioms, to the fixed point)."""
         known = set(values)
+        dependencies = self.enforced if enforced else self.dependencies
         grown = True
         while grown:
             grown = False
-            for determinant, determined in self.dependencies:
+            for determinant, determined in dependencies:
                 if determinant <= known and not determined <= known:
                     known |= determined
                     grown = True
@@ -370,12 +373,12 @@ class _Walk:
         for visit in self.row.visits:
             table = self.schema.tables[visit.table]
             everything = self._values(visit.index, self.exposed[visit.index])
-            determinants = [table.key or (), *table.unique]
-            for determinant in determinants:
+            for determinant in (table.key or (), *table.unique):
                 if determinant and all((visit.index, c) in self.row.values for c in determinant):
-                    self.row.dependencies.append(
-                        (self._values(visit.index, determinant), everything)
-                    )
+                    dependency = self._values(visit.index, determinant), everything
+                    self.row.dependencies.append(dependency)
+                    if determinant == table.key:
+                        self.row.enforced.append(dependency)
             if visit.index in self.row.keys:
                 self.row.dependencies.append((frozenset(self.row.keys[visit.index]), everything))
 
