@@ -544,7 +544,11 @@ BY_EMAIL = """
 policies: {{violations: {0}}}
 entities: {{customer: {1}}}
 tables:
-  customer: {{key: id, surrogate: true, unique: [[email]], references: [{{columns: c, table: city}}]}}
+  customer:
+    key: id
+    surrogate: true
+    unique: [[email]]
+    references: [{{columns: c, table: city}}]
   city: {{key: id, surrogate: true, columns: {{name: city}}}}
 attributes: {{customer.city: {{share: true}}}}
 """
@@ -587,3 +591,30 @@ def test_a_key_that_is_said_to_be_another_entitys_attribute_is_checked(make):
     graph = make(schema, tables)
     assert graph.nodes("customer")["first_order"].to_pylist() == [1, 3]
     assert [f["where"] for f in ledger(graph)["findings"]] == ["customer.first_order"]
+
+
+ODD = "x/../../../../odd"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_attribute_may_be_called_what_no_folder_can_be(make, engine):
+    """Nothing is written anywhere but in the graph, also of the values that violate."""
+    schema = f"""
+    entities: {{customer: {{table: customer}}}}
+    tables:
+      customer: {{key: id}}
+      orders:
+        key: id
+        surrogate: true
+        references: [{{columns: customer_id, table: customer}}]
+        determines: {{customer: ["{ODD}", "é ?.[*]"]}}
+    """
+    orders = {"id": [1, 2, 3], "customer_id": [1, 1, 1], ODD: ["a", "b", "a"], "é ?.[*]": [1, 1, 2]}
+    graph = make(schema, {"customer": {"id": [1]}, "orders": orders}, engine)
+    assert graph.nodes("customer")[ODD].to_pylist() == ["a"]
+    assert graph.nodes("customer")["é ?.[*]"].to_pylist() == [1]
+    written = {path.name for path in (graph.path / "quarantine").iterdir()}
+    assert written == {"customer.x%2f..%2f..%2f..%2f..%2fodd", "customer.é %3f.%5b%2a%5d"}
+    lost = pq.read_table(next((graph.path / "quarantine").glob("*odd")))
+    assert lost["value_0"].to_pylist() == ["b"]
+    assert {path.name for path in graph.path.parent.iterdir()} == {"data", "schema.yaml", "graph"}

@@ -358,3 +358,24 @@ def test_an_unused_column_reaches_nothing(plan):
         "tables: {a: {key: id, columns: {x: null}}}\nentities: {a: {table: a}}", {"a": "id x y"}
     )
     assert attributes(made, "a") == {"y"}
+
+
+@pytest.mark.parametrize("odd", ["x/y", "a--b", "a:b"])
+def test_a_name_that_no_folder_can_have_is_refused_where_it_would_name_one(plan, odd):
+    text = """
+        tables:
+          customer: {{key: id, columns: {{c: "ODD"}}}}
+          town: {{key: id}}
+          orders:
+            references:
+              - {{columns: o, table: customer, prefix: "{0}"}}
+              - {{columns: t, table: town}}
+        entities: {{customer: {{table: customer}}, town: {{table: town}}}}
+        attributes: {{"customer.ODD": {{share: {1}}}}}
+        """.replace("ODD", odd)
+    columns = {"customer": "id c", "orders": "o t", "town": "id"}
+    assert attributes(plan(text.format("by_", "false"), columns), "customer") == {odd}
+    with pytest.raises(InvalidInput, match="cannot be in the name"):
+        plan(text.format("by_", "true"), columns)
+    with pytest.raises(InvalidInput, match="cannot be in the name"):
+        plan(text.format(odd + "_", "false"), columns)

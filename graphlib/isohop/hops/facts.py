@@ -6,6 +6,7 @@ on every engine. Values have internal names (``v0``, ``v1``) until a node or edg
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,10 +245,15 @@ class Facts:
             *(renamed(t, f"value_{index}") for index, t in enumerate(targets)),
             F.col("n").alias("rows"),
         )
-        write_parquet(quarantined, self.quarantine / where)
+        write_parquet(quarantined, self.quarantine / _folder_name(where))
         if policy == "majority":
             return ranked.where(F.col("rank") == 1).drop("rank", "n")
         return counted.join(several.drop("count"), keys, "left_anti").drop("n")
+
+
+def _folder_name(where: str) -> str:
+    """An attribute may be called what no folder can be."""
+    return re.sub(r"[^\w .-]", lambda odd: f"%{ord(odd[0]):02x}", where)
 
 
 def with_time(event: EventPlan) -> dict[str, int]:

@@ -15,7 +15,7 @@ from itertools import combinations
 
 from isohop.errors import InvalidInput, Problem, did_you_mean
 from isohop.hops.homing import Homes, Occurrence, home_values
-from isohop.hops.schema_file import AttributeSpec, SchemaFile
+from isohop.hops.schema_file import AttributeSpec, SchemaFile, name_problem
 from isohop.hops.universal_row import (
     UniversalRow,
     base_name,
@@ -333,10 +333,14 @@ RESERVED_FACTS = {"src", "dst", "count"}
 
 def _check_names(plan: Plan, problems: list[Problem]) -> None:
     seen: set[str] = set()
-    for edge in [
+    edges = [
         *((e.source, e.role, e.target) for e in plan.functional),
         *((a.entity, role, b.entity) for e in plan.events for role, a, b in e.pairs),
-    ]:
+    ]
+    for name in dict.fromkeys([*plan.nodes, *(part for edge in edges for part in edge)]):
+        problem = name_problem("tables", name)
+        problems += [problem] if problem is not None else []
+    for edge in edges:
         name = "--".join(edge)
         if name in seen:
             problems.append(
