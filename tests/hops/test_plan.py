@@ -160,6 +160,19 @@ def test_a_self_reference_of_an_entity_is_an_edge_in_its_role(plan):
             {"t": "id u", "u": "id t"},
             "t → u → t",
         ),
+        (
+            "t: {key: id, references: [{columns: p, table: whole}]}\n"
+            "  whole: {key: id}\n"
+            "  part: {key: id, references: [{columns: id, table: whole}, {columns: t, table: t}]}",
+            {"t": "id p", "whole": "id", "part": "id t"},
+            "t → whole → part → t",
+        ),
+        (
+            "whole: {key: id}\n"
+            "  t: {key: id, references: [{columns: id, table: whole}, {columns: w, table: whole}]}",
+            {"whole": "id", "t": "id w"},
+            "t → whole → t",
+        ),
     ],
 )
 def test_a_cycle_of_folded_tables_is_named_with_its_remedy(plan, tables, columns, path):
@@ -311,6 +324,21 @@ def test_tables_whose_keys_refer_to_each_other_are_one(plan):
         {"a": "id x", "b": "id y"},
     )
     assert attributes(made, "a") == {"x", "y"}
+
+
+def test_a_table_and_its_two_parts_are_no_cycle(plan):
+    made = plan(
+        """
+        tables:
+          a: {key: id, references: [{columns: city, table: city}]}
+          city: {key: id, surrogate: true}
+          people: {key: id, surrogate: true, references: [{columns: id, table: city}]}
+          area: {key: id, surrogate: true, references: [{columns: id, table: people}]}
+        entities: {a: {table: a}}
+        """,
+        {"a": "id city", "city": "id name", "people": "id population", "area": "id size"},
+    )
+    assert attributes(made, "a") == {"name", "population", "size"}
 
 
 def test_names_that_collide_are_both_named(plan):

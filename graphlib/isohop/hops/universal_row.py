@@ -109,32 +109,36 @@ def _same_key(reference: Reference, table: Table) -> bool:
 def folded_cycles(schema: SchemaFile) -> list[list[str]]:
     """Cycles of references among tables that are no entity's home. Each is an error.
 
-    A 1:1 pair that refers to each other is one table, not a cycle.
+    1:1 ties lead both ways, so they alone are no cycle: tables that they tie are one.
     """
-    found: list[list[str]] = []
-    state: dict[str, int] = {}
+    steps: dict[str, list[tuple[str, bool]]] = {}
+    for name, table in schema.tables.items():
+        if schema.home(name) is None:
+            steps[name] = [
+                (reference.table, partner or _same_key(reference, table))
+                for reference, partner in references(schema, name)
+                if schema.home(reference.table) is None
+            ]
+    found: dict[frozenset[str], list[str]] = {}
+    for name, there in steps.items():
+        for target, tie in there:
+            back = None if tie else _path(steps, target, name)
+            if back is not None:
+                found.setdefault(frozenset(back), [name, *back])
+    return list(found.values())
 
-    def follow(table: str, path: list[str]) -> None:
-        state[table] = 1
-        for reference, partner in references(schema, table):
-            target = reference.table
-            ours, theirs = schema.tables[table], schema.tables[target]
-            if partner or schema.home(target) is not None:
-                continue
-            if _same_key(reference, ours) and any(
-                back.table == table and _same_key(back, theirs) for back in theirs.references or ()
-            ):
-                continue
-            if state.get(target) == 1:
-                found.append([*path[path.index(target) :], target])
-            elif target not in state:
-                follow(target, [*path, target])
-        state[table] = 2
 
-    for table in schema.tables:
-        if table not in state and schema.home(table) is None:
-            follow(table, [table])
-    return found
+def _path(steps: Mapping[str, list[tuple[str, bool]]], first: str, last: str) -> list[str] | None:
+    """The shortest path of references between two tables, both included."""
+    paths = {first: [first]}
+    queue = deque([first])
+    while queue and last not in paths:
+        here = queue.popleft()
+        for target, _ in steps[here]:
+            if target not in paths:
+                paths[target] = [*paths[here], target]
+                queue.append(target)
+    return paths.get(last)
 
 
 MOST_PLACES = 256
