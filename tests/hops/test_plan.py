@@ -131,6 +131,25 @@ def test_two_roles_to_one_entity_are_told_apart_by_prefix(plan):
         plan(text.format("", ""), columns)
 
 
+@pytest.mark.parametrize("target", ["city", "person"])
+def test_two_roles_of_what_an_entity_determines_are_told_apart_by_prefix(plan, target):
+    text = f"""
+        tables:
+          city: {{{{key: id}}}}
+          person:
+            key: id
+            references:
+              - {{{{columns: x, table: {target}{{0}}}}}}
+              - {{{{columns: y, table: {target}{{1}}}}}}
+        entities: {{{{city: {{{{table: city}}}}, person: {{{{table: person}}}}}}}}
+        """
+    columns = {"city": "id", "person": "id x y"}
+    made = plan(text.format(", prefix: x_", ", prefix: y_"), columns)
+    assert functional(made) == {("person", "x", target), ("person", "y", target)}
+    with pytest.raises(InvalidInput, match=f"two of '{target}' in the role '{target}'"):
+        plan(text.format("", ""), columns)
+
+
 def test_a_self_reference_of_an_entity_is_an_edge_in_its_role(plan):
     made = plan(
         """

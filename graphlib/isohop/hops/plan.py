@@ -181,7 +181,7 @@ def make_plan(
                 table, unreferenced, row, homes, declared.key or (), declared.unique
             )
     for root in plan.roots.values():
-        _gather(plan, root)
+        _gather(plan, root, problems)
     for root in plan.roots.values():
         if root.is_event:
             _add_event(plan, root, problems)
@@ -227,13 +227,14 @@ def _declared_nodes(schema: SchemaFile) -> dict[str, NodePlan]:
     return nodes
 
 
-def _gather(plan: Plan, root: Root) -> None:
+def _gather(plan: Plan, root: Root, problems: list[Problem]) -> None:
     """Add what a root's rows say of each entity: keys, attributes, functional targets."""
     homes = root.homes
 
     def source(holder: Occurrence, values: tuple[int, ...]) -> Source:
         return Source(root.table, holder.key, values, root.keeps_one_row_for(holder.key))
 
+    targets: dict[tuple[str, Occurrence], Occurrence] = {}
     for occurrence in homes.occurrences:
         node = plan.nodes.setdefault(
             occurrence.entity, NodePlan(occurrence.entity, ("value",), shared=occurrence.shared)
@@ -249,6 +250,9 @@ def _gather(plan: Plan, root: Root) -> None:
             role = occurrence.role.removeprefix(holder.prefix) or occurrence.role
             edge = _functional(plan, holder.entity, role, node)
             edge.gathered.sources.append(source(holder, occurrence.key))
+            if targets.setdefault((edge.name, holder), occurrence) != occurrence:
+                what = f"'{holder.entity}' has two of '{occurrence.entity}' in the role '{role}'."
+                problems.append(_one_role(root, what))
     for value, held in homes.attributes.items():
         for holder, name in held:
             gathered = plan.nodes[holder.entity].attributes.setdefault(name, Gathered(name))
@@ -286,14 +290,14 @@ def _add_event(plan: Plan, root: Root, problems: list[Problem]) -> None:
         alone = ends.count(tuple(sorted((first.entity, second.entity)))) == 1
         role = event.name if plain and alone else f"{event.name}.{first.role}.{second.role}"
         if (first.entity, first.role) == (second.entity, second.role):
-            problems.append(
-                Problem(
-                    f"tables.{root.table}.references",
-                    f"'{first.entity}' takes part twice in the role '{first.role}'.",
-                    "Tell the two references apart by a 'prefix'.",
-                )
-            )
+            what = f"'{first.entity}' takes part twice in the role '{first.role}'."
+            problems.append(_one_role(root, what))
         event.pairs.append((role, first, second))
+
+
+def _one_role(root: Root, what: str) -> Problem:
+    hint = "Tell the two references apart by a 'prefix'."
+    return Problem(f"tables.{root.table}.references", what, hint)
 
 
 def attribute_owners(plan: Plan) -> dict[str, set[str]]:
