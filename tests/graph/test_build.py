@@ -618,3 +618,38 @@ def test_an_attribute_may_be_called_what_no_folder_can_be(make, engine):
     lost = pq.read_table(next((graph.path / "quarantine").glob("*odd")))
     assert lost["value_0"].to_pylist() == ["b"]
     assert {path.name for path in graph.path.parent.iterdir()} == {"data", "schema.yaml", "graph"}
+
+
+CASCADE = """
+policies: {orphans: quarantine}
+entities: {a: {table: a}, b: {table: b}}
+tables:
+"""
+CASCADED = {
+    "a": "a: {key: id, references: [{columns: up, table: a, prefix: up_}]}",
+    "b": "b: {key: id, references: [{columns: a, table: a}, {columns: c, table: c}]}",
+    "c": "c: {key: id, surrogate: true, references: [{columns: b, table: b, prefix: of_}]}",
+}
+
+
+@pytest.mark.parametrize("order", ["abc", "cba", "bca"])
+def test_rows_that_refer_to_quarantined_ones_are_quarantined_in_any_order_of_tables(make, order):
+    """Along chains of any length, within a table and round cycles; each row once."""
+    tables = {
+        "a": {"id": [1, 2, 3, 4], "up": [9, 1, 2, None]},
+        "b": {"id": [1, 2, 3], "a": [3, 4, 4], "c": [1, 2, 3]},
+        "c": {"id": [1, 2, 3], "b": [2, 1, 3]},
+    }
+    schema = CASCADE + "".join(f"  {CASCADED[name]}\n" for name in order)
+    graph = make(schema, tables)
+    assert ledger(graph)["closes"]
+    assert graph.nodes("a")["id"].to_pylist() == [4]
+    assert graph.nodes("b")["id"].to_pylist() == [3]
+    lost = {t: sum(rows_of(graph, t)["quarantined"].values()) for t in order}
+    assert lost == {"a": 3, "b": 2, "c": 2}
+    for table, count in lost.items():
+        assert len(pq.read_table(graph.path / "quarantine" / table)) == count
+    findings = [f for t in order for f in rows_of(graph, t)["findings"]]
+    orphans = [f["where"] for f in findings if f["kind"] == "orphaned reference"]
+    assert sorted(orphans) == ["a.up → a", "b.a → a", "b.c → c", "c.b → b"]
+    assert graph.edge_type("a--up--a").count == 0
