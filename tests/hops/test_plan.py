@@ -426,3 +426,20 @@ def test_a_name_that_no_folder_can_have_is_refused_where_it_would_name_one(plan,
         plan(text.format("by_", "true"), columns)
     with pytest.raises(InvalidInput, match="cannot be in the name"):
         plan(text.format(odd + "_", "false"), columns)
+
+
+def test_an_attribute_called_time_beside_the_time_of_an_event_is_refused(plan):
+    text = """
+        tables:
+          a: {{key: id}}
+          b: {{key: id}}
+          buys:
+            time: at
+            columns: {{at: {0}}}
+            references: [{{columns: a, table: a}}, {{columns: b, table: b}}]
+        entities: {{a: {{table: a}}, b: {{table: b}}}}
+        """
+    columns = {"a": "id", "b": "id", "buys": "a b at time"}
+    assert set(plan(text.format("at"), columns).events[0].attributes) == {"at", "time"}
+    with pytest.raises(InvalidInput, match="what the time of the event is called"):
+        plan(text.format("null"), columns)

@@ -358,6 +358,15 @@ def _check_names(plan: Plan, problems: list[Problem]) -> None:
     for event in plan.events:
         for name in sorted(RESERVED_FACTS & set(event.attributes)):
             problems.append(_reserved(f"tables.{event.root}", name))
+        timed = event.time is not None and event.time not in event.attributes.values()
+        if timed and "time" in event.attributes:
+            problems.append(
+                Problem(
+                    f"tables.{event.root}",
+                    "'time' is an attribute, and what the time of the event is called.",
+                    "Map the column to another name under 'columns'.",
+                )
+            )
     for node in plan.nodes.values():
         taken = RESERVED_KEYS & set(node.key) | RESERVED_ATTRIBUTES & set(node.attributes)
         problems += [_reserved(f"entities.{node.name}", name) for name in sorted(taken)]
