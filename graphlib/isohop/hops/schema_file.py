@@ -29,7 +29,7 @@ from pydantic import Field, field_validator, model_validator
 from isohop.errors import Problem, did_you_mean
 from isohop.hops.kinds import Kind
 from isohop.relational.as_of import is_time
-from isohop.relational.database import Policies, Reference, Table, type_family
+from isohop.relational.database import Policies, Reference, Table, distinct, type_family
 from isohop.relational.source import SourceSpec, SourceTable
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
 
@@ -48,6 +48,11 @@ class Entity(StrictModel):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("key")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return distinct(value)
 
     @model_validator(mode="after")
     def _identified(self) -> Entity:
@@ -123,6 +128,8 @@ def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
     held: dict[str, str] = {}
     for name, table in schema.tables.items():
         _check_name(file, ("tables", name), name)
+        for part in sorted({part for part in table.parts if table.parts.count(part) > 1}):
+            file.add(("tables", name, "parts"), f"'{part}' is listed twice.", "Keep one of them.")
         for part in table.parts or (name,):
             if held.setdefault(part, name) != name:
                 file.add(
