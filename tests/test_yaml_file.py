@@ -67,3 +67,34 @@ def test_no_bytes_make_a_schema_file_crash(tmp_path, data):
     (tmp_path / "f.yaml").write_bytes(data)
     with contextlib.suppress(InvalidInput):
         read_schema_file(tmp_path / "f.yaml").raise_problems()
+
+
+KEYED = "{key: x}"
+
+
+@pytest.mark.parametrize(
+    ("table", "entity", "place", "told"),
+    [
+        ("{key: [id, id]}", KEYED, "tables.t.key", "a column twice: id, id"),
+        ("{unique: [[]]}", KEYED, "tables.t.unique", "one at least"),
+        ("{unique: [[a, a]]}", KEYED, "tables.t.unique", "a column twice: a, a"),
+        ("{parts: [p, p, q]}", KEYED, "tables.t.parts", "'p' is listed twice"),
+        (
+            "{references: [{columns: a, table: t, prefix: x/../y}]}",
+            KEYED,
+            "tables.t.references[0].prefix",
+            "'x/../y' cannot be in the name",
+        ),
+        ("{}", "{key: [x, x]}", "entities.e.key", "a column twice: x, x"),
+    ],
+)
+def test_what_a_table_cannot_be_is_a_mistake_of_the_file(tmp_path, table, entity, place, told):
+    text = f"""
+    database: d
+    source: {{path: .}}
+    tables: {{t: {table}}}
+    entities: {{e: {entity}}}
+    """
+    (tmp_path / "f.yaml").write_text(text, "utf-8")
+    found = [str(p) for p in read_schema_file(tmp_path / "f.yaml").problems]
+    assert any(place in problem and told in problem for problem in found)

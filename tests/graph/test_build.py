@@ -491,3 +491,187 @@ def test_real_databases_build_and_their_ledgers_close(tmp_path, name):
     counts = {node.name: node.count for node in graph.node_types}
     expected = {"sakila": {"film": 1000, "customer": 599}, "gutenberg": {"work": 78766}}[name]
     assert counts.items() >= expected.items()
+
+
+BOUGHT = """
+entities: {customer: {table: customer}, product: {table: product}}
+tables:
+  customer: {key: id}
+  product: {key: id}
+  orders:
+    key: id
+    surrogate: true
+    columns: {rating: customer.rating}
+    references:
+      - {columns: customer_id, table: customer}
+      - {columns: product_id, table: product}
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_column_without_values_has_the_type_of_what_it_is_united_with(make, engine, rows):
+    tables = {
+        "customer": {"id": [1, 2], "rating": [3, None]},
+        "product": {"id": [7]},
+        "orders": {
+            "id": pa.array([1][:rows], pa.int64()),
+            "customer_id": pa.nulls(rows),
+            "product_id": pa.array([7][:rows], pa.int64()),
+            "rating": pa.nulls(rows, pa.string()),
+        },
+    }
+    graph = make(BOUGHT, tables, engine)
+    assert graph.nodes("customer").to_pylist() == [
+        {"node_id": 0, "id": 1, "rating": 3},
+        {"node_id": 1, "id": 2, "rating": None},
+    ]
+    assert graph.edge_type("customer--orders--product").count == 0
+    rating = next(a for a in graph.node_type("customer").attributes if a.name == "rating")
+    assert (rating.kind, rating.type) == ("number", "int64")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_whole_numbers_in_one_table_and_others_in_another_are_numbers(make, engine):
+    tables = {
+        "customer": {"id": [1, 2], "rating": [3, None]},
+        "product": {"id": [7]},
+        "orders": {"id": [1], "customer_id": [2], "product_id": [7], "rating": [2.5]},
+    }
+    graph = make(BOUGHT, tables, engine)
+    assert graph.nodes("customer")["rating"].to_pylist() == [3.0, 2.5]
+
+
+def test_columns_of_which_none_has_values_need_not_agree(make):
+    tables = {
+        "customer": {"id": [1], "rating": pa.nulls(1, pa.int64())},
+        "product": {"id": pa.nulls(0)},
+        "orders": {c: pa.nulls(0) for c in ("id", "customer_id", "product_id", "rating")},
+    }
+    graph = make(BOUGHT, tables)
+    assert graph.nodes("customer").to_pylist() == [{"node_id": 0, "id": 1, "rating": None}]
+
+
+def test_text_in_one_table_and_numbers_in_another_are_refused_by_name(make):
+    tables = {
+        "customer": {"id": [1, 2], "rating": ["good", None]},
+        "product": {"id": [7]},
+        "orders": {"id": [1], "customer_id": [2], "product_id": [7], "rating": [2]},
+    }
+    with pytest.raises(InvalidInput, match=r"customer\.rating is string and orders\.rating is int"):
+        make(BOUGHT, tables)
+
+
+BY_EMAIL = """
+policies: {{violations: {0}}}
+entities: {{customer: {1}}}
+tables:
+  customer:
+    key: id
+    surrogate: true
+    unique: [[email]]
+    references: [{{columns: c, table: city}}]
+  city: {{key: id, surrogate: true, columns: {{name: city}}}}
+attributes: {{customer.city: {{share: true}}}}
+"""
+
+
+@pytest.mark.parametrize("policy", ["majority", "unset", "fail"])
+@pytest.mark.parametrize("entity", ["{table: customer, key: email}", "{key: email}"])
+def test_a_declared_key_that_two_rows_share_is_a_violation(make, policy, entity):
+    """No table's own key: what is declared unique need not be."""
+    tables = {
+        "customer": {"id": [1, 2, 3], "email": ["a", "a", "b"], "age": [5, 6, 7], "c": [1, 2, 2]},
+        "city": {"id": [1, 2], "name": ["Oslo", "Rome"]},
+    }
+    if policy == "fail":
+        with pytest.raises(IsohopError, match="have more than one value"):
+            make(BY_EMAIL.format(policy, entity), tables)
+        return
+    graph = make(BY_EMAIL.format(policy, entity), tables)
+    kept = policy == "majority"
+    assert graph.nodes("customer").to_pylist() == [
+        {"node_id": 0, "email": "a", "age": 5 if kept else None},
+        {"node_id": 1, "email": "b", "age": 7},
+    ]
+    assert graph.edge_type("customer--city--customer.city").count == 1 + kept
+    found = {f["where"]: f["count"] for f in ledger(graph)["findings"]}
+    assert found == {"customer.age": 1, "customer--city--customer.city": 1}
+
+
+def test_a_key_that_is_said_to_be_another_entitys_attribute_is_checked(make):
+    schema = """
+    entities: {customer: {table: customer}}
+    tables:
+      customer: {key: id}
+      orders:
+        key: id
+        columns: {id: customer.first_order}
+        references: [{columns: customer_id, table: customer}]
+    """
+    tables = {"customer": {"id": [1, 2]}, "orders": {"id": [1, 2, 3], "customer_id": [1, 1, 2]}}
+    graph = make(schema, tables)
+    assert graph.nodes("customer")["first_order"].to_pylist() == [1, 3]
+    assert [f["where"] for f in ledger(graph)["findings"]] == ["customer.first_order"]
+
+
+ODD = "x/../../../../odd"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_attribute_may_be_called_what_no_folder_can_be(make, engine):
+    """Nothing is written anywhere but in the graph, also of the values that violate."""
+    schema = f"""
+    entities: {{customer: {{table: customer}}}}
+    tables:
+      customer: {{key: id}}
+      orders:
+        key: id
+        surrogate: true
+        references: [{{columns: customer_id, table: customer}}]
+        determines: {{customer: ["{ODD}", "é ?.[*]"]}}
+    """
+    orders = {"id": [1, 2, 3], "customer_id": [1, 1, 1], ODD: ["a", "b", "a"], "é ?.[*]": [1, 1, 2]}
+    graph = make(schema, {"customer": {"id": [1]}, "orders": orders}, engine)
+    assert graph.nodes("customer")[ODD].to_pylist() == ["a"]
+    assert graph.nodes("customer")["é ?.[*]"].to_pylist() == [1]
+    written = {path.name for path in (graph.path / "quarantine").iterdir()}
+    assert written == {"customer.x%2f..%2f..%2f..%2f..%2fodd", "customer.é %3f.%5b%2a%5d"}
+    lost = pq.read_table(next((graph.path / "quarantine").glob("*odd")))
+    assert lost["value_0"].to_pylist() == ["b"]
+    assert {path.name for path in graph.path.parent.iterdir()} == {"data", "schema.yaml", "graph"}
+
+
+CASCADE = """
+policies: {orphans: quarantine}
+entities: {a: {table: a}, b: {table: b}}
+tables:
+"""
+CASCADED = {
+    "a": "a: {key: id, references: [{columns: up, table: a, prefix: up_}]}",
+    "b": "b: {key: id, references: [{columns: a, table: a}, {columns: c, table: c}]}",
+    "c": "c: {key: id, surrogate: true, references: [{columns: b, table: b, prefix: of_}]}",
+}
+
+
+@pytest.mark.parametrize("order", ["abc", "cba", "bca"])
+def test_rows_that_refer_to_quarantined_ones_are_quarantined_in_any_order_of_tables(make, order):
+    """Along chains of any length, within a table and round cycles; each row once."""
+    tables = {
+        "a": {"id": [1, 2, 3, 4], "up": [9, 1, 2, None]},
+        "b": {"id": [1, 2, 3], "a": [3, 4, 4], "c": [1, 2, 3]},
+        "c": {"id": [1, 2, 3], "b": [2, 1, 3]},
+    }
+    schema = CASCADE + "".join(f"  {CASCADED[name]}\n" for name in order)
+    graph = make(schema, tables)
+    assert ledger(graph)["closes"]
+    assert graph.nodes("a")["id"].to_pylist() == [4]
+    assert graph.nodes("b")["id"].to_pylist() == [3]
+    lost = {t: sum(rows_of(graph, t)["quarantined"].values()) for t in order}
+    assert lost == {"a": 3, "b": 2, "c": 2}
+    for table, count in lost.items():
+        assert len(pq.read_table(graph.path / "quarantine" / table)) == count
+    findings = [f for t in order for f in rows_of(graph, t)["findings"]]
+    orphans = [f["where"] for f in findings if f["kind"] == "orphaned reference"]
+    assert sorted(orphans) == ["a.up → a", "b.a → a", "b.c → c", "c.b → b"]
+    assert graph.edge_type("a--up--a").count == 0

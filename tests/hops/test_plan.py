@@ -131,6 +131,25 @@ def test_two_roles_to_one_entity_are_told_apart_by_prefix(plan):
         plan(text.format("", ""), columns)
 
 
+@pytest.mark.parametrize("target", ["city", "person"])
+def test_two_roles_of_what_an_entity_determines_are_told_apart_by_prefix(plan, target):
+    text = f"""
+        tables:
+          city: {{{{key: id}}}}
+          person:
+            key: id
+            references:
+              - {{{{columns: x, table: {target}{{0}}}}}}
+              - {{{{columns: y, table: {target}{{1}}}}}}
+        entities: {{{{city: {{{{table: city}}}}, person: {{{{table: person}}}}}}}}
+        """
+    columns = {"city": "id", "person": "id x y"}
+    made = plan(text.format(", prefix: x_", ", prefix: y_"), columns)
+    assert functional(made) == {("person", "x", target), ("person", "y", target)}
+    with pytest.raises(InvalidInput, match=f"two of '{target}' in the role '{target}'"):
+        plan(text.format("", ""), columns)
+
+
 def test_a_self_reference_of_an_entity_is_an_edge_in_its_role(plan):
     made = plan(
         """
@@ -159,6 +178,19 @@ def test_a_self_reference_of_an_entity_is_an_edge_in_its_role(plan):
             "  u: {key: id, references: [{columns: t, table: t}]}",
             {"t": "id u", "u": "id t"},
             "t → u → t",
+        ),
+        (
+            "t: {key: id, references: [{columns: p, table: whole}]}\n"
+            "  whole: {key: id}\n"
+            "  part: {key: id, references: [{columns: id, table: whole}, {columns: t, table: t}]}",
+            {"t": "id p", "whole": "id", "part": "id t"},
+            "t → whole → part → t",
+        ),
+        (
+            "whole: {key: id}\n"
+            "  t: {key: id, references: [{columns: id, table: whole}, {columns: w, table: whole}]}",
+            {"whole": "id", "t": "id w"},
+            "t → whole → t",
         ),
     ],
 )
@@ -313,6 +345,21 @@ def test_tables_whose_keys_refer_to_each_other_are_one(plan):
     assert attributes(made, "a") == {"x", "y"}
 
 
+def test_a_table_and_its_two_parts_are_no_cycle(plan):
+    made = plan(
+        """
+        tables:
+          a: {key: id, references: [{columns: city, table: city}]}
+          city: {key: id, surrogate: true}
+          people: {key: id, surrogate: true, references: [{columns: id, table: city}]}
+          area: {key: id, surrogate: true, references: [{columns: id, table: people}]}
+        entities: {a: {table: a}}
+        """,
+        {"a": "id city", "city": "id name", "people": "id population", "area": "id size"},
+    )
+    assert attributes(made, "a") == {"name", "population", "size"}
+
+
 def test_names_that_collide_are_both_named(plan):
     with pytest.raises(
         InvalidInput, match=r"customer\.name and city\.name|city\.name and customer"
@@ -358,3 +405,41 @@ def test_an_unused_column_reaches_nothing(plan):
         "tables: {a: {key: id, columns: {x: null}}}\nentities: {a: {table: a}}", {"a": "id x y"}
     )
     assert attributes(made, "a") == {"y"}
+
+
+@pytest.mark.parametrize("odd", ["x/y", "a--b", "a:b"])
+def test_a_name_that_no_folder_can_have_is_refused_where_it_would_name_one(plan, odd):
+    text = """
+        tables:
+          customer: {{key: id, columns: {{c: "ODD"}}}}
+          town: {{key: id}}
+          orders:
+            references:
+              - {{columns: o, table: customer, prefix: "{0}"}}
+              - {{columns: t, table: town}}
+        entities: {{customer: {{table: customer}}, town: {{table: town}}}}
+        attributes: {{"customer.ODD": {{share: {1}}}}}
+        """.replace("ODD", odd)
+    columns = {"customer": "id c", "orders": "o t", "town": "id"}
+    assert attributes(plan(text.format("by_", "false"), columns), "customer") == {odd}
+    with pytest.raises(InvalidInput, match="cannot be in the name"):
+        plan(text.format("by_", "true"), columns)
+    with pytest.raises(InvalidInput, match="cannot be in the name"):
+        plan(text.format(odd + "_", "false"), columns)
+
+
+def test_an_attribute_called_time_beside_the_time_of_an_event_is_refused(plan):
+    text = """
+        tables:
+          a: {{key: id}}
+          b: {{key: id}}
+          buys:
+            time: at
+            columns: {{at: {0}}}
+            references: [{{columns: a, table: a}}, {{columns: b, table: b}}]
+        entities: {{a: {{table: a}}, b: {{table: b}}}}
+        """
+    columns = {"a": "id", "b": "id", "buys": "a b at time"}
+    assert set(plan(text.format("at"), columns).events[0].attributes) == {"at", "time"}
+    with pytest.raises(InvalidInput, match="what the time of the event is called"):
+        plan(text.format("null"), columns)

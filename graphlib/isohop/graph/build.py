@@ -145,12 +145,18 @@ def clean_tables(
         ledger,
         planned.as_of,
     )
-    with progress.task("integrity", 2 * len(schema.tables)) as bar:
-        for check_table in (integrity.check, integrity.check_references):
-            for name in schema.tables:
-                bar.note(name)
-                check_table(name)
-                bar.advance()
+    with progress.task("integrity", 2 * len(schema.tables) + 1) as bar:
+        for name in schema.tables:
+            bar.note(name)
+            integrity.check(name)
+            bar.advance()
+        bar.note("rows to set aside")
+        integrity.take_out_orphans()
+        bar.advance()
+        for name in schema.tables:
+            bar.note(name)
+            integrity.check_references(name)
+            bar.advance()
     return landed, integrity.clean
 
 

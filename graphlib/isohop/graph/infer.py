@@ -29,7 +29,7 @@ from isohop.hops.dependencies import find_dependencies
 from isohop.hops.facts import Facts
 from isohop.hops.naming import with_names
 from isohop.hops.plan import make_plan
-from isohop.hops.schema_file import AttributeSpec, Entity, SchemaFile, check_columns
+from isohop.hops.schema_file import AttributeSpec, Entity, SchemaFile, check_columns, name_problem
 from isohop.hops.schema_text import schema_text
 from isohop.hops.universal_row import crowded, folded_cycles
 from isohop.relational.database import Policies, Table
@@ -381,6 +381,6 @@ class _Inference:
             self.found.rejected.append(Rejected("shared attribute", name, f"{why}; {because}"))
         if kind is None:
             return None
-        shared = shared and shareable
+        shared = shared and shareable and name_problem(name, name) is None
         self.found.notes["attributes", name] = f"{why}; {because}" if shared else why
         return AttributeSpec(kind=kind, share=shared)

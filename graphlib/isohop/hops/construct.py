@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isohop.engines.progress import SILENT, Progress
+from isohop.errors import InvalidInput
 from isohop.hops.edges import Edges
 from isohop.hops.facts import Facts
 from isohop.hops.nodes import Built, Nodes
@@ -26,8 +27,10 @@ def construct(
     before: Mapping[str, DataFrame] | None = None,
 ) -> tuple[dict[str, Built], dict[str, Built]]:
     """Act on a plan; (node types, edge types) as written under ``out``, by name. ``before``: as in
-    `Nodes`."""
+    `Nodes`. Raises `InvalidInput` where columns that are one thing differ in type."""
     plan = facts.plan
+    if facts.problems:
+        raise InvalidInput(f"schema of {plan.schema.database}", facts.problems)
     nodes = Nodes(facts, out, before or {})
     edges = Edges(facts, nodes, out)
     steps = len(plan.roots) + len(plan.nodes) + len(plan.functional) + len(plan.events)

@@ -6,6 +6,7 @@ on every engine. Values have internal names (``v0``, ``v1``) until a node or edg
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +24,16 @@ from isohop.engines.frames import (
     united,
     write_parquet,
 )
-from isohop.errors import IsohopError
+from isohop.errors import IsohopError, Problem
 from isohop.hops.kinds import Kind, default_kind
 from isohop.hops.plan import EventPlan, FunctionalPlan, Gathered, Plan, Root, Source
 from isohop.hops.usage import referring_keys
+from isohop.hops.value_types import Value, ValueType, value_types
 from isohop.relational.integrity import EXAMPLES, CleanTable
 from isohop.relational.ledger import Finding, Ledger
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 JOINS_AT_ONCE = 24
 """Engines plan by recursion: a row that leads to hundreds of places is joined in steps."""
@@ -50,7 +52,13 @@ class Facts:
     ledger: Ledger
     frames: dict[str, DataFrame] = field(default_factory=dict)
     empty: set[str] = field(default_factory=set)
+    types: dict[Value, ValueType] = field(init=False)
+    problems: list[Problem] = field(init=False)
+    """Columns that are one thing and differ in type; a graph needs that there are none."""
     _targets: dict[str, DataFrame | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.types, self.problems = value_types(self.plan, self.clean)
 
     def staged(self, frame: DataFrame, name: str) -> DataFrame:
         """The same rows, written once."""
@@ -62,6 +70,8 @@ class Facts:
 
     def type_of(self, root: str, value: int) -> pa.DataType:
         """Arrow type of a value of U(root)."""
+        if (root, value) in self.types:
+            return self.types[root, value].arrow
         row = self.plan.roots[root].row
         visit, column = row.source[value]
         return self.clean[row.visits[visit].table].types[column]
@@ -78,30 +88,38 @@ class Facts:
             if not frame.limit(1).collect():
                 self.empty.add(root.table)
         wanted = {
-            row.source[value][1]: f"v{value}"
+            row.source[value][1]: value
             for value in sorted(needed | self._joining(root, visits))
             if row.source[value][0] == 0
         }
-        frame = frame.select(*(renamed(base.names[c], v) for c, v in wanted.items()))
+        frame = frame.select(*(self._value(root, base.names[c], v) for c, v in wanted.items()))
         for joins, visit in enumerate(v for v in row.visits[1:] if v.index in visits):
             if joins and joins % JOINS_AT_ONCE == 0:
                 frame = self.staged(frame, f"universal-{root.table}-{joins}")
             target = self.clean[visit.table]
             columns = {key: f"j{index}" for index, key in enumerate(visit.key)}
             values = {
-                row.source[value][1]: f"v{value}"
+                row.source[value][1]: value
                 for value in sorted(needed | self._joining(root, visits))
                 if row.source[value][0] == visit.index
             }
             joined = target.frame.select(
                 *(renamed(target.names[c], j) for c, j in columns.items()),
-                *(renamed(target.names[c], v) for c, v in values.items()),
+                *(self._value(root, target.names[c], v) for c, v in values.items()),
             )
             ours = [f"v{row.values[visit.parent or 0, c]}" for c in visit.columns]
             frame = left_join(frame, joined, ours, list(columns.values()))
         if visits or root.unreferenced:
             frame = self.staged(frame, f"universal-{root.table}")
         self.frames[root.table] = frame
+
+    def _value(self, root: Root, column: str, value: int) -> Column:
+        """A column as a value of U(root), of the type that it has in all tables."""
+        from pyspark.sql import functions as F
+
+        type_ = self.types.get((root.table, value))
+        typed = F.col(column) if type_ is None else F.col(column).cast(type_.engine)
+        return typed.alias(f"v{value}")
 
     def _unreferenced(self, table: str, frame: DataFrame) -> DataFrame:
         """The rows of a folded table that no row refers to."""
@@ -227,10 +245,15 @@ class Facts:
             *(renamed(t, f"value_{index}") for index, t in enumerate(targets)),
             F.col("n").alias("rows"),
         )
-        write_parquet(quarantined, self.quarantine / where)
+        write_parquet(quarantined, self.quarantine / _folder_name(where))
         if policy == "majority":
             return ranked.where(F.col("rank") == 1).drop("rank", "n")
         return counted.join(several.drop("count"), keys, "left_anti").drop("n")
+
+
+def _folder_name(where: str) -> str:
+    """An attribute may be called what no folder can be."""
+    return re.sub(r"[^\w .-]", lambda odd: f"%{ord(odd[0]):02x}", where)
 
 
 def with_time(event: EventPlan) -> dict[str, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from isohop.errors import IsohopError
 from isohop.hops.homing import Homes, home_values
 from isohop.hops.plan import RESERVED_ATTRIBUTES, RESERVED_FACTS, RESERVED_KEYS
-from isohop.hops.schema_file import SchemaFile
+from isohop.hops.schema_file import SchemaFile, name_problem
 from isohop.hops.universal_row import UniversalRow, references, universal_row
 from isohop.relational.database import Reference, Table
 
@@ -125,9 +125,11 @@ def _clashes(schema: SchemaFile, row: UniversalRow, homes: Homes) -> Iterator[_C
 def _forbidden(
     schema: SchemaFile, row: UniversalRow, homes: Homes
 ) -> Iterator[tuple[int, set[str]]]:
-    """Values whose name a dataset needs for itself, or that a role or a key has already."""
+    """Values whose name a dataset needs for itself, or that a role or a key has already,
+    and those that give a role a name that no edge type can have."""
     roles = {o.role.lower() for o in homes.occurrences if not o.shared}
     in_keys = {value for o in homes.occurrences for value in o.key}
+    odd = {value for o in homes.occurrences for value in o.key if name_problem("", o.role)}
     for value, name in sorted(row.names.items()):
         taken = set(RESERVED_FACTS | RESERVED_ATTRIBUTES)
         if value in in_keys:
@@ -138,7 +140,7 @@ def _forbidden(
         for holder, _ in held:
             taken |= {row.names.get(k, "").lower() for k in holder.key}
         short = {name, *(called for _, called in held)}
-        if {one.lower() for one in short} & taken or "." in name:
+        if {one.lower() for one in short} & taken or "." in name or value in odd:
             yield value, taken
 
 

@@ -15,7 +15,7 @@ from itertools import combinations
 
 from isohop.errors import InvalidInput, Problem, did_you_mean
 from isohop.hops.homing import Homes, Occurrence, home_values
-from isohop.hops.schema_file import AttributeSpec, SchemaFile
+from isohop.hops.schema_file import AttributeSpec, SchemaFile, name_problem
 from isohop.hops.universal_row import (
     UniversalRow,
     base_name,
@@ -59,15 +59,25 @@ class Root:
         """
         return self._one_row_by((self.key,) if self.key else (), values)
 
-    def _one_row_by(self, candidates: tuple[tuple[str, ...], ...], values: tuple[int, ...]) -> bool:
-        known = self.row.closure(frozenset(values))
+    def keeps_one_row_for(self, values: tuple[int, ...]) -> bool:
+        """Likewise, whatever the data are: by keys alone, of which each table keeps one row."""
+        return self._one_row_by((self.key,) if self.key else (), values, enforced=True)
+
+    def _one_row_by(
+        self,
+        candidates: tuple[tuple[str, ...], ...],
+        values: tuple[int, ...],
+        enforced: bool = False,
+    ) -> bool:
+        known = self.row.closure(frozenset(values), enforced)
         return any(all(self.row.values[0, c] in known for c in key) for key in candidates)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where values of one attribute or target come from: ``keyed`` when every row of the root has
-    its own key there, so that no two rows can disagree."""
+    """Where values of one attribute or target come from: ``keyed`` when no two rows of the root
+    that are kept have one key there, so that none can disagree: by the keys of tables alone, since
+    what is declared besides may not hold."""
 
     root: str
     holder: tuple[int, ...]
@@ -181,7 +191,7 @@ def make_plan(
                 table, unreferenced, row, homes, declared.key or (), declared.unique
             )
     for root in plan.roots.values():
-        _gather(plan, root)
+        _gather(plan, root, problems)
     for root in plan.roots.values():
         if root.is_event:
             _add_event(plan, root, problems)
@@ -227,13 +237,14 @@ def _declared_nodes(schema: SchemaFile) -> dict[str, NodePlan]:
     return nodes
 
 
-def _gather(plan: Plan, root: Root) -> None:
+def _gather(plan: Plan, root: Root, problems: list[Problem]) -> None:
     """Add what a root's rows say of each entity: keys, attributes, functional targets."""
     homes = root.homes
 
     def source(holder: Occurrence, values: tuple[int, ...]) -> Source:
-        return Source(root.table, holder.key, values, root.one_row_for(holder.key))
+        return Source(root.table, holder.key, values, root.keeps_one_row_for(holder.key))
 
+    targets: dict[tuple[str, Occurrence], Occurrence] = {}
     for occurrence in homes.occurrences:
         node = plan.nodes.setdefault(
             occurrence.entity, NodePlan(occurrence.entity, ("value",), shared=occurrence.shared)
@@ -249,6 +260,9 @@ def _gather(plan: Plan, root: Root) -> None:
             role = occurrence.role.removeprefix(holder.prefix) or occurrence.role
             edge = _functional(plan, holder.entity, role, node)
             edge.gathered.sources.append(source(holder, occurrence.key))
+            if targets.setdefault((edge.name, holder), occurrence) != occurrence:
+                what = f"'{holder.entity}' has two of '{occurrence.entity}' in the role '{role}'."
+                problems.append(_one_role(root, what))
     for value, held in homes.attributes.items():
         for holder, name in held:
             gathered = plan.nodes[holder.entity].attributes.setdefault(name, Gathered(name))
@@ -286,14 +300,14 @@ def _add_event(plan: Plan, root: Root, problems: list[Problem]) -> None:
         alone = ends.count(tuple(sorted((first.entity, second.entity)))) == 1
         role = event.name if plain and alone else f"{event.name}.{first.role}.{second.role}"
         if (first.entity, first.role) == (second.entity, second.role):
-            problems.append(
-                Problem(
-                    f"tables.{root.table}.references",
-                    f"'{first.entity}' takes part twice in the role '{first.role}'.",
-                    "Tell the two references apart by a 'prefix'.",
-                )
-            )
+            what = f"'{first.entity}' takes part twice in the role '{first.role}'."
+            problems.append(_one_role(root, what))
         event.pairs.append((role, first, second))
+
+
+def _one_role(root: Root, what: str) -> Problem:
+    hint = "Tell the two references apart by a 'prefix'."
+    return Problem(f"tables.{root.table}.references", what, hint)
 
 
 def attribute_owners(plan: Plan) -> dict[str, set[str]]:
@@ -342,10 +356,14 @@ RESERVED_FACTS = {"src", "dst", "count"}
 
 def _check_names(plan: Plan, problems: list[Problem]) -> None:
     seen: set[str] = set()
-    for edge in [
+    edges = [
         *((e.source, e.role, e.target) for e in plan.functional),
         *((a.entity, role, b.entity) for e in plan.events for role, a, b in e.pairs),
-    ]:
+    ]
+    for name in dict.fromkeys([*plan.nodes, *(part for edge in edges for part in edge)]):
+        problem = name_problem("tables", name)
+        problems += [problem] if problem is not None else []
+    for edge in edges:
         name = "--".join(edge)
         if name in seen:
             problems.append(
@@ -359,6 +377,15 @@ def _check_names(plan: Plan, problems: list[Problem]) -> None:
     for event in plan.events:
         for name in sorted(RESERVED_FACTS & set(event.attributes)):
             problems.append(_reserved(f"tables.{event.root}", name))
+        timed = event.time is not None and event.time not in event.attributes.values()
+        if timed and "time" in event.attributes:
+            problems.append(
+                Problem(
+                    f"tables.{event.root}",
+                    "'time' is an attribute, and what the time of the event is called.",
+                    "Map the column to another name under 'columns'.",
+                )
+            )
     for node in plan.nodes.values():
         taken = RESERVED_KEYS & set(node.key) | RESERVED_ATTRIBUTES & set(node.attributes)
         problems += [_reserved(f"entities.{node.name}", name) for name in sorted(taken)]

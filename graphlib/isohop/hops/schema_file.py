@@ -26,10 +26,10 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from isohop.errors import did_you_mean
+from isohop.errors import Problem, did_you_mean
 from isohop.hops.kinds import Kind
 from isohop.relational.as_of import is_time
-from isohop.relational.database import Policies, Reference, Table, type_family
+from isohop.relational.database import Policies, Reference, Table, distinct, type_family
 from isohop.relational.source import SourceSpec, SourceTable
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
 
@@ -48,6 +48,11 @@ class Entity(StrictModel):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("key")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return distinct(value)
 
     @model_validator(mode="after")
     def _identified(self) -> Entity:
@@ -89,14 +94,21 @@ def read_schema_file(path: str | Path) -> YamlFile[SchemaFile]:
 _FORBIDDEN = set('/\\:*?"<>|\0')
 
 
-def _check_name(file: YamlFile[SchemaFile], keys: tuple[str | int, ...], name: str) -> None:
+def name_problem(where: str, name: str) -> Problem | None:
     """Names become folders of the graph dataset, so they must be able to."""
-    if not name or name.startswith(".") or "--" in name or _FORBIDDEN & set(name):
-        file.add(
-            keys,
-            f"'{name}' cannot be the name of a node or edge type.",
-            "Leave out '--', a leading '.', and the characters / \\ : * ? \" < > |.",
-        )
+    if name and not name.startswith(".") and "--" not in name and not _FORBIDDEN & set(name):
+        return None
+    return Problem(
+        where,
+        f"'{name}' cannot be in the name of a node or edge type.",
+        "Leave out '--', a leading '.', and the characters / \\ : * ? \" < > |.",
+    )
+
+
+def _check_name(file: YamlFile[SchemaFile], keys: tuple[str | int, ...], name: str) -> None:
+    problem = name_problem(file.where(*keys), name)
+    if problem is not None:
+        file.problems.append(problem)
 
 
 def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
@@ -116,6 +128,8 @@ def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
     held: dict[str, str] = {}
     for name, table in schema.tables.items():
         _check_name(file, ("tables", name), name)
+        for part in sorted({part for part in table.parts if table.parts.count(part) > 1}):
+            file.add(("tables", name, "parts"), f"'{part}' is listed twice.", "Keep one of them.")
         for part in table.parts or (name,):
             if held.setdefault(part, name) != name:
                 file.add(
@@ -125,6 +139,8 @@ def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
                 )
         for index, reference in enumerate(table.references or ()):
             at = ("tables", name, "references", index)
+            if reference.prefix:
+                _check_name(file, (*at, "prefix"), reference.prefix)
             if reference.table not in schema.tables:
                 hint = did_you_mean(reference.table, schema.tables)
                 file.add((*at, "table"), f"there is no table '{reference.table}'.", hint)

@@ -45,7 +45,8 @@ class UniversalRow:
 
     A *value* is a set of (visit, column) that joins make equal, named by an integer;
     ``source[value]`` is its member nearest the root. ``dependencies`` are pairs (determinant
-    values, determined values).
+    values, determined values); those of ``enforced`` hold whatever the data are, as of the rows
+    of one key of a table one is kept.
     """
 
     root: str
@@ -59,14 +60,16 @@ class UniversalRow:
     keys: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Values of the entity key at each visit where the path stops, and at a root that is a home."""
     dependencies: list[tuple[frozenset[int], frozenset[int]]] = field(default_factory=list)
+    enforced: list[tuple[frozenset[int], frozenset[int]]] = field(default_factory=list)
 
-    def closure(self, values: frozenset[int]) -> frozenset[int]:
+    def closure(self, values: frozenset[int], enforced: bool = False) -> frozenset[int]:
         """All values that ``values`` determine (Armstrong's axioms, to the fixed point)."""
         known = set(values)
+        dependencies = self.enforced if enforced else self.dependencies
         grown = True
         while grown:
             grown = False
-            for determinant, determined in self.dependencies:
+            for determinant, determined in dependencies:
                 if determinant <= known and not determined <= known:
                     known |= determined
                     grown = True
@@ -106,32 +109,36 @@ def _same_key(reference: Reference, table: Table) -> bool:
 def folded_cycles(schema: SchemaFile) -> list[list[str]]:
     """Cycles of references among tables that are no entity's home. Each is an error.
 
-    A 1:1 pair that refers to each other is one table, not a cycle.
+    1:1 ties lead both ways, so they alone are no cycle: tables that they tie are one.
     """
-    found: list[list[str]] = []
-    state: dict[str, int] = {}
+    steps: dict[str, list[tuple[str, bool]]] = {}
+    for name, table in schema.tables.items():
+        if schema.home(name) is None:
+            steps[name] = [
+                (reference.table, partner or _same_key(reference, table))
+                for reference, partner in references(schema, name)
+                if schema.home(reference.table) is None
+            ]
+    found: dict[frozenset[str], list[str]] = {}
+    for name, there in steps.items():
+        for target, tie in there:
+            back = None if tie else _path(steps, target, name)
+            if back is not None:
+                found.setdefault(frozenset(back), [name, *back])
+    return list(found.values())
 
-    def follow(table: str, path: list[str]) -> None:
-        state[table] = 1
-        for reference, partner in references(schema, table):
-            target = reference.table
-            ours, theirs = schema.tables[table], schema.tables[target]
-            if partner or schema.home(target) is not None:
-                continue
-            if _same_key(reference, ours) and any(
-                back.table == table and _same_key(back, theirs) for back in theirs.references or ()
-            ):
-                continue
-            if state.get(target) == 1:
-                found.append([*path[path.index(target) :], target])
-            elif target not in state:
-                follow(target, [*path, target])
-        state[table] = 2
 
-    for table in schema.tables:
-        if table not in state and schema.home(table) is None:
-            follow(table, [table])
-    return found
+def _path(steps: Mapping[str, list[tuple[str, bool]]], first: str, last: str) -> list[str] | None:
+    """The shortest path of references between two tables, both included."""
+    paths = {first: [first]}
+    queue = deque([first])
+    while queue and last not in paths:
+        here = queue.popleft()
+        for target, _ in steps[here]:
+            if target not in paths:
+                paths[target] = [*paths[here], target]
+                queue.append(target)
+    return paths.get(last)
 
 
 MOST_PLACES = 256
@@ -370,12 +377,12 @@ class _Walk:
         for visit in self.row.visits:
             table = self.schema.tables[visit.table]
             everything = self._values(visit.index, self.exposed[visit.index])
-            determinants = [table.key or (), *table.unique]
-            for determinant in determinants:
+            for determinant in (table.key or (), *table.unique):
                 if determinant and all((visit.index, c) in self.row.values for c in determinant):
-                    self.row.dependencies.append(
-                        (self._values(visit.index, determinant), everything)
-                    )
+                    dependency = self._values(visit.index, determinant), everything
+                    self.row.dependencies.append(dependency)
+                    if determinant == table.key:
+                        self.row.enforced.append(dependency)
             if visit.index in self.row.keys:
                 self.row.dependencies.append((frozenset(self.row.keys[visit.index]), everything))
 

@@ -48,6 +48,13 @@ class Reference(StrictModel):
         return [value] if isinstance(value, str) else value
 
 
+def distinct(columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The same columns, once it is seen that none is named twice."""
+    if columns is not None and len(set(columns)) < len(columns):
+        raise ValueError(f"names a column twice: {', '.join(columns)}")
+    return columns
+
+
 class Table(StrictModel):
     """One table. ``parts``: the source's tables that hold its rows; left out, the one of its name.
 
@@ -71,6 +78,18 @@ class Table(StrictModel):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("key")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return distinct(value)
+
+    @field_validator("unique")
+    @classmethod
+    def _some_each_once(cls, value: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        if () in value:
+            raise ValueError("needs the columns that are unique together, one at least")
+        return tuple(columns for columns in map(distinct, value) if columns)
 
     @field_validator("unique", mode="before")
     @classmethod

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from isohop.engines.frames import all_given, equal, staged, united, write_parquet
 from isohop.relational.as_of import forget_later
-from isohop.relational.database import Policies, Table
+from isohop.relational.database import OrphanPolicy, Policies, Reference, Table
 from isohop.relational.ledger import Finding, Ledger, TableLedger
 from isohop.relational.source import LandedTable
 
@@ -36,6 +36,8 @@ class CleanTable:
     names: Mapping[str, str]
     types: Mapping[str, pa.DataType]
     rows: int
+    all_null: tuple[str, ...] = ()
+    """Columns without a value; their type says nothing."""
 
     def select(self, columns: Mapping[str, str]) -> DataFrame:
         """These columns (own name -> name wanted)."""
@@ -64,7 +66,7 @@ def read_landed(session: SparkSession, landed: LandedTable) -> CleanTable:
         parts.append(
             frame.select(*(_widened(names[c], types[c]) if c in narrow else names[c] for c in held))
         )
-    return CleanTable(landed.name, united(parts), names, types, landed.rows)
+    return CleanTable(landed.name, united(parts), names, types, landed.rows, landed.all_null)
 
 
 def _widened(name: str, type_: pa.DataType) -> Column:
@@ -107,7 +109,8 @@ class Integrity:
             forget_later(tables, self.clean, landed, as_of, ledger)
 
     def check(self, name: str) -> None:
-        """Keys first: null ones, then duplicates. `check_references` follows for all tables."""
+        """Keys first: null ones, then duplicates. `take_out_orphans` and `check_references` follow
+        for all tables."""
         table, clean, counted = self.tables[name], self.clean[name], self.ledger.table(name)
         key = [clean.names[column] for column in table.key or ()]
         without = self._count_nulls(name, key)
@@ -118,49 +121,97 @@ class Integrity:
         for unique in table.unique:
             self._report_duplicates(clean, unique, counted)
 
+    def take_out_orphans(self) -> None:
+        """Rows whose reference the target lacks, where the policy is *quarantine*; then those that
+        referred to them, until every row that is left has what it refers to."""
+        strict = {
+            name: [r for r in table.references or () if self._policy(r) == "quarantine"]
+            for name, table in sorted(self.tables.items())
+        }
+        pending = [(name, reference) for name, held in strict.items() for reference in held]
+        found: dict[tuple[str, Reference], tuple[int, list[str]]] = {}
+        while pending:
+            name, reference = pending.pop(0)
+            count, shown = self._take_out(name, reference)
+            if not count:
+                continue
+            before, shown_before = found.get((name, reference), (0, []))
+            found[name, reference] = before + count, (shown_before + shown)[:EXAMPLES]
+            again = [(n, r) for n, held in strict.items() for r in held if r.table == name]
+            pending += [one for one in again if one not in pending]
+        for (name, reference), (count, shown) in found.items():
+            self._report_orphans(name, reference, count, shown)
+
+    def _take_out(self, name: str, reference: Reference) -> tuple[int, list[str]]:
+        """Set the orphans of one reference aside; how many there are, and examples."""
+        clean, counted = self.clean[name], self.ledger.table(name)
+        ours, keys, orphans = self._orphans(name, reference)
+        count, shown = _counted(orphans, ours)
+        if count:
+            reason = f"orphaned reference to {reference.table}"
+            self._set_aside(clean, orphans, reason, counted, count)
+            kept = clean.frame.where(~all_given(ours)).unionByName(
+                clean.frame.join(keys, equal(ours, keys.columns), "left_semi")
+            )
+            self._replace(clean, kept, clean.rows - count)
+        return count, shown
+
     def check_references(self, name: str) -> None:
-        """References whose key the target lacks, by the policy of each."""
+        """References whose key the target lacks, where the rows stay, by the policy of each."""
+        table, clean = self.tables[name], self.clean[name]
+        for reference in table.references or ():
+            policy = self._policy(reference)
+            if policy == "quarantine":
+                continue
+            ours, keys, orphans = self._orphans(name, reference)
+            count, shown = _counted(orphans, ours)
+            self._report_orphans(name, reference, count, shown)
+            if count and policy == "unset":
+                self._unset(table, clean, reference, ours, keys)
+
+    def _policy(self, reference: Reference) -> OrphanPolicy:
+        return reference.orphans or self.policies.orphans
+
+    def _orphans(self, name: str, reference: Reference) -> tuple[list[str], DataFrame, DataFrame]:
+        """(the referring columns, the target's keys, the rows whose key is not among them)."""
+        clean, target = self.clean[name], self.clean[reference.table]
+        ours = [clean.names[column] for column in reference.columns]
+        key = self.tables[reference.table].key or ()
+        keys = target.select({column: f"k{index}" for index, column in enumerate(key)})
+        given = clean.frame.where(all_given(ours))
+        return ours, keys, given.join(keys, equal(ours, keys.columns), "left_anti")
+
+    def _report_orphans(
+        self, name: str, reference: Reference, count: int, shown: list[str]
+    ) -> None:
+        where = f"{name}.{', '.join(reference.columns)} → {reference.table}"
+        policy = self._policy(reference)
+        self.ledger.table(name).find("orphaned reference", where, count, shown, policy)
+
+    def _unset(
+        self,
+        table: Table,
+        clean: CleanTable,
+        reference: Reference,
+        ours: list[str],
+        keys: DataFrame,
+    ) -> None:
+        """Read a reference as NULL where its target lacks the key."""
         from pyspark.sql import functions as F
 
-        table, clean, counted = self.tables[name], self.clean[name], self.ledger.table(name)
-        for reference in table.references or ():
-            target = self.clean[reference.table]
-            target_key = self.tables[reference.table].key or ()
-            ours = [clean.names[column] for column in reference.columns]
-            keys = target.select({column: f"k{index}" for index, column in enumerate(target_key)})
-            given = clean.frame.where(all_given(ours))
-            orphans = given.join(keys, equal(ours, keys.columns), "left_anti")
-            examples = (
-                orphans.groupBy(*ours).count().orderBy(F.desc("count"), *ours).limit(EXAMPLES)
+        needed = set(table.key or ()).union(
+            *(set(r.columns) for r in table.references or () if r is not reference)
+        )
+        free = [clean.names[c] for c in reference.columns if c not in needed]
+        known = keys.withColumn("known", F.lit(True))
+        joined = clean.frame.join(known, equal(ours, keys.columns), "left")
+        kept = joined.select(
+            *(
+                F.when(F.col("known"), F.col(c)).alias(c) if c in free else F.col(c)
+                for c in clean.frame.columns
             )
-            shown = [_example(row) for row in examples.collect()]
-            if not shown:
-                continue
-            policy = reference.orphans or self.policies.orphans
-            count = orphans.count()
-            where = f"{name}.{', '.join(reference.columns)} → {reference.table}"
-            counted.find("orphaned reference", where, count, shown, policy)
-            if policy == "quarantine":
-                reason = f"orphaned reference to {reference.table}"
-                self._set_aside(clean, orphans, reason, counted, count)
-                kept = clean.frame.where(~all_given(ours)).unionByName(
-                    given.join(keys, equal(ours, keys.columns), "left_semi")
-                )
-                self._replace(clean, kept, clean.rows - count)
-            elif policy == "unset":
-                needed = set(table.key or ()).union(
-                    *(set(r.columns) for r in table.references or () if r is not reference)
-                )
-                free = [clean.names[c] for c in reference.columns if c not in needed]
-                known = keys.withColumn("known", F.lit(True))
-                joined = clean.frame.join(known, equal(ours, keys.columns), "left")
-                kept = joined.select(
-                    *(
-                        F.when(F.col("known"), F.col(c)).alias(c) if c in free else F.col(c)
-                        for c in clean.frame.columns
-                    )
-                )
-                self._replace(clean, kept, clean.rows)
+        )
+        self._replace(clean, kept, clean.rows)
 
     def _count_nulls(self, name: str, key: Sequence[str]) -> int:
         """Tell of columns and references; how many rows lack a part of the ``key``."""
@@ -260,6 +311,15 @@ class Integrity:
         folder = self.stage / f"{clean.name}-{number}"
         clean.frame = staged(self.session, frame, folder)
         clean.rows = rows
+
+
+def _counted(orphans: DataFrame, columns: list[str]) -> tuple[int, list[str]]:
+    """How many rows there are, and the most frequent of their keys."""
+    from pyspark.sql import functions as F
+
+    groups = orphans.groupBy(*columns).count().orderBy(F.desc("count"), *columns)
+    shown = [_example(row) for row in groups.limit(EXAMPLES).collect()]
+    return orphans.count() if shown else 0, shown
 
 
 def _example(row: Any) -> str:

@@ -206,7 +206,7 @@ def _stated(type_: pa.DataType) -> str:
 
 def _all_null(landed: Sequence[LandedTable]) -> tuple[str, ...]:
     with_rows = [set(one.all_null) for one in landed if one.rows]
-    return tuple(sorted(set.intersection(*with_rows))) if with_rows else ()
+    return tuple(sorted(set.intersection(*with_rows or [set(landed[0].schema.names)])))
 
 
 def _one_file(landed: Sequence[LandedTable], path: Path) -> Path | None:
