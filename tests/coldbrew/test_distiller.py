@@ -159,7 +159,7 @@ def test_parts_teach_what_the_whole_graph_teaches(tmp_path, settings):
     """Two camps that cite their own alone, which features do not tell: who is near whom."""
     draw = np.random.default_rng(3)
     camp = np.arange(PAPERS) % 2
-    pairs = draw.integers(0, PAPERS, (900, 2))
+    pairs = np.sort(draw.integers(0, PAPERS, (900, 2)), axis=1)  # what leads back tells nothing
     pairs = np.unique(pairs[camp[pairs[:, 0]] == camp[pairs[:, 1]]], axis=0)
     more = {"steps": 200, "learning_rate": 0.02, "batch": 40, "fanout": 8}
     distiller = trained(citations(tmp_path, pairs), settings=settings.model_copy(update=more))
@@ -380,14 +380,18 @@ def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhe
 
 @pytest.mark.parametrize("telling", [True, False])
 def test_features_count_for_as_much_as_they_tell(tmp_path, telling):
-    """Papers cite those of their topic, which their features tell, or a number that is noise."""
-    papers = 800
+    """Papers cite those of their topic, which their features tell, or features that are noise."""
+    papers, topics = 800, 100
+    draw = np.random.default_rng(2)
+    topic = np.arange(papers) % topics
+    near = draw.integers(0, papers // topics, (papers, 3)) * topics + topic[:, None]
+    pairs = np.sort(np.stack([np.repeat(np.arange(papers), 3), near.ravel()], 1), axis=1)
+    pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
     settings = SMALL.model_copy(update={"steps": 60, "learning_rate": 0.02})
-    made = citations(tmp_path, within_topics(papers, 12000), papers)
-    distiller = Distiller.of(*made, settings, 1, None, 1)
-    draw = torch.Generator().manual_seed(1)
-    told = torch.arange(papers) % 3 if telling else torch.randint(5, (papers,), generator=draw)
-    distiller.inputs.features["paper"].copy_(functional.one_hot(told, 5))
+    distiller = Distiller.of(*citations(tmp_path, pairs, papers), settings, 1, None, 1)
+    told = draw.normal(size=(topics if telling else papers, 5)).astype(np.float32)
+    features = distiller.inputs.features["paper"]
+    features.copy_(torch.from_numpy(told[topic] if telling else told))
     learn(distiller)
     assert (distiller.serving.choices["paper"].content > 0.1) == telling
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from isohop.coldbrew.evaluation import Asked, ranks
 from isohop.coldbrew.links import (
     JoinedScore,
     Links,
@@ -130,3 +132,15 @@ def test_some_of_many_are_distinct_and_as_many_as_asked_but_for_a_few(count, siz
 def test_a_type_whose_edges_are_all_hidden_asks_nothing():
     edges = EDGES | {SHELF: torch.zeros(2, 0, dtype=torch.int64)}
     assert set(drawn(task(edges=edges)).positions) == {CITES}
+
+
+@given(st.integers(0, 10_000), st.integers(2, 90))
+def test_of_equal_vectors_none_is_before_the_others(seed, dimensions):
+    """However their scores are rounded, which are summed up in several ways."""
+    draw = torch.Generator().manual_seed(seed)
+    one, asking = functional.normalize(torch.randn(2, dimensions, generator=draw), dim=1)
+    query, nobody = QUERIES[0], np.zeros(0, np.int64)
+    asked = Asked(query, "test", nobody, np.array([3]), nobody, np.arange(50), nobody, nobody)
+    score = LinkScore((CITES,), dimensions, "distmult", 10.0)
+    table = {"paper": one.repeat(50, 1)}
+    assert ranks(score, table, asked, asking[None]).tolist() == [1 + 50 / 2]

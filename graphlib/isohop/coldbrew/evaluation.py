@@ -38,6 +38,8 @@ FEWEST = 30
 """Questions from which on anything is learned of them."""
 SHRINKAGE = 200
 """Questions that count for as much as all others (`shrunk`)."""
+ROUNDING = 1e-5
+"""Of a score, by how much equal ones may differ."""
 SAMPLE = 2000
 CANDIDATES = 1000
 K = 10
@@ -194,7 +196,9 @@ def ranks(score: Score, candidates: Table, asked: Asked, vectors: Tensor) -> np.
     (edges, d) of the nodes that ask."""
     with torch.no_grad():
         true, false = _scores(score, candidates, asked, vectors)
-        rank = 1 + (false > true).sum(1) + 0.5 * (false == true).sum(1)
+        # Equal vectors have scores that differ by rounding, as they are summed up otherwise.
+        same = ROUNDING * (1 + true.abs())
+        rank = 1 + (false > true + same).sum(1) + 0.5 * ((false - true).abs() <= same).sum(1)
     return rank.numpy().astype(np.float64)
 
 
