@@ -69,7 +69,8 @@ class JsonFile:
             ]
             known = texts.judge(written) == KNOWN
             for name, values in zip(texts.columns, columns, strict=True):
-                kinds = set(map(type, compress(values, known))) - {type(None)}
+                told = values if known.all() else compress(values, known)
+                kinds = set(map(type, told)) - {type(None)}
                 if kinds:
                     texts.restrict(name, _candidates(kinds))
             texts.add(written, np.array(rows.lines, np.int64))

@@ -174,11 +174,12 @@ class TextTable:
     def add(self, texts: Sequence[pa.Array], lines: np.ndarray) -> None:
         """Rows: one string array a column, valid UTF-8; ``lines`` int64 (rows,)."""
         judged = self.judge(texts)
-        known = pa.array(judged == KNOWN)
+        known = judged == KNOWN
+        told = texts if known.all() else [column.filter(pa.array(known)) for column in texts]
         self._says = self._says or bool((judged != UNTOLD).any())
-        for name, column in zip(self.columns, texts, strict=True):
+        for name, column in zip(self.columns, told, strict=True):
             if name in self._candidates:
-                self._narrow(name, column.filter(known).drop_null())
+                self._narrow(name, column.drop_null())
         arrays = [*texts, pa.array(lines, pa.int64())]
         self._spill.write_batch(pa.record_batch(arrays, schema=self._schema))
 
