@@ -11,6 +11,7 @@ clusters that the level above finds likely.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,14 +50,18 @@ class Head(nn.Module):
         self.targets = targets
         self.vectors = RowTable(torch.zeros(targets.shape[1], dimensions))
         self.bias = RowTable(torch.zeros(targets.shape[1], 1))
-        known = np.bincount(targets[rows].indices, minlength=targets.shape[1])
-        self.share = known / max(len(rows), 1)
-        """How many of the nodes that learn have a label."""
+        self._rows = rows
         self.parents = parents
         if parents is not None:
             self._children = np.argsort(parents, kind="stable")
             self._sizes = np.bincount(parents)
             self._starts = np.cumsum(self._sizes) - self._sizes
+
+    @cached_property
+    def share(self) -> np.ndarray:
+        """How many of the nodes that learn have a label, (labels,)."""
+        known = np.bincount(self.targets[self._rows].indices, minlength=self.targets.shape[1])
+        return known / max(len(self._rows), 1)
 
     def add(self, start: int, features: np.ndarray) -> None:
         """To each label's vector, the features of the nodes from ``start`` on that have it."""
@@ -129,7 +134,7 @@ class Beam:
 
 
 def loss_of(
-    logits: Tensor, wanted: sparse.coo_matrix, correction: Tensor, settings: FeatureSettings
+    logits: Tensor, wanted: sparse.coo_matrix, correction: Tensor | None, settings: FeatureSettings
 ) -> Tensor:
     """Sum over rows. ``wanted``: counts (rows, labels). ``correction``: log of how often a label is
     among those that compete, (labels,): what `FeatureSettings.log_q` takes off a logit."""
@@ -142,7 +147,7 @@ def loss_of(
         count = torch.from_numpy(wanted.data)
         positive = count * functional.relu(1 - logits[at]).square()
         return (negative.sum() - negative[at].sum() + positive.sum()) / logits.shape[1]
-    if settings.log_q:
+    if correction is not None:
         logits = logits - correction
     each = wanted.data / np.bincount(wanted.row, wanted.data)[wanted.row]
     found = (logits[at] * torch.from_numpy(each.astype(np.float32))).sum()

@@ -300,7 +300,9 @@ class Trainer:
                 have = np.flatnonzero(np.diff(wanted.indptr))
                 asked = features[torch.from_numpy(have)]
                 logits = head.logits(asked, labels, settings.scale)
-                correction = log_frequency(head, labels, len(rows), drawn)
+                correction = None
+                if settings.log_q:
+                    correction = log_frequency(head, labels, len(rows), drawn)
                 found = loss_of(logits, wanted[have][:, labels].tocoo(), correction, settings)
                 total = total + found / len(rows)
                 parts[head.level] = parts[head.level] + found.detach() / len(rows)
