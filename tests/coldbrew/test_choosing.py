@@ -113,7 +113,45 @@ def test_a_node_without_edges_is_the_students_alone():
     alone = of.evidence.degree == 0
     assert (share[alone] == 0).all()
     assert torch.equal(of.served(share)[alone], of.guessed[alone])
-    assert set(sources(share)[alone.numpy()]) == {"student"}
+    assert set(sources(share, of.evidence.degree)[alone.numpy()]) == {"student"}
+
+
+def set_aside(seed: int, taught: float, guessed: float, count: int = NODES) -> Trial:
+    """Nodes without edges, and how much noise there is in what is said of them."""
+    random = torch.Generator().manual_seed(seed)
+    found = trial(seed, count, edges="none")
+    truth = torch.randint(0, CLASSES, (count,), generator=random)
+    said = (noisy(truth, torch.full((count,), noise), random) for noise in (taught, guessed))
+    return replace(
+        found,
+        taught=next(said),
+        guessed=next(said),
+        evidence=replace(found.evidence, degree=torch.zeros(count)),
+        worth=lambda vectors: (vectors.argmax(1) == truth).float(),
+    )
+
+
+def test_without_edges_both_are_heard_where_together_they_know_more():
+    choice = learn_choice([trial(1), set_aside(2, 0.6, 0.6)])
+    assert choice.without_edges == 0.5
+    other = set_aside(3, 0.6, 0.6)
+    share = share_of(choice, other.evidence)
+    both, teacher, student = (
+        float(other.right(other.served(one)).float().mean())
+        for one in (share, torch.ones(NODES), torch.zeros(NODES))
+    )
+    assert both > max(teacher, student) + 0.03
+    # Nobody heard of an edge.
+    assert set(sources(share, other.evidence.degree)) == {"student"}
+
+
+@pytest.mark.parametrize(
+    ("taught", "guessed", "count"), [(3.0, 0.3, NODES), (0.6, 0.6, FEWEST - 1)]
+)
+def test_where_the_teacher_adds_nothing_or_too_few_were_asked_the_student_is_alone(
+    taught, guessed, count
+):
+    assert learn_choice([trial(1), set_aside(2, taught, guessed, count)]).without_edges == 0
 
 
 def test_of_too_few_trials_nothing_is_learned_and_no_confidence_told():
@@ -137,7 +175,7 @@ def test_a_blend_has_length_1_and_its_ends_are_the_vectors_themselves(seed):
     torch.testing.assert_close(mixed.norm(dim=1), torch.ones(9))
     assert torch.equal(mixed[share == 1], taught[share == 1])
     assert torch.equal(mixed[share == 0], guessed[share == 0])
-    for source, part in zip(sources(share), share, strict=True):
+    for source, part in zip(sources(share, torch.ones(9)), share, strict=True):
         assert source == {0.0: "student", 1.0: "teacher"}.get(float(part), "blend")
 
 

@@ -60,8 +60,8 @@ def read(folder: Path, entity: str) -> pa.Table:
     return ds.dataset(folder / entity).to_table().sort_by("node_id")
 
 
-def vectors(table: pa.Table) -> np.ndarray:
-    flat = table["embedding"].combine_chunks().flatten().to_numpy()
+def vectors(table: pa.Table, column: str = "embedding") -> np.ndarray:
+    flat = table[column].combine_chunks().flatten().to_numpy()
     return flat.reshape(table.num_rows, -1)
 
 

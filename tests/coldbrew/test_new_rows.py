@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from isohop.coldbrew.bundle import Bundle, BundleManifest
 from isohop.coldbrew.choice import Choice
@@ -112,6 +114,30 @@ def test_a_row_gets_the_vector_that_it_would_have_had_as_an_isolated_node(world,
     confidence = [one["confidence"].to_numpy() for one in (found, known.filter(alone))]
     assert np.allclose(*confidence, atol=1e-5)
     assert (told.embedded, told.quarantined) == (found.num_rows, 0)
+
+
+def test_what_the_teacher_says_without_edges_goes_with_the_student_where_it_counts(world, tmp_path):
+    """A row gets the vector that isolated nodes have, half of what the teacher made of them."""
+    half = Choice(content=0.0, without_edges=0.5)
+    both = made(tmp_path / "both", settings=DISTILL.model_copy(update={"steps": 10}), choice=half)
+    known = read(both.embeddings, "book")
+    isolated = pc.equal(known["degree"], 0)
+    _, found = new(both, tmp_path, books(both).filter(isolated))
+    assert np.allclose(vectors(found), vectors(known.filter(isolated)), atol=1e-5)
+    assert set(found["source"].to_pylist()) == {"student"}
+    read_by = read(tmp_path / "both" / "features", "book").filter(isolated)
+    features = torch.tensor(vectors(read_by, "feature"))
+    student = Bundle.open(both.student, "book").student
+    with torch.no_grad():
+        said, taught = student.vectors(features)[0], student.without_edges(features)
+    assert not torch.allclose(said, taught, atol=0.1)
+    context, content = np.split(vectors(found), 2, axis=1)
+    assert np.allclose(context, functional.normalize(said + taught, dim=1), atol=1e-5)
+    assert not content.any()
+    # Nothing is carried that nobody asks.
+    bundled = [load_file(one.student / "student.safetensors") for one in (both, world)]
+    carried = ["book/teacher.teacher.out.@book.weight" in held for held in bundled]
+    assert carried == [True, False]
 
 
 def test_new_rows_are_near_known_ones_of_their_kind(world, tmp_path):

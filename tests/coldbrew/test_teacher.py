@@ -11,7 +11,7 @@ from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import module_key
-from isohop.coldbrew.teacher import BODIES, Teacher, structural_nodes
+from isohop.coldbrew.teacher import BODIES, LoneTeacher, Teacher, structural_nodes
 
 CITES, WROTE = "paper--cites--paper", "author--wrote--paper"
 TYPES = {CITES: ("paper", "paper"), WROTE: ("author", "paper")}
@@ -30,12 +30,15 @@ def inputs(types: dict[str, tuple[str, str]] = TYPES) -> Inputs:
     return Inputs(COUNTS, types, {name: EDGES[name] for name in types}, features, tuple(COUNTS))
 
 
-def teacher(kind: str, **chosen: object) -> Teacher:
-    torch.manual_seed(0)
-    settings = DistillSettings.model_validate(
+def settings(kind: str, **chosen: object) -> DistillSettings:
+    return DistillSettings.model_validate(
         {"teacher": kind, "dimensions": 10, "layers": 2, "hops": 3, **chosen}
     )
-    return Teacher(inputs(), structural_nodes(GRAPH, 2), settings).eval()
+
+
+def teacher(kind: str, **chosen: object) -> Teacher:
+    torch.manual_seed(0)
+    return Teacher(inputs(), structural_nodes(GRAPH, 2), settings(kind, **chosen)).eval()
 
 
 @pytest.mark.parametrize("kind", BODIES)
@@ -48,8 +51,7 @@ def test_a_type_may_have_any_name(kind):
     edges = {name: torch.zeros((2, 1), dtype=torch.int64) for name in types}
     features = {name: torch.ones(1, 7) for name in names}
     about = Inputs(dict.fromkeys(names, 1), types, edges, features, tuple(names))
-    settings = DistillSettings.model_validate({"teacher": kind, "dimensions": 10, "layers": 2})
-    of = Teacher(about, nobody, settings).eval()
+    of = Teacher(about, nobody, settings(kind)).eval()
     graph = MessageGraph(about.counts, types, edges)
     assert told(of, features, graph).keys() == set(names)
 
@@ -57,6 +59,21 @@ def test_a_type_may_have_any_name(kind):
 def told(of: Teacher, features: dict[str, torch.Tensor], graph: MessageGraph = GRAPH):
     with torch.no_grad():
         return of(graph, features, graph.weights({}))
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("residual", [0.0, 0.5])
+def test_what_a_teacher_says_of_nodes_without_edges_it_says_without_the_graph(kind, residual):
+    of = teacher(kind, initial_residual=residual)
+    features = inputs().features
+    for name, nodes in (("paper", slice(25, 30)), ("author", slice(5, 6))):
+        alone = LoneTeacher(name, 7, settings(kind, initial_residual=residual)).eval()
+        alone.teacher.load_state_dict(alone.weights_of(of.state_dict()))
+        with torch.no_grad():
+            said, nothing = (alone(rows) for rows in (features[name][nodes], torch.zeros(0, 7)))
+        expected = functional.normalize(told(of, features)[name][nodes], dim=1)
+        torch.testing.assert_close(said, expected)
+        assert nothing.shape == (0, 5)
 
 
 @pytest.mark.parametrize("kind", BODIES)

@@ -7,8 +7,9 @@
       rows/<entity>.parquet    no rows; the columns that new rows must have: key, then what is read
       student.safetensors      of each entity MLP₁, MLP₂, the MLP of its content, its latent
                                candidates (their ids in the run's graph, their vectors and the
-                               centres of their lists); of one that had no edge to learn from, the
-                               axes of its features
+                               centres of their lists), and the teacher's weights that are not about
+                               edges, where what has none hears of them; of an entity that had no
+                               edge to learn from, the axes of its features
       encoder/                 the text encoder, as the stage `features` wrote it
 
 Nothing else is needed: no graph, no features, no teacher. Isolated nodes of a graph are embedded by
@@ -35,6 +36,7 @@ from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import GatedMLP, LatentIndex
 from isohop.coldbrew.tables import by_blocks, mlp
+from isohop.coldbrew.teacher import LoneTeacher
 from isohop.engines.storage import fingerprint
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.documents import Field
@@ -106,12 +108,14 @@ class BundleManifest(BaseModel):
 @dataclass(frozen=True)
 class Guesser:
     """An entity's student: MLP₁ guesses the teacher's vector, its latent neighbours are near that,
-    MLP₂ sees both. And beside it what tells its content."""
+    MLP₂ sees both. And beside it what tells its content; and the teacher, where it is asked about
+    what has no edges."""
 
     first: nn.Module
     second: nn.Module
     of_content: nn.Module
     index: LatentIndex
+    teacher: LoneTeacher | None = None
 
     def vectors(self, features: Tensor, itself: bool = False) -> tuple[Tensor, Tensor]:
         """float32 (rows, d) at length 1, of ``features`` (rows, d_in); and `Evidence.nearness`,
@@ -126,8 +130,15 @@ class Guesser:
         """float32 (rows, d) at length 1: what features say alone."""
         return functional.normalize(by_blocks(self.of_content, features), dim=1)
 
+    def without_edges(self, features: Tensor) -> Tensor | None:
+        """float32 (rows, d) at length 1: what the teacher says of nodes that have no edges; None
+        where it is not asked."""
+        return None if self.teacher is None else by_blocks(self.teacher, features)
+
     def tensors(self) -> dict[str, Tensor]:
         modules = {"first": self.first, "second": self.second, "content": self.of_content}
+        if self.teacher is not None:
+            modules["teacher"] = self.teacher
         found = {
             f"{module}.{name}": value
             for module, held in modules.items()
@@ -159,6 +170,9 @@ class Projection:
     def content(self, features: Tensor) -> Tensor:
         """The other half of what has length 1."""
         return self._halves(features)[1]
+
+    def without_edges(self, features: Tensor) -> None:
+        """There is no teacher."""
 
     def _halves(self, features: Tensor) -> tuple[Tensor, Tensor]:
         one, other = functional.normalize(features @ self.axes, dim=1).chunk(2, 1)
@@ -262,9 +276,13 @@ def _student(
         "second": GatedMLP(width + d, d, 0.0),
         "content": mlp(width, d, 0.0),
     }
+    teacher = None
+    if any(name.startswith("teacher.") for name in state):
+        teacher = modules["teacher"] = LoneTeacher(entity, width, settings)
     for name, module in modules.items():
-        of_it = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(name)}
+        dotted = f"{name}."
+        of_it = {k.removeprefix(dotted): v for k, v in state.items() if k.startswith(dotted)}
         module.load_state_dict(of_it)
         module.eval()
     index = LatentIndex(state["latent ids"], state["latent"], settings, state["latent lists"])
-    return Guesser(modules["first"], modules["second"], modules["content"], index)
+    return Guesser(modules["first"], modules["second"], modules["content"], index, teacher)

@@ -4,9 +4,10 @@ The teacher knows a node by its edges, the student by its features. Which to bel
 evidence: how many credible edges there are, whether both say the same, and how near the student's
 latent neighbours are. How much each of these counts is learned on validation edges (or nodes, where
 there is a label), of nodes as they are and after some, or all, of their other edges were taken
-away, so that there is an answer for every degree. A node without edges always has the student's
-vector, and so does a row that no graph has seen. Beside it stands the content: what features say
-alone (`content.py`).
+away, so that there is an answer for every degree. Without edges the teacher has features alone to
+go by, as the student has, and may still say what that missed: how much of it counts there is one
+number, which nodes decide that were set aside, and a row that no graph has seen is served likewise.
+Beside both stands the content: what features say alone (`content.py`).
 
 ``confidence`` is the chance that such evidence leads to a right answer: the true end of a
 validation edge among the first ten of those asked, or the label. A logistic regression on the same
@@ -35,6 +36,8 @@ they keep all."""
 TEACHER, STUDENT, BLEND = "teacher", "student", "blend"
 ALMOST = 0.95
 """Share of the teacher from which on its vector is served alone; of the student likewise."""
+WITHOUT_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the teacher that a node without edges may be served."""
 CAUTION = 1e-3
 """Weight of keeping to what is chosen where nothing is learned: the teacher."""
 
@@ -69,7 +72,7 @@ def share_of(choice: Choice, evidence: Evidence) -> Tensor:
     share = torch.where(share >= ALMOST, 1.0, torch.where(share <= 1 - ALMOST, 0.0, share))
     if choice.teacher_from is not None:
         share = torch.where(evidence.degree >= choice.teacher_from, 1.0, share)
-    return torch.where(evidence.degree > 0, share, 0.0)
+    return torch.where(evidence.degree > 0, share, choice.without_edges)
 
 
 def confidence_of(choice: Choice, evidence: Evidence) -> Tensor:
@@ -109,9 +112,10 @@ def answered(
     return blended(content, blended(taught, guessed, share, unit=False), weight, unit=False)
 
 
-def sources(share: Tensor) -> np.ndarray:
-    """Of each node TEACHER, STUDENT or BLEND, (nodes,)."""
-    held = share.numpy()
+def sources(share: Tensor, degree: Tensor) -> np.ndarray:
+    """Of each node TEACHER, STUDENT or BLEND, (nodes,): without edges STUDENT, since nothing but
+    features was heard, whoever read them."""
+    held = torch.where(degree > 0, share, 0.0).numpy()
     return np.where(held >= 1, TEACHER, np.where(held <= 0, STUDENT, BLEND)).astype(object)
 
 
@@ -134,14 +138,14 @@ class Served:
         believed: Tensor,
         nearness: Tensor,
     ) -> Served:
-        """``taught``: the teacher's vectors (nodes, d), where there is a teacher; ``guessed``: the
-        student's; ``content``: what features say alone; ``believed`` and ``nearness``: (nodes,),
-        as in `Evidence`."""
+        """``taught``: the teacher's vectors (nodes, d), where any node is served of them;
+        ``guessed``: the student's; ``content``: what features say alone; ``believed`` and
+        ``nearness``: (nodes,), as in `Evidence`."""
         own = guessed if taught is None else taught
         evidence = Evidence.of(believed, own, guessed, nearness)
         share = share_of(choice, evidence)
         vectors = embedded(content, choice.content, own, guessed, share)
-        return cls(vectors, sources(share), confidence_of(choice, evidence))
+        return cls(vectors, sources(share, believed), confidence_of(choice, evidence))
 
     def columns(self, degree: np.ndarray) -> dict[str, pa.Array]:
         """As an embedding dataset has them. ``degree``: int64 (nodes,)."""
@@ -189,7 +193,11 @@ def learn_choice(trials: Sequence[Trial]) -> Choice:
         return Choice()
     choice = Choice(blend=_learn_blend(trials))
     with torch.no_grad():
-        return choice.model_copy(update={"teacher_from": _teacher_from(choice, trials)})
+        learned = {
+            "teacher_from": _teacher_from(choice, trials),
+            "without_edges": _without_edges(trials),
+        }
+    return choice.model_copy(update=learned)
 
 
 def with_confidence(choice: Choice, trials: Sequence[Trial]) -> Choice:
@@ -224,6 +232,22 @@ def _teacher_from(choice: Choice, trials: Sequence[Trial]) -> float | None:
         if rows.sum() >= FEWEST and total > best:
             best, found = total, 2.0**number
     return found
+
+
+def _without_edges(trials: Sequence[Trial]) -> float:
+    """The teacher's share with which what nodes without edges are served is worth most, where that
+    is more than the student's alone is worth by its standard error at least: to read features twice
+    takes time of every new row."""
+    aside = [trial for trial in trials if trial.edges == "none" and len(trial.taught)]
+    worth = {
+        share: torch.cat([t.worth(t.served(torch.full((len(t.taught),), share))) for t in aside])
+        for share in (WITHOUT_EDGES if aside else ())
+    }
+    if not worth or len(worth[0.0]) < FEWEST:
+        return 0.0
+    best = max(WITHOUT_EDGES, key=lambda share: (float(worth[share].double().sum()), -share))
+    more = (worth[best] - worth[0.0]).double()
+    return best if more.mean() > more.std() / len(more) ** 0.5 else 0.0
 
 
 def _believed(

@@ -45,8 +45,8 @@ def content_in_vectors(serving: Serving) -> float:
 
 def content_in_answers(serving: Serving) -> tuple[float, float]:
     """The shares with which most answers about validation nodes are right (of a number, with which
-    R² is greatest): of those that have edges, beside what is served of teacher and student, and of
-    those that have none, beside the student; of equals the least. 0 where there are fewer than
+    R² is greatest), beside what is served of teacher and student: of nodes that have edges, and of
+    those that have none; of equals the least. 0 where there are fewer than
     `FEWEST` of these to learn it from. Not by what is lost: who is too sure of all it says loses by
     that, however often it is right, and to mix it with anything that is not seems to mend it.
 
@@ -57,17 +57,17 @@ def content_in_answers(serving: Serving) -> tuple[float, float]:
     if labels is None:
         return 0.0, 0.0
     served = serving.answers()
-    guessed, content = (distiller.told[model].answers for model in ("student", "mlp"))
-    if served is None or guessed is None or content is None:
+    content = distiller.told["mlp"].answers
+    if served is None or content is None:
         return 0.0, 0.0
     best = []
     connected = distiller.connected[labels.entity]
-    for of, context in ((connected, served), (~connected, guessed)):
+    for of in (connected, ~connected):
         nodes = torch.nonzero(labels.validation & of)[:, 0]
         right = dict.fromkeys(IN_ANSWERS, 0.0)
         for share in IN_ANSWERS if len(nodes) >= FEWEST else ():
             weight = torch.full((len(nodes),), share)
-            answers = blended(content[nodes], context[nodes], weight, unit=False)
+            answers = blended(content[nodes], served[nodes], weight, unit=False)
             right[share] = labels.score(nodes, answers)
         best.append(max(IN_ANSWERS, key=lambda share: (right[share], -share)))
     return best[0], best[1]

@@ -164,14 +164,15 @@ class _Kept:
 
 
 def _choices(manifest: DistillManifest, students: Mapping[str, Student]) -> dict[str, Choice]:
-    """Of every entity. The halves of a projection are one vector, and count alike."""
+    """Of every entity. The halves of a projection are one vector, and count alike; it has no
+    teacher."""
     from isohop.coldbrew.bundle import Projection
 
     found = {}
     for name, student in students.items():
         choice = manifest.choices.get(name, Choice())
         if isinstance(student, Projection):
-            choice = choice.model_copy(update={"content": EVEN})
+            choice = choice.model_copy(update={"content": EVEN, "without_edges": 0.0})
         found[name] = choice
     return found
 
@@ -187,10 +188,12 @@ def _students(
     from isohop.coldbrew.student import FeatureMLP, latent_index
     from isohop.coldbrew.student import Student as Distilled
     from isohop.coldbrew.tables import module_key
+    from isohop.coldbrew.teacher import LoneTeacher
 
     labelled = (manifest.label or "").rpartition(".")[0] if manifest.outputs else None
     found: dict[str, Student] = {}
     modules: tuple[FeatureMLP, ...] = ()
+    teacher = {} if manifest.skipped is not None else load_file(model / "teacher.safetensors")
     for name in inputs.entities:
         if manifest.skipped is not None or not ((degree[name] > 0).any() or name == labelled):
             # No node of this type has an edge, so the student of this type has learned nothing.
@@ -208,7 +211,11 @@ def _students(
             modules = (distilled.first, distilled.second, content)
         first, second, alone = (module.mlp[module_key(name)] for module in modules)
         index = latent_index(taught[name], degree[name] > 0, manifest.settings, manifest.seed)
-        found[name] = Guesser(first, second, alone, index)
+        lone = None
+        if manifest.choices.get(name, Choice()).without_edges:
+            lone = LoneTeacher(name, inputs.features[name].shape[1], manifest.settings).eval()
+            load_weights(lone.teacher, lone.weights_of(teacher), model)
+        found[name] = Guesser(first, second, alone, index, lone)
     return found
 
 

@@ -307,14 +307,16 @@ class _Embedder:
         from isohop.coldbrew.choosing import Served
         from isohop.giant.inference import encode_rows
 
-        about, taught = self.bundle.entity, None
+        about = self.bundle.entity
         encoded = encode_rows(self.bundle.encoder, about.name, rows, about.fields)
         features, believed = torch.from_numpy(encoded), torch.zeros(len(encoded))
         degree = np.zeros(len(encoded), np.int64)
         with torch.no_grad():
             student = self.bundle.student
             guessed, nearness = student.vectors(features)
-            if self.known is not None:
+            if self.known is None:
+                taught = student.without_edges(features)
+            else:
                 heard = {
                     relation: torch.from_numpy(np.stack(edges[relation.name]))
                     for relation in self.known.relations

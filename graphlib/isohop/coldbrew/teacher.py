@@ -196,6 +196,29 @@ class Teacher(nn.Module):
         return torch.stack(squares).sum() / max(sum(map(len, rows.values())), 1)
 
 
+class LoneTeacher(nn.Module):
+    """What a teacher makes of nodes of one type that have no edges: float32 (rows, width) ->
+    (rows, d) at length 1."""
+
+    def __init__(self, name: str, width: int, settings: DistillSettings):
+        super().__init__()
+        self.name = name
+        alone = Inputs({name: 0}, {}, {}, {name: torch.zeros(0, width)}, (name,))
+        self.teacher = Teacher(alone, {name: torch.zeros(0, dtype=torch.int64)}, settings)
+
+    def forward(self, features: Tensor) -> Tensor:
+        graph = MessageGraph({self.name: len(features)}, {}, {})
+        told = self.teacher(graph, {self.name: features}, graph.weights({}))
+        return functional.normalize(told[self.name], dim=1)
+
+    def weights_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Its own among those of a whole teacher: all but what belongs to edges, to other types,
+        and to places in the graph."""
+        own = self.teacher.state_dict()
+        places = tuple(n for n in own if n.startswith(("nodes_", "structural.")))
+        return {name: own[name] if name in places else state[name] for name in own}
+
+
 class Projection(nn.Module):
     """Features of every node type, (nodes, its width), each into as many dimensions by a layer of
     its own."""
