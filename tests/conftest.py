@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import hypothesis
@@ -68,6 +70,35 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, mine)
 
 
+@dataclass
+class SharedRay:
+    """One Ray for file after file: most of a small job is the start of what it runs in."""
+
+    open: ExitStack = field(default_factory=ExitStack)
+    cores: frozenset[int] = frozenset()
+
+    def start(self) -> None:
+        """On the cores that this process has, unless it runs on these."""
+        from isohop.engines.ray import ray_session
+
+        cores = frozenset(os.sched_getaffinity(0))
+        if cores != self.cores:
+            self.stop()
+            self.open.enter_context(ray_session())
+            self.cores = cores
+
+    def stop(self) -> None:
+        self.open.close()
+        self.cores = frozenset()
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[SharedRay]:
+    shared = SharedRay()
+    yield shared
+    shared.stop()
+
+
 @pytest.fixture(scope="module")
 def all_cores() -> Iterator[None]:
     """For what needs several cores: those of the other tests too."""
@@ -75,6 +106,23 @@ def all_cores() -> Iterator[None]:
     os.sched_setaffinity(0, CORES)
     yield
     os.sched_setaffinity(0, mine)
+
+
+@pytest.fixture(scope="module")
+def ray(shared_ray: SharedRay) -> None:
+    """Ray is there."""
+    shared_ray.start()
+
+
+@pytest.fixture(scope="module")
+def ray_on_all_cores(shared_ray: SharedRay, all_cores: None) -> None:
+    shared_ray.start()
+
+
+@pytest.fixture(scope="module")
+def no_ray(shared_ray: SharedRay) -> None:
+    """For who starts it."""
+    shared_ray.stop()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

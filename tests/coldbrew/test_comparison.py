@@ -18,20 +18,15 @@ from isohop.coldbrew.comparison import (
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.oversmoothing import effective_rank, energy, mean_average_distance
 from isohop.coldbrew.settings import DistillSettings
-from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.terminal import _by_degree, print_comparison
 from tests.coldbrew.test_distill import topical
 from tests.worlds import library
 
+pytestmark = pytest.mark.usefixtures("ray")
+
 SMALL = DistillSettings(dimensions=32, steps=40, batch=256, negatives=16)
 CITES = {"paper--cites--paper": ("paper", "paper")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray():
-    with ray_session():
-        yield
 
 
 def test_every_model_is_asked_the_same_and_seeds_differ_in_training_alone(tmp_path):

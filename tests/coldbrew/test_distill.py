@@ -19,18 +19,13 @@ from isohop.coldbrew.embed import embed
 from isohop.coldbrew.inputs import read_inputs
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import FeatureMLP
-from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.graph import Graph
 from tests.worlds import TOPICS, library
 
+pytestmark = pytest.mark.usefixtures("ray")
+
 SMALL = DistillSettings(dimensions=32, steps=30, batch=256, negatives=16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray():
-    with ray_session():
-        yield
 
 
 def write_features(graph: Graph, folder: Path, values: dict[str, np.ndarray]) -> Path:

@@ -10,20 +10,15 @@ from safetensors.numpy import load_file
 
 from isohop.coldbrew.distill import distill, read_manifest
 from isohop.coldbrew.settings import DistillSettings
-from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from tests.coldbrew.test_distill import topical
 from tests.killing import Killer, Reader, run_and_kill
 from tests.worlds import library
 
+pytestmark = pytest.mark.usefixtures("ray_on_all_cores")
+
 SMALL = DistillSettings(dimensions=32, steps=60, batch=64, negatives=16)
 SAMPLED = SMALL.model_copy(update={"full_graph": 0, "fanout": 4})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray(all_cores):
-    with ray_session():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from isohop.coldbrew.new_edges import NO_ROW
 from isohop.coldbrew.new_rows import NewEdges, NewRows, embed_new
 from isohop.coldbrew.teacher import BODIES
 from isohop.engines import pieces
-from isohop.engines.ray import ray_session
 from isohop.errors import InvalidInput, IsohopError
 from tests.coldbrew.test_distill import read, vectors
 from tests.coldbrew.test_new_rows import DISTILL, World, books, made
@@ -35,9 +34,8 @@ READS, SHELF = "book--reads--reader", "book--shelf--book.shelf"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    with ray_session():
-        yield made(tmp_path_factory.mktemp("world"), settings=NOWHERE, choice=ALL)
+def world(tmp_path_factory, ray) -> World:
+    return made(tmp_path_factory.mktemp("world"), settings=NOWHERE, choice=ALL)
 
 
 def known_graph(kind: str) -> KnownGraph:

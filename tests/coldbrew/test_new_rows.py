@@ -25,7 +25,6 @@ from isohop.coldbrew.new_columns import NO_KEY, _cast
 from isohop.coldbrew.new_rows import NewRows, embed_new
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines import pieces
-from isohop.engines.ray import ray_session
 from isohop.engines.storage import fingerprint
 from isohop.errors import InvalidInput, IsohopError
 from isohop.giant.settings import FeatureSettings
@@ -36,14 +35,10 @@ from tests.coldbrew.test_distill import read, vectors, write_features
 from tests.damage import damage_is_told
 from tests.worlds import TOPICS, library
 
+pytestmark = pytest.mark.usefixtures("ray")
+
 FEATURES = FeatureSettings(dimensions=16, levels=(4, 16), epochs=1, steps=60, batch=64)
 DISTILL = DistillSettings(dimensions=32, steps=30, batch=256, negatives=16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray():
-    with ray_session():
-        yield
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ import pytest
 from isohop.engines import pieces
 from isohop.engines.pieces import AHEAD, MANY, PIECE, TEXTS, for_each_piece, pieces_of, rows_of
 from isohop.engines.progress import SILENT
-from isohop.engines.ray import machines, ray_session, result_of, with_cores
+from isohop.engines.ray import machines, result_of, with_cores
+
+pytestmark = pytest.mark.usefixtures("ray_on_all_cores")
 
 
 def piece_of(number: int, rows: int = PIECE) -> dict[str, int]:
@@ -24,12 +26,6 @@ def piece_of(number: int, rows: int = PIECE) -> dict[str, int]:
 PIECES = [piece_of(number) for number in range(40)]
 BEGUN = 2 * AHEAD
 """Pieces that a core may have begun by the time that the first is told."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray(all_cores):
-    with ray_session():
-        yield
 
 
 def begin(piece: dict[str, int], folder: str) -> int:

@@ -20,6 +20,8 @@ from isohop.engines.spark import spark_session
 from isohop.errors import IsohopError
 from tests.killing import command_of
 
+pytestmark = pytest.mark.usefixtures("no_ray")
+
 WAITS = """
 import sys, time
 from isohop.engines.pieces import for_each_piece

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from isohop.engines.ray import cores_each, ray_session
 from isohop.errors import IsohopError
 
+pytestmark = pytest.mark.usefixtures("no_ray")
+
 
 @given(st.integers(1, 20), st.lists(st.integers(0, 64), max_size=8))
 def test_all_workers_find_a_place_at_once_and_with_one_core_more_they_would_not(workers, machines):

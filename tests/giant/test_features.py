@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.giant.documents import document_fields, render_documents
 from isohop.giant.features import Features, extract_features
@@ -18,15 +17,11 @@ from isohop.giant.training import Trainer
 from isohop.graph import Graph, hold_out
 from tests.worlds import library
 
+pytestmark = pytest.mark.usefixtures("ray")
+
 SMALL = FeatureSettings(
     dimensions=16, multi_scale=True, levels=(4, 16), epochs=1, steps=120, batch=64
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray():
-    with ray_session():
-        yield
 
 
 def test_training_finds_neighbours_that_it_never_saw(tmp_path):

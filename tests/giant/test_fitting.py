@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.giant.features import Features, extract_features
 from isohop.giant.fitting import TRAINING
@@ -16,15 +15,11 @@ from isohop.giant.settings import FeatureSettings
 from tests.killing import Killer, Reader
 from tests.worlds import library
 
+pytestmark = pytest.mark.usefixtures("ray_on_all_cores")
+
 SMALL = FeatureSettings(
     dimensions=16, multi_scale=True, levels=(4, 16), epochs=1, steps=400, batch=64
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray(all_cores):
-    with ray_session():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.giant.documents import FIELD_END
 from isohop.giant.encoder import Encoder, encode_all, load_encoder
@@ -30,12 +29,6 @@ WORDS = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "book", "of", "the", "sea"),
     *("ships", "stars", "planets", "bread"),
 ]
-
-
-@pytest.fixture(scope="module")
-def ray():
-    with ray_session():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,8 @@ def test_a_stage_that_fails_says_why(heard, tmp_path):
 
 
 def test_nobody_needs_to_listen(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("OPENLINEAGE_URL", "http://127.0.0.1:9")
+    for name, value in {"TYPE": "http", "URL": "http://127.0.0.1:9", "RETRY__TOTAL": "0"}.items():
+        monkeypatch.setenv(f"OPENLINEAGE__TRANSPORT__{name}", value)
     pipeline = read_pipeline(pipeline_file(tmp_path))
     run = open_run(pipeline, "current")
     run_stage(pipeline, run, "build")

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 import isohop
 from isohop.cli import app
 from isohop.coldbrew.comparison import Comparison
-from isohop.engines.ray import ray_session
 from isohop.errors import InvalidInput, IsohopError
 from isohop.graph import Graph
 from isohop.pipeline.pipeline_file import read_pipeline
@@ -44,42 +43,40 @@ def command(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "isohop.cli", *map(str, words)]
 
 
-def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path):
-    with ray_session():
-        file = pipeline_file(tmp_path)
-        read = read_pipeline(file)
-        run = open_run(read, "current")
-        first = run_all(read, run)
-        assert [now for _, now in first] == [True] * len(STAGES)
-        table = isohop.read_embeddings(tmp_path / "published" / "shop", entity="customer")
-        assert table.num_rows == 120
-        assert table.schema.field("embedding").type == pa.list_(pa.float32(), 16)
-        assert (run.folder / "report.html").stat().st_size > 1000
-        assert [now for _, now in run_all(read, run)] == [False] * len(STAGES)
-        new_customers_are_embedded(file, tmp_path)
-        new_customers_come_with_edges(file, run, tmp_path)
-        models_are_compared(file, run)
-        a_damaged_version_is_published_again(file, run)
+def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path, ray):
+    file = pipeline_file(tmp_path)
+    read = read_pipeline(file)
+    run = open_run(read, "current")
+    first = run_all(read, run)
+    assert [now for _, now in first] == [True] * len(STAGES)
+    table = isohop.read_embeddings(tmp_path / "published" / "shop", entity="customer")
+    assert table.num_rows == 120
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 16)
+    assert (run.folder / "report.html").stat().st_size > 1000
+    assert [now for _, now in run_all(read, run)] == [False] * len(STAGES)
+    new_customers_are_embedded(file, tmp_path)
+    new_customers_come_with_edges(file, run, tmp_path)
+    models_are_compared(file, run)
+    a_damaged_version_is_published_again(file, run)
 
-        changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
-        again = {record.stage: now for record, now in run_all(changed, run)}
-        assert again == {
-            "build": False,
-            "features": False,
-            "distill": True,
-            "embed": True,
-            "publish": True,
-            "report": True,
-        }
+    changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
+    again = {record.stage: now for record, now in run_all(changed, run)}
+    assert again == {
+        "build": False,
+        "features": False,
+        "distill": True,
+        "embed": True,
+        "publish": True,
+        "report": True,
+    }
 
-        other = open_run(changed, "other")
-        run_all(changed, other)
-        published = tmp_path / "published" / "shop"
-        one, two = (
-            isohop.read_embeddings(published, entity="customer", version=version)
-            for version in (3, 4)
-        )
-        assert one.equals(two)  # two runs with one seed
+    other = open_run(changed, "other")
+    run_all(changed, other)
+    published = tmp_path / "published" / "shop"
+    one, two = (
+        isohop.read_embeddings(published, entity="customer", version=version) for version in (3, 4)
+    )
+    assert one.equals(two)  # two runs with one seed
 
 
 def new_customers_are_embedded(file: Path, folder: Path) -> None:

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 
 import isohop
 from isohop.coldbrew.distill import read_manifest
-from isohop.engines.ray import ray_session
 from isohop.errors import IsohopError
 from isohop.giant.features import Features
 from isohop.graph import Graph
@@ -27,6 +26,8 @@ from isohop.pipeline.pipeline_file import read_pipeline
 from isohop.pipeline.runs import Run
 from isohop.pipeline.since import DECISION, KEPT
 from isohop.pipeline.stages import evaluate, open_run, run_stage
+
+pytestmark = pytest.mark.usefixtures("ray")
 
 SCHEMA = """
 database: shop
@@ -109,12 +110,6 @@ class Shop:
         read = read_pipeline(self.folder / "pipeline.yaml", instead)
         run = open_run(read, name)
         return {stage for stage in KEPT if run_stage(read, run, stage)[1]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray():
-    with ray_session():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -292,15 +292,26 @@ def _learn_blend(trials: Sequence[Trial]) -> tuple[float, ...]:
 
 
 def _logistic(columns: np.ndarray, right: np.ndarray) -> tuple[float, ...] | None:
-    """Weights of the columns, then of 1. Where all answers are alike no column tells them apart,
-    and the next answer may be another (Laplace's rule of succession)."""
-    # To load it takes seconds, and learning alone needs it.
-    from sklearn.linear_model import LogisticRegression
+    """Weights of the columns, then of 1, by logistic regression; half of the squares of the former
+    is its penalty. Where all answers are alike no column tells them apart, and the next answer may
+    be another (Laplace's rule of succession)."""
+    # To load it takes half a second, and learning alone needs it.
+    from scipy.optimize import minimize
+    from scipy.special import expit, log_expit
 
     if len(right) < FEWEST:
         return None
     if right.all() or not right.any():
         odds = (right.sum() + 1) / ((~right).sum() + 1)
         return (*[0.0] * columns.shape[1], float(np.log(odds)))
-    fitted = LogisticRegression(C=1.0, max_iter=1000).fit(columns, right)
-    return (*fitted.coef_[0].tolist(), float(fitted.intercept_[0]))
+    told = np.column_stack([columns, np.ones(len(columns))]).astype(np.float64)
+    sign = np.where(right, 1.0, -1.0)
+
+    def lost(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        certain = sign * (told @ weights)
+        shrinks = np.append(weights[:-1], 0.0)
+        slope = shrinks - told.T @ (sign * expit(-certain))
+        return float(shrinks @ shrinks / 2 - log_expit(certain).sum()), slope
+
+    found = minimize(lost, np.zeros(told.shape[1]), jac=True, method="L-BFGS-B")
+    return tuple(found.x.tolist())

@@ -84,12 +84,12 @@ def credible_edges(
 
 def credibility(shares: np.ndarray) -> np.ndarray:
     """float32 (edges,) of shares (edges,) from 0 to 1; never less for a higher share."""
-    # To load it takes a second, and learning alone needs it.
-    from sklearn.isotonic import isotonic_regression
+    # To load it takes half a second, and learning alone needs it.
+    from scipy.optimize import isotonic_regression
 
     place = np.minimum((shares * BINS).astype(np.int64), BINS - 1)
     density = np.bincount(place, minlength=BINS) * BINS / len(shares)
-    density = isotonic_regression(density)
+    density = isotonic_regression(density).x
     least = max(float(density[0]), 1.0 / len(shares))
     credible = 1 - (1 - LEAST) * least / np.maximum(density, least)
     return (credible / credible.max())[place].astype(np.float32)
