@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from isohop.engines import pieces
+from isohop.engines import ray as of_ray
 from isohop.engines.pieces import AHEAD, MANY, PIECE, TEXTS, for_each_piece, pieces_of, rows_of
 from isohop.engines.progress import SILENT
 from isohop.engines.ray import machines, result_of, with_cores
@@ -26,6 +27,30 @@ def piece_of(number: int, rows: int = PIECE) -> dict[str, int]:
 PIECES = [piece_of(number) for number in range(40)]
 BEGUN = 2 * AHEAD
 """Pieces that a core may have begun by the time that the first is told."""
+
+
+def wait_for(file: str) -> None:
+    while not Path(file).exists():
+        time.sleep(0.05)
+
+
+def test_who_waits_for_cores_of_a_cluster_that_others_use_is_told(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere")
+    monkeypatch.setattr(of_ray, "SECONDS_TO_BE_FREE", 0.5)
+    cores = sum(machines())
+    with_cores(wait_for, cores)
+    assert not caplog.text
+    busy = with_cores(wait_for, 1).remote(str(tmp_path / "done"))
+    deadline = time.monotonic() + 60
+    while not caplog.text and time.monotonic() < deadline:
+        waiting = with_cores(wait_for, cores)
+    assert (
+        f"Waiting for {cores} cores of one machine: others use all but {cores - 1}" in caplog.text
+    )
+    answer = waiting.remote(str(tmp_path / "done"))
+    (tmp_path / "done").touch()
+    result_of(busy)
+    result_of(answer)
 
 
 def begin(piece: dict[str, int], folder: str) -> int:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -20,8 +21,11 @@ _ATTEMPTS = 2
 """A saturated machine can miss Ray's start-up deadline once; a second failure is real."""
 POLL = 0.2
 """Seconds."""
+SECONDS_TO_BE_FREE = 3.0
+"""Until a core is told as free whose work has ended."""
 SPINS = "10000"
 """Of a thread that waits, before it sleeps: 50 µs, about."""
+_log = logging.getLogger("isohop")
 _DIED = "A process of Ray died"
 _AGAIN = (
     "Look at the machine's memory, then run the same command again: what is done is not done twice."
@@ -141,12 +145,30 @@ def with_cores(what: Callable[..., Any], cores: int, **options: Any) -> Any:
     """
     import ray
 
+    if "RAY_ADDRESS" in os.environ:
+        _tell_if_busy(cores)
+
     @wraps(what)
     def limited(*arguments: Any, **named: Any) -> Any:
         with _threads(cores):
             return what(*arguments, **named)
 
     return ray.remote(num_cpus=cores, **options)(limited)
+
+
+def _tell_if_busy(cores: int) -> None:
+    """Ray says nothing of work that waits for others to end, however long."""
+    import ray
+
+    end = time.monotonic() + SECONDS_TO_BE_FREE
+    while (free := int(ray.available_resources().get("CPU", 0))) < cores:
+        if time.monotonic() > end:
+            _log.warning(
+                "Waiting for %d cores of one machine: others use all but %d of the %d in Ray.",
+                *(cores, free, sum(machines())),
+            )
+            return
+        time.sleep(POLL)
 
 
 @contextmanager
