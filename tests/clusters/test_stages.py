@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,17 @@ from isohop.engines.object_store import StoredFolder
 from isohop.giant.features import Features
 from isohop.graph import Graph
 from tests.airflow.conftest import Home
-from tests.clusters.machines import BIN, ROOT, SPARK, RayCluster, SparkCluster, run
+from tests.clusters.machines import (
+    BIN,
+    MINUTES,
+    ROOT,
+    SPARK,
+    RayCluster,
+    SparkCluster,
+    process,
+    run,
+    text_of,
+)
 from tests.pipeline.test_pipeline import command, pipeline_file
 from tests.shop import TABLES, chain_from
 
@@ -49,20 +60,26 @@ def alike(theirs: pa.Table, ours: pa.Table) -> None:
     np.testing.assert_allclose(certain[0], certain[1], atol=1e-4)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], tuple[Path, Path]]]:
+    """What this machine makes of a pipeline, while clusters start: a function that waits for its
+    end, and tells the file and the run."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    file, log = pipeline_file(folder, SHARED), folder / "log"
+    with process(log, *command("run", file, "--run", "here"), more={}) as running:
+
+        def done() -> tuple[Path, Path]:
+            assert running.wait(10 * MINUTES) == 0, text_of(log)[-4000:]
+            return file, folder / "runs" / "shop" / "here"
+
+        yield done
+
+
 def test_who_has_no_token_is_not_let_in(ray_cluster: RayCluster):
     job = ray_cluster.submission("python", "-c", "print('in')")
     asked = subprocess.run(job, capture_output=True, text=True, timeout=120)
     assert asked.returncode != 0
     assert "token" in (asked.stdout + asked.stderr).lower()
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A pipeline file, and the run of it that this machine made."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    file = pipeline_file(folder, SHARED)
-    run(*command("run", file, "--run", "here"), more={})
-    return file, folder / "runs" / "shop" / "here"
 
 
 def test_a_job_that_wants_more_workers_than_cores_is_refused(
@@ -82,7 +99,7 @@ def test_a_job_that_wants_more_workers_than_cores_is_refused(
 def test_a_dag_on_both_clusters_and_s3_gives_what_one_machine_gives(
     spark_cluster: SparkCluster,
     ray_cluster: RayCluster,
-    here: tuple[Path, Path],
+    here: Callable[[], tuple[Path, Path]],
     bucket: str,
     tmp_path: Path,
 ):
@@ -119,7 +136,7 @@ def test_a_dag_on_both_clusters_and_s3_gives_what_one_machine_gives(
     assert spark_cluster.master in said
     jobs = run(BIN / "ray", "job", "list", "--address", ray_cluster.dashboard, more=ray)
     assert all(f"stage {stage} " in jobs for stage in ON_RAY)
-    _, ours = here
+    _, ours = here()
     alike(embeddings(f"{bucket}/published/shop"), embeddings(ours))
     made = Mirror.of(f"{bucket}/runs/shop/20261124T000000")
     made.pull()

@@ -313,7 +313,10 @@ def test_confidence_in_nodes_without_edges_is_that_of_nodes_set_aside(tmp_path):
     labels, alone = distiller.labels, new & distiller.labels.test
     right = labels.right(distiller.serving.told().answers, alone)
     assert right < 0.8
-    assert abs(confidence[alone].mean() - right) < 0.1
+    noise = (
+        0.25 / min(int((new & part).sum()) for part in (labels.validation, labels.test))
+    ) ** 0.5
+    assert abs(confidence[alone].mean() - right) < 2 * noise
     assert confidence[~new].mean() > 0.9
 
 
