@@ -642,6 +642,30 @@ def test_an_attribute_may_be_called_what_no_folder_can_be(make, engine):
     assert {path.name for path in graph.path.parent.iterdir()} == {"data", "schema.yaml", "graph"}
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_files_may_be_called_as_engines_write_patterns(tmp_path, engine):
+    """Each is read, and no other that such a pattern fits."""
+    schema = """
+    entities: {customer: {table: customer}}
+    tables: {customer: {key: id}}
+    """
+    folder = tmp_path / "a [b]*"
+    file = write_database(folder, schema, {})
+    parts = folder / "data" / "customer"
+    parts.mkdir()
+    for number, name in enumerate(("part[1]", "part{2}", "part?", "part*", "part\\3")):
+        table = pa.table({"id": [number], "name": [name]})
+        pq.write_table(table, parts / f"{name}.parquet")
+    for other in ("a b*", "a [b]-other"):
+        (tmp_path / other).mkdir()
+        write_database(tmp_path / other, schema, {"customer": {"id": [9], "name": ["another"]}})
+    graph = build(file, folder / "{graph}", engine)
+    names = graph.nodes("customer")["name"].to_pylist()
+    assert names == ["part[1]", "part{2}", "part?", "part*", "part\\3"]
+    again = build(file, tmp_path / "graph", engine)
+    assert again.manifest.certificate == graph.manifest.certificate
+
+
 CASCADE = """
 policies: {orphans: quarantine}
 entities: {a: {table: a}, b: {table: b}}

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isohop.engines.spark import ENGINE
+
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 SLICE_ROWS = 1 << 23
 """Rows that one aggregation takes at a time: what an engine holds in memory at once. Each slice
 reads all rows, so there should be few."""
 PARTITION_ROWS = 1 << 18
 """Rows of one key-partitioned part of a slice: groups that fit a processor's caches."""
+
+
+_PATTERN = re.compile(r"[*?\[\]{}\\]")
+"""What Spark takes for a part of a pattern."""
 
 
 def renamed(column: str, name: str) -> Column:
@@ -79,7 +87,8 @@ def slices(frame: DataFrame, keys: Sequence[str], rows: int, groups: int) -> Ite
 
 def write_parquet(frame: DataFrame, folder: Path, append: bool = False) -> None:
     """Write a frame; one without rows too gets a file, so that its columns are known."""
-    frame.write.mode("append" if append else "overwrite").parquet(str(folder))
+    where = _literally(frame.sparkSession, folder, pattern=False)
+    frame.write.mode("append" if append else "overwrite").parquet(where)
     if not any(folder.glob("*.parquet")):
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -95,11 +104,28 @@ def write_parquet(frame: DataFrame, folder: Path, append: bool = False) -> None:
         pq.write_table(schema.empty_table(), folder / "part-0.parquet")
 
 
+def read_parquet(
+    session: SparkSession, *paths: Path, schema: StructType | None = None
+) -> DataFrame:
+    """Files or folders, by their very names. ``schema``: of all columns, where it is known: Spark
+    would start a job to find it."""
+    reader = session.read if schema is None else session.read.schema(schema)
+    return reader.parquet(*(_literally(session, path, pattern=True) for path in paths))
+
+
+def _literally(session: SparkSession, path: Path, pattern: bool) -> str:
+    """A path, whatever its name, as an engine takes it where it expects a ``pattern`` or none. Sail
+    sees one everywhere but in a URL."""
+    path = path.absolute()
+    if session.conf.get(ENGINE, "spark") == "sail":
+        return path.as_uri()
+    return _PATTERN.sub(r"\\\g<0>", str(path)) if pattern else str(path)
+
+
 def staged(session: SparkSession, frame: DataFrame, folder: Path) -> DataFrame:
     """The same rows, written once, so that several readers do not make them again."""
     write_parquet(frame, folder)
-    # Spark would start a job to find the columns that are known.
-    return session.read.schema(frame.schema).parquet(str(folder))
+    return read_parquet(session, folder, schema=frame.schema)
 
 
 def rows_in(folder: Path) -> int:

@@ -29,6 +29,8 @@ _SETTINGS = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
 
+ENGINE = "isohop.engine"
+"""A setting of Sail's sessions, by which they are told from Spark's."""
 _DEBUGGING = "spark.python.sql.dataFrameDebugging.enabled"
 """What line of ours named a column, told with errors: a tenth of a small job. Static, so that a
 session which others made keeps its own."""
@@ -74,7 +76,7 @@ def _sail() -> Iterator[SparkSession]:
     before = os.environ.get(_CONNECT_MODE)
     os.environ[_CONNECT_MODE] = "1"
     try:
-        for key, value in {**_SETTINGS, _DEBUGGING: "false"}.items():
+        for key, value in {**_SETTINGS, _DEBUGGING: "false", ENGINE: "sail"}.items():
             session.conf.set(key, value)
         yield session  # type: ignore[misc, unused-ignore]
     finally:

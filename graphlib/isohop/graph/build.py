@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isohop.engines.frames import read_parquet
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.spark import Engine, spark_session
 from isohop.engines.storage import folder_atomically, write_text_atomically
@@ -186,7 +187,7 @@ def _known_nodes(before: Graph | None, session: SparkSession) -> dict[str, DataF
     if before is None:
         return {}
     folders = {node.name: before.path / "nodes" / node.name for node in before.node_types}
-    return {n: session.read.parquet(str(folder.resolve())) for n, folder in folders.items()}
+    return {n: read_parquet(session, folder) for n, folder in folders.items()}
 
 
 def _land(

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isohop.engines.frames import read_parquet
 from isohop.engines.progress import SILENT, Progress, Task
 from isohop.engines.spark import Engine, spark_session
 from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
@@ -345,7 +346,7 @@ class _Inference:
             names = [name for name, _, how in nodes[node.name].attributes if how is None]
             if node.shared or not names:
                 continue
-            frame = self.session.read.parquet(str(out / "nodes" / node.name))
+            frame = read_parquet(self.session, out / "nodes" / node.name)
             frame = frame.toDF(*(f"c{index}" for index in range(len(frame.columns))))
             at = {
                 name: f"c{index}"

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from isohop.engines.frames import all_given, equal, staged, united, write_parquet
+from isohop.engines.frames import (
+    all_given,
+    equal,
+    read_parquet,
+    staged,
+    united,
+    write_parquet,
+)
 from isohop.relational.as_of import forget_later
 from isohop.relational.database import OrphanPolicy, Policies, Reference, Table
 from isohop.relational.ledger import Finding, Ledger, TableLedger
@@ -53,13 +60,13 @@ def read_landed(session: SparkSession, landed: LandedTable) -> CleanTable:
     columns = sorted(landed.schema.names)
     names = {column: f"c{index}" for index, column in enumerate(columns)}
     types = {field.name: field.type for field in landed.schema}
-    alike: dict[tuple[pa.Field, ...], list[str]] = {}
+    alike: dict[tuple[pa.Field, ...], list[Path]] = {}
     for path in landed.paths:
-        alike.setdefault(landed.narrow.get(path, ()), []).append(str(path))
+        alike.setdefault(landed.narrow.get(path, ()), []).append(path)
     parts = []
     for fields, paths in alike.items():
         narrow = {field.name for field in fields}
-        frame = session.read.parquet(*paths)
+        frame = read_parquet(session, *paths)
         # A source's own files, used as they are, may hold more columns than were asked for.
         held = [column for column in frame.columns if column in names]
         frame = frame.toDF(*(names.get(c, f"x{i}") for i, c in enumerate(frame.columns)))
