@@ -40,7 +40,7 @@ def encoder(words: int) -> Encoder:
 def test_gradients_reach_the_vectors_of_words_that_stayed_and_no_others():
     made = encoder(3).train()
     text = sparse.csr_matrix(np.array([[0.5, 0.0, 0.0], [0.25, 1.0, 0.0]], np.float32))
-    batch = Prepared(text)
+    batch = Prepared.of(text)
     batch.ngrams.data[2] = 0  # the second word is left out of its only document
     before = made.bag.values.clone()
     made.encode(batch, np.zeros(2, np.int64)).sum().backward()
@@ -57,6 +57,6 @@ def test_a_document_whose_words_are_all_left_out_is_not_one_without_text():
     made = encoder(2).train()
     made.dropout.p = 0.0
     words = sparse.csr_matrix(np.array([[1.0, 0.0], [0.0, 0.0]], np.float32))
-    left_out = Prepared(words).without(1.0, np.random.default_rng(1))
+    left_out = Prepared.of(words).without(1.0, np.random.default_rng(1))
     told, missing = made.encode(left_out, np.zeros(2, np.int64))
     assert not torch.allclose(told, missing)

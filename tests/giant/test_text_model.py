@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
+from torch import nn
 
 from isohop.errors import IsohopError
 from isohop.giant.documents import FIELD_END
@@ -97,6 +98,18 @@ def test_shapes_as_an_accelerator_has_them_give_the_same_vectors_and_gradients(f
         found.append([told.detach(), *gradients])
     for tight, padded in zip(*found, strict=True):
         torch.testing.assert_close(padded, tight, atol=1e-4, rtol=1e-3)
+
+
+def test_a_text_of_new_words_is_what_the_text_model_makes_of_it_and_not_missing(folder):
+    documents = texts("the sea", "the stars", None)
+    nothing = Vocabulary(np.zeros(0, np.int64), np.zeros(0, np.float32), 100)
+    encoder = Encoder(nothing, ("a",), 16, TextModel(folder, 32)).eval()
+    nn.init.normal_(encoder.project.weight)
+    for prepared in (encoder.prepare(documents), encoder.read(encoder.prepare(documents))):
+        with torch.no_grad():
+            sea, stars, missing = encoder.encode(prepared, np.zeros(3, np.int64))
+        for one, other in ((sea, stars), (sea, missing), (stars, missing)):
+            assert not torch.allclose(one, other, atol=0.05)
 
 
 def test_atoms_are_not_for_the_text_model(folder):

@@ -46,13 +46,20 @@ class EncoderManifest(BaseModel):
 class Prepared:
     """Documents as the encoder takes them; ``prepared[rows]`` are some of them.
 
-    ``ngrams``: float32 CSR (documents, vocabulary), TF-IDF. With a text model also ``tokens``, or
-    ``vectors``, float16 (documents, its dimensions), what it made of them.
+    ``ngrams``: float32 CSR (documents, vocabulary), TF-IDF. ``empty``: bool (documents,), those in
+    which there is nothing to read. With a text model also ``tokens``, or ``vectors``, float16
+    (documents, its dimensions), what it made of them.
     """
 
     ngrams: sparse.csr_matrix
+    empty: np.ndarray
     tokens: Tokens | None = None
     vectors: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, ngrams: sparse.csr_matrix, tokens: Tokens | None = None) -> Prepared:
+        empty = np.diff(ngrams.indptr) == 0
+        return cls(ngrams, empty if tokens is None else empty & (tokens.sizes == 0), tokens)
 
     def __len__(self) -> int:
         return int(self.ngrams.shape[0])
@@ -60,6 +67,7 @@ class Prepared:
     def __getitem__(self, rows: np.ndarray | slice) -> Prepared:
         return Prepared(
             self.ngrams[rows],
+            self.empty[rows],
             None if self.tokens is None or self.vectors is not None else self.tokens[rows],
             None if self.vectors is None else self.vectors[rows],
         )
@@ -92,7 +100,7 @@ class _SparseProduct(torch.autograd.Function):
 class Encoder(nn.Module):
     """Documents of any node type in, float32 (documents, dimensions) at length 1 out.
 
-    A document that is missing is a state with a vector of its own.
+    A document that is missing, or has nothing that is known, is a state with a vector of its own.
     """
 
     middle: Tensor
@@ -127,7 +135,7 @@ class Encoder(nn.Module):
     def prepare(self, documents: pa.Array | pa.ChunkedArray) -> Prepared:
         """``documents``: large_string, null where missing."""
         tokens = None if self.text_model is None else self.text_model.tokenize(documents)
-        return Prepared(self.vocabulary.matrix(documents), tokens)
+        return Prepared.of(self.vocabulary.matrix(documents), tokens)
 
     def encode(
         self, prepared: Prepared, node_type: np.ndarray, ngrams: np.ndarray | None = None
@@ -135,10 +143,9 @@ class Encoder(nn.Module):
         """``node_type``: int64 (documents,), index of the type. ``ngrams``: int64, sorted, those
         that other workers of the same step touch too, where there are others."""
         text = self._bag(prepared, ngrams)
-        empty = np.diff(prepared.ngrams.indptr) == 0
         if self.text_model is not None:
             text = text + self.project(self._vectors(prepared, self.text_model))
-        text = torch.where(torch.from_numpy(empty)[:, None], self.missing, text)
+        text = torch.where(torch.from_numpy(prepared.empty)[:, None], self.missing, text)
         value = functional.normalize(text, dim=1) * self.dimensions**0.5
         value = value + self.marker(torch.from_numpy(node_type))
         inner = functional.gelu(self.wide(self.norm(self.dropout(value))))
