@@ -48,8 +48,12 @@ def world(spurious: float, count: int = 4000) -> tuple[dict[str, torch.Tensor], 
     return {"a--r--a": torch.from_numpy(np.stack([source, target]))}, wrong
 
 
-def judged(edges: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    groups = torch.nn.functional.one_hot(torch.arange(500) % 10, 10).float()
+GROUPS = torch.nn.functional.one_hot(torch.arange(500) % 10, 10).float()
+
+
+def judged(
+    edges: dict[str, torch.Tensor], groups: torch.Tensor = GROUPS
+) -> dict[str, torch.Tensor]:
     asked: list[int] = []
 
     def without(left_out):
@@ -71,6 +75,13 @@ def test_edges_that_lead_anywhere_are_the_least_credible():
     elsewhere = wrong & (edges["a--r--a"][0].numpy() % 10 != edges["a--r--a"][1].numpy() % 10)
     assert credible[~wrong].mean() > 0.9
     assert credible[elsewhere].mean() < 0.3
+
+
+def test_among_nodes_that_are_all_alike_every_edge_is_believed():
+    """Though their scores differ by rounding."""
+    draw = torch.Generator().manual_seed(1)
+    alike = torch.nn.functional.normalize(torch.rand(1, 10, generator=draw), dim=1).expand(500, 10)
+    assert judged(world(0.3)[0], alike)["a--r--a"].min() > 0.3
 
 
 def test_edges_that_lead_back_tell_nothing_of_each_other():

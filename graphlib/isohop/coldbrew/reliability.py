@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isohop.coldbrew.evaluation import ROUNDING
 from isohop.coldbrew.links import LinkScore, Query
 from isohop.coldbrew.tables import Table
 from isohop.graph.holdout import reverses
@@ -75,9 +76,10 @@ def credible_edges(
                 mine = score.query(name, vectors[query.source][source])
                 true = (mine * vectors[query.target][target]).sum(1, keepdim=True)
                 false = mine @ vectors[query.target][random[name]].T
-                less, equal = (
-                    outcome.float().mean(1).numpy() for outcome in (false < true, false == true)
-                )
+                # Equal vectors have scores that differ by rounding, as in `ranks`.
+                same = ROUNDING * (1 + true.abs())
+                outcomes = false < true - same, (false - true).abs() <= same
+                less, equal = (outcome.float().mean(1).numpy() for outcome in outcomes)
                 shares[name][at.numpy()] = less + shares[name][at.numpy()] * equal
     return {name: torch.from_numpy(credibility(of)) for name, of in shares.items()}
 
