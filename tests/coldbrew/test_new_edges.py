@@ -19,12 +19,13 @@ from isohop.coldbrew.known_graph import KnownGraph
 from isohop.coldbrew.message_passing import relations_of
 from isohop.coldbrew.new_edges import NO_ROW
 from isohop.coldbrew.new_rows import NewEdges, NewRows, embed_new
-from isohop.coldbrew.teacher import BODIES
+from isohop.coldbrew.tables import module_key
+from isohop.coldbrew.teacher import BODIES, Teacher, structural_nodes
 from isohop.engines import pieces
 from isohop.errors import InvalidInput, IsohopError
 from tests.coldbrew.test_distill import read, vectors
 from tests.coldbrew.test_new_rows import DISTILL, World, books, made
-from tests.coldbrew.test_teacher import COUNTS, GRAPH, TYPES, inputs, teacher
+from tests.coldbrew.test_teacher import COUNTS, GRAPH, TYPES, inputs, settings, teacher
 
 NOWHERE = DISTILL.model_copy(update={"structural_degree": 1000})
 """No node has a place in the graph beyond its features and edges, as no new row has."""
@@ -71,6 +72,22 @@ def test_a_row_with_the_edges_of_a_node_gets_the_vector_of_that_node(kind, entit
     assert torch.equal(of_rows[1], degree[entity][rows])
     assert (of_rows[1] > 0).any()
     assert (of_rows[1] == 0).any()
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_node_that_lost_all_its_edges_is_as_a_row_that_has_none(kind):
+    """What it learned of a place in the graph is no longer so."""
+    places = {**structural_nodes(GRAPH, 2), "author": torch.tensor([0, 5])}
+    of = Teacher(inputs(), places, settings(kind)).eval()
+    torch.nn.init.normal_(of.structural[0][module_key("author")])
+    manifest = DistillManifest(seed=1, label=None, settings={"dimensions": 10})
+    known = KnownGraph(inputs(), manifest, of, {}, GRAPH)
+    rows = inputs().features["author"][5:]
+    with torch.no_grad():
+        taught, degree = known.teach()
+        as_row, _ = known.teach_new("author", rows, {})
+    assert degree["author"][5] == 0
+    torch.testing.assert_close(taught["author"][5:], as_row)
 
 
 @pytest.mark.parametrize("kind", BODIES)

@@ -154,3 +154,13 @@ def test_only_nodes_beside_enough_known_labels_have_a_place():
     # Authors 0 to 4 wrote papers 0 to 9, two each.
     assert found["author"].tolist() == [0, 1, 2, 3, 4]
     assert len(structural_nodes(GRAPH, 3, ("paper", known))["author"]) == 0
+
+
+def test_edges_that_are_left_out_place_nobody():
+    every, none = structural_nodes(GRAPH, 2), {name: torch.arange(60) for name in TYPES}
+    without = structural_nodes(GRAPH, 2, left_out={WROTE: torch.arange(0, 25, 5)})
+    assert every["author"].tolist() == [0, 1, 2, 3, 4]
+    assert without["author"].tolist() == [1, 2, 3, 4]
+    assert not any(
+        map(len, structural_nodes(GRAPH, 1, left_out={**none, WROTE: torch.arange(25)}).values())
+    )

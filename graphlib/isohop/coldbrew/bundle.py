@@ -12,7 +12,7 @@
                                edge to learn from, the axes of its features
       encoder/                 the text encoder, as the stage `features` wrote it
 
-Nothing else is needed: no graph, no features, no teacher. Isolated nodes of a graph are embedded by
+Nothing else is needed: no graph, no features, no model. Isolated nodes of a graph are embedded by
 the same code, so a row gets the same vector whether it was there when the graph was built or not.
 """
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,12 +36,14 @@ from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import GatedMLP, LatentIndex
 from isohop.coldbrew.tables import by_blocks, mlp
-from isohop.coldbrew.teacher import LoneTeacher
 from isohop.engines.storage import fingerprint
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.documents import Field
 from isohop.giant.encoder import Encoder, load_encoder
 from isohop.giant.model_folder import copy_encoder
+
+if TYPE_CHECKING:
+    from isohop.coldbrew.teacher import LoneTeacher
 
 MANIFEST = "bundle.json"
 ENCODER = "encoder"
@@ -278,6 +280,9 @@ def _student(
     }
     teacher = None
     if any(name.startswith("teacher.") for name in state):
+        # It brings what passes messages, which takes a second to load.
+        from isohop.coldbrew.teacher import LoneTeacher
+
         teacher = modules["teacher"] = LoneTeacher(entity, width, settings)
     for name, module in modules.items():
         dotted = f"{name}."

@@ -110,8 +110,7 @@ class Distiller:
         self.weighed = False
         """Whether that is how messages are weighed."""
         self.outputs = labels.outputs if labels else 0
-        told = None if labels is None else (labels.entity, labels.train)
-        self.structural = structural_nodes(self.graph, settings.structural_degree, told)
+        self.structural = self.structural_nodes()
         self.queries = queries_of(inputs.edge_types, frozenset(inputs.entities))
         self.evaluation = LinkEvaluation(inputs, holdout, self.graph.degrees())
         self.latent: dict[str, Tensor] = {}
@@ -185,6 +184,12 @@ class Distiller:
                 "prediction"
             )
         return made
+
+    def structural_nodes(self, left_out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Those that have structural embeddings, by type, or would without some edges."""
+        told = None if self.labels is None else (self.labels.entity, self.labels.train)
+        least = self.settings.structural_degree
+        return structural_nodes(self.unweighed, least, told, left_out)
 
     @property
     def skipped(self) -> str | None:

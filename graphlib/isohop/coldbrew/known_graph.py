@@ -94,8 +94,10 @@ class KnownGraph:
         edge is believed."""
         if self.teacher is None:
             return {}, {name: torch.zeros(count) for name, count in self.inputs.counts.items()}
-        taught = _teach(self.teacher, self.messages, self.inputs.features, {})
-        return taught, self.messages.degrees_in(self.messages.weights({}))
+        degree = self.messages.degrees_in(self.messages.weights({}))
+        # Who has lost all edges since training has no place in the graph, as a new row has none.
+        unplaced = {name: of == 0 for name, of in degree.items()}
+        return _teach(self.teacher, self.messages, self.inputs.features, {}, unplaced), degree
 
     def teach_new(
         self, entity: str, features: Tensor, edges: Mapping[Relation, Tensor]
@@ -124,9 +126,13 @@ class KnownGraph:
 
 
 def _teach(
-    teacher: Teacher, graph: MessageGraph, features: Table, left_out: Mapping[str, Tensor]
+    teacher: Teacher,
+    graph: MessageGraph,
+    features: Table,
+    left_out: Mapping[str, Tensor],
+    unplaced: Table | None = None,
 ) -> dict[str, Tensor]:
-    return unit(teacher(graph, features, graph.weights(left_out)))
+    return unit(teacher(graph, features, graph.weights(left_out), unplaced))
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], model: Path) -> None:

@@ -397,21 +397,24 @@ BODIES: Mapping[str, type[MessagePassing] | type[Convolution] | type[HopWise]] =
 
 
 def structural_nodes(
-    graph: MessageGraph, degree: int, told: tuple[str, Tensor] | None = None
+    graph: MessageGraph,
+    degree: int,
+    told: tuple[str, Tensor] | None = None,
+    left_out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The nodes of each type that have at least ``degree`` edges to learn from: any, or, where a
     label is learned, edges to nodes whose label is ``told`` (their type, a mask). A node of that
-    type has none: it would learn its own label by heart, and no other node's."""
-    if told is None:
-        found = graph.degrees()
-    else:
-        name, mask = told
-        found = {n: torch.zeros(count, dtype=torch.int64) for n, count in graph.counts.items()}
-        for relation in graph.relations:
-            if relation.source != name or relation.target == name:
-                continue
-            source, target = graph.ends(relation)
-            found[relation.target] += torch.bincount(
-                target[mask[source]], minlength=graph.counts[relation.target]
-            )
+    type has none: it would learn its own label by heart, and no other node's. ``left_out``: by
+    edge type positions of edges that are not there."""
+    found = {name: torch.zeros(count) for name, count in graph.counts.items()}
+    for relation in graph.relations:
+        if told is not None and (relation.source != told[0] or relation.target == told[0]):
+            continue
+        source, target = graph.ends(relation)
+        counts = torch.ones(len(target)) if told is None else told[1][source].float()
+        if left_out and relation.edge_type in left_out:
+            counts[left_out[relation.edge_type]] = 0.0
+        found[relation.target] += torch.bincount(
+            target, counts, minlength=len(found[relation.target])
+        )
     return {name: torch.nonzero(degrees >= degree)[:, 0] for name, degrees in found.items()}

@@ -58,11 +58,11 @@ def trials_of(serving: Serving) -> dict[str, list[Trial]]:
     asked = [_of_nodes(one, nodes[one.query.source].numpy(), draw) for one in asked]
     for kept in KEPT:
         left_out, degree = _hidden(distiller, nodes, kept, draw)
-        least = distiller.settings.structural_degree
+        placed = distiller.structural_nodes(left_out)
         unplaced = {}
         for name, some in nodes.items():
             unplaced[name] = torch.zeros(distiller.inputs.counts[name], dtype=torch.bool)
-            unplaced[name][some] = degree[name][some] < least
+            unplaced[name][some] = ~torch.isin(some, placed[name])
         with torch.no_grad():
             told = distiller.teach(left_out, unplaced)
         rows = {} if labels is None else {labels.entity: nodes[labels.entity]}
