@@ -261,21 +261,24 @@ def _known_types(table: SourceTable) -> dict[str, pa.DataType]:
     }
 
 
-def check_types(
-    file: YamlFile[SchemaFile],
-    schema: SchemaFile,
-    types: Mapping[str, Mapping[str, pa.DataType]],
-    timed: bool = False,
+def check_times(
+    file: YamlFile[SchemaFile], schema: SchemaFile, types: Mapping[str, Mapping[str, pa.DataType]]
 ) -> None:
-    """Types must match across each reference, and where rows are told apart by time (``timed``)
-    each ``time`` must be one; raises at once. For sources read only at landing."""
-    _check_types(file, schema, types)
-    for name, table in schema.tables.items() if timed else ():
+    """Each ``time`` must be one, where rows are told apart by it; raises at once."""
+    for name, table in schema.tables.items():
         found = types.get(name, {}).get(table.time or "")
         if found is not None and not is_time(found):
             what = f"{name}.{table.time} is {found}, which does not say when a row became known."
             hint = "For CSV and JSON, say its type under 'types:', date or timestamp."
             file.add(("tables", name, "time"), what, hint)
+    file.raise_problems()
+
+
+def check_types(
+    file: YamlFile[SchemaFile], schema: SchemaFile, types: Mapping[str, Mapping[str, pa.DataType]]
+) -> None:
+    """Types must match across each reference; raises at once. For sources read only at landing."""
+    _check_types(file, schema, types)
     file.raise_problems()
 
 
