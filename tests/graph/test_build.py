@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import random
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from isohop.errors import InvalidInput, IsohopError
 from isohop.giant.documents import document_fields
 from isohop.graph import Graph
-from isohop.graph.build import build, check
+from isohop.graph.build import Planned, build, check, plan_schema
 from tests.graph.conftest import write_database
 
 ROOT = Path(__file__).parents[2]
@@ -444,6 +445,32 @@ def test_types_that_never_match_are_a_mistake(tmp_path):
     file = write_database(tmp_path, schema, {"a": {"id": [1]}, "b": {"a": ["1"], "x": [1]}})
     with pytest.raises(InvalidInput, match=r"b\.a is string and a\.id is int64"):
         check(file)
+
+
+DECLARED = """
+CREATE TABLE item (order_id INT, line INT, what TEXT, PRIMARY KEY (order_id, line));
+CREATE TABLE cust (id INTEGER PRIMARY KEY, code INT UNIQUE);
+CREATE TABLE ship (
+  id INTEGER PRIMARY KEY, order_id INT, line INT, code INT REFERENCES cust (code),
+  FOREIGN KEY (order_id, line) REFERENCES item (order_id, line));
+"""
+
+
+def declared(folder: Path, tables: str) -> Planned:
+    """Planned over a database that declares keys and references of its own."""
+    with contextlib.closing(sqlite3.connect(folder / "shop.db")) as database:
+        database.executescript(DECLARED)
+    entities = "{ship: {table: ship}, item: {table: item}, cust: {table: cust}}"
+    source = '{url: "sqlite:///shop.db"}'
+    text = f"database: d\nsource: {source}\ntables: {tables}\nentities: {entities}\n"
+    (folder / "schema.yaml").write_text(text, "utf-8")
+    return plan_schema(folder / "schema.yaml")
+
+
+def test_a_reference_to_a_part_of_a_key_that_only_the_database_declares_is_a_mistake(tmp_path):
+    reference = "{references: [{columns: [order_id], table: item}]}"
+    with pytest.raises(InvalidInput, match="1 columns refer to 'item', whose key has 2: order_id"):
+        declared(tmp_path, f"{{ship: {reference}, item: {{}}, cust: {{}}}}")
 
 
 def test_a_database_needs_no_key_or_reference_written_again(tmp_path):

@@ -145,14 +145,7 @@ def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
                 hint = did_you_mean(reference.table, schema.tables)
                 file.add((*at, "table"), f"there is no table '{reference.table}'.", hint)
                 continue
-            target_key = schema.tables[reference.table].key
-            if target_key is not None and len(target_key) != len(reference.columns):
-                file.add(
-                    (*at, "columns"),
-                    f"{len(reference.columns)} columns refer to '{reference.table}', whose key has "
-                    f"{len(target_key)}: {', '.join(target_key)}.",
-                    "List one column for each, in that order.",
-                )
+            _check_length(file, at, reference, schema.tables[reference.table].key)
     for name in schema.attributes:
         if "." not in name:
             file.add(
@@ -160,6 +153,21 @@ def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
                 f"'{name}' does not say whose attribute it is.",
                 "Write entity.attribute or event.attribute.",
             )
+
+
+def _check_length(
+    file: YamlFile[SchemaFile],
+    at: tuple[str | int, ...],
+    reference: Reference,
+    key: tuple[str, ...] | None,
+) -> None:
+    if key is not None and len(key) != len(reference.columns):
+        file.add(
+            (*at, "columns"),
+            f"{len(reference.columns)} columns refer to '{reference.table}', whose key has "
+            f"{len(key)}: {', '.join(key)}.",
+            "List one column for each, in that order.",
+        )
 
 
 def check_columns(file: YamlFile[SchemaFile], source: Mapping[str, SourceTable]) -> SchemaFile:
@@ -183,9 +191,13 @@ def check_columns(file: YamlFile[SchemaFile], source: Mapping[str, SourceTable])
         tables[name] = _with_declared(schema, name, table, source)
     for name, table in tables.items():
         for index, reference in enumerate(table.references or ()):
-            if reference.table in tables and tables[reference.table].key is None:
+            at = ("tables", name, "references", index)
+            if reference.table not in tables:
+                continue
+            _check_length(file, at, reference, tables[reference.table].key)
+            if tables[reference.table].key is None:
                 file.add(
-                    ("tables", name, "references", index),
+                    at,
                     f"table '{reference.table}' has no key to refer to.",
                     f"Write 'key: [...]' under tables.{reference.table}.",
                 )
