@@ -693,6 +693,16 @@ def test_files_may_be_called_as_engines_write_patterns(tmp_path, engine):
     assert again.manifest.certificate == graph.manifest.certificate
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bad_rows_of_a_table_called_as_a_pattern_are_set_aside(make, engine):
+    schema = """
+    entities: {x: {table: "x[1]"}}
+    tables: {"x[1]": {key: id}}
+    """
+    graph = make(schema, {"x[1]": {"id": [1, 1, 2, None, 3], "v": list("abcde")}}, engine)
+    assert graph.nodes("x")["v"].to_pylist() == ["a", "c", "e"]
+
+
 CASCADE = """
 policies: {orphans: quarantine}
 entities: {a: {table: a}, b: {table: b}}

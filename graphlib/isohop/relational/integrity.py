@@ -106,6 +106,8 @@ class Integrity:
         self.stage = stage
         self.quarantine = quarantine
         self.ledger = ledger
+        self.replaced = 0
+        """How often rows were written that stay; numbers their folders."""
         self.clean = {name: read_landed(session, landed[name]) for name in tables}
         for name, table in landed.items():
             counted = ledger.table(name)
@@ -317,8 +319,8 @@ class Integrity:
 
     def _replace(self, clean: CleanTable, frame: DataFrame, rows: int) -> None:
         """Write the rows that stay, so that what follows does not do the work again."""
-        number = len(list(self.stage.glob(f"{clean.name}-*"))) if self.stage.exists() else 0
-        folder = self.stage / f"{clean.name}-{number}"
+        self.replaced += 1
+        folder = self.stage / f"{clean.name}-{self.replaced}"
         clean.frame = staged(self.session, frame, folder)
         clean.rows = rows
 
