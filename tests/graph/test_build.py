@@ -473,6 +473,14 @@ def test_a_reference_to_a_part_of_a_key_that_only_the_database_declares_is_a_mis
         declared(tmp_path, f"{{ship: {reference}, item: {{}}, cust: {{}}}}")
 
 
+def test_a_declared_reference_is_taken_in_any_order_of_the_key_and_told_where_it_is_not(tmp_path):
+    planned = declared(tmp_path, "{ship: {}, item: {key: [line, order_id]}, cust: {}}")
+    (reference,) = planned.schema.tables["ship"].references or ()
+    assert (reference.table, reference.columns) == ("item", ("line", "order_id"))
+    (told,) = planned.plan.warnings
+    assert "ship.code refers to cust.code, which is not the key of 'cust'" in told
+
+
 def test_a_database_needs_no_key_or_reference_written_again(tmp_path):
     """What the database declares is taken; the result is that of the four schemas."""
     chain = ROOT / "examples" / "shop" / "chain"

@@ -27,6 +27,7 @@ from isohop.hops.schema_file import (
     check_columns,
     check_times,
     check_types,
+    left_out_references,
     read_schema_file,
 )
 from isohop.hops.universal_row import needed_columns
@@ -76,7 +77,9 @@ def plan_schema(path: str | Path) -> Planned:
     schema = check_columns(file, tables)
     file.raise_problems()
     columns = {name: tuple(c.name for c in tables[name].columns) for name in schema.tables}
-    return Planned(file, schema, source, make_plan(schema, columns, f"schema file {path}"))
+    plan = make_plan(schema, columns, f"schema file {path}")
+    plan.warnings.extend(left_out_references(file, schema, tables))
+    return Planned(file, schema, source, plan)
 
 
 def build(

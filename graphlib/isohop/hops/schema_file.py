@@ -257,12 +257,33 @@ def _with_declared(
     if table.references is None:
         # One that refers to anything but its table's key has no N:1 meaning here.
         update["references"] = tuple(
-            Reference(columns=tuple(reference.columns), table=reference.table)
+            Reference(columns=tuple(pairs[column] for column in key), table=reference.table)
             for reference in declared.references
             if reference.table in schema.tables
-            and tuple(reference.target) == _key(schema, reference.table, source)
+            for pairs in [dict(zip(reference.target, reference.columns, strict=True))]
+            for key in [_key(schema, reference.table, source) or ()]
+            if set(pairs) == set(key)
         )
     return table.model_copy(update=update)
+
+
+def left_out_references(
+    file: YamlFile[SchemaFile], filled: SchemaFile, source: Mapping[str, SourceTable]
+) -> list[str]:
+    """Foreign keys that the database declares and ``filled``, of `check_columns`, has not, since
+    they refer to other columns than the key; as sentences."""
+    stated = file.model.tables if file.model is not None else {}
+    return [
+        f"{name}.{', '.join(reference.columns)} refers to {reference.table}."
+        f"{', '.join(reference.target)}, which is not the key of '{reference.table}', so the "
+        f"reference is left out. To keep it, make that its key: 'key: "
+        f"[{', '.join(reference.target)}]' under tables.{reference.table}."
+        for name, table in stated.items()
+        if table.references is None
+        for reference in source[name].references
+        if reference.table in filled.tables
+        and set(reference.target) != set(filled.tables[reference.table].key or ())
+    ]
 
 
 def _known_types(table: SourceTable) -> dict[str, pa.DataType]:
