@@ -117,6 +117,46 @@ def test_rows_that_came_later_change_nothing(engine):
     holds()
 
 
+PRICED = """
+database: shop
+source: {path: data}
+tables:
+  customer: {key: id}
+  orders:
+    key: id
+    surrogate: true
+    time: at
+    columns: {x: customer.x}
+    references: [{columns: customer_id, table: customer}]
+entities: {customer: {table: customer}}
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_first_value_of_a_column_says_nothing_of_types_before_it_is_known(tmp_path, engine):
+    """A column that had no value yet has the type of what it is united with."""
+    orders = pa.table(
+        {
+            "id": [1, 2],
+            "customer_id": [1, 2],
+            "x": pa.array([None, 2.5], pa.float64()),
+            "at": [NOON - timedelta(days=1), NOON],
+        }
+    )
+    graphs = []
+    for rows in (2, 1):
+        data = tmp_path / f"{rows}" / "data"
+        data.mkdir(parents=True)
+        pq.write_table(pa.table({"id": [1, 2], "x": [3, None]}), data / "customer.parquet")
+        pq.write_table(orders.slice(0, rows), data / "orders.parquet")
+        file = data.parent / "schema.yaml"
+        file.write_text(PRICED, "utf-8")
+        graphs.append(graph_of(file, engine, NOON))
+    as_of, then = graphs
+    assert as_of.node_types == then.node_types
+    assert as_of.manifest.certificate == then.manifest.certificate
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_row_of_that_very_moment_is_not_known_yet(tmp_path, engine):
     orders = [(i, 1, 1 + i, NOON + timedelta(microseconds=i - 1)) for i in range(3)]

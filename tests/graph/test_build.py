@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import random
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from isohop.errors import InvalidInput, IsohopError
 from isohop.giant.documents import document_fields
 from isohop.graph import Graph
-from isohop.graph.build import build, check
+from isohop.graph.build import Planned, build, check, plan_schema
 from tests.graph.conftest import write_database
 
 ROOT = Path(__file__).parents[2]
@@ -446,6 +447,40 @@ def test_types_that_never_match_are_a_mistake(tmp_path):
         check(file)
 
 
+DECLARED = """
+CREATE TABLE item (order_id INT, line INT, what TEXT, PRIMARY KEY (order_id, line));
+CREATE TABLE cust (id INTEGER PRIMARY KEY, code INT UNIQUE);
+CREATE TABLE ship (
+  id INTEGER PRIMARY KEY, order_id INT, line INT, code INT REFERENCES cust (code),
+  FOREIGN KEY (order_id, line) REFERENCES item (order_id, line));
+"""
+
+
+def declared(folder: Path, tables: str) -> Planned:
+    """Planned over a database that declares keys and references of its own."""
+    with contextlib.closing(sqlite3.connect(folder / "shop.db")) as database:
+        database.executescript(DECLARED)
+    entities = "{ship: {table: ship}, item: {table: item}, cust: {table: cust}}"
+    source = '{url: "sqlite:///shop.db"}'
+    text = f"database: d\nsource: {source}\ntables: {tables}\nentities: {entities}\n"
+    (folder / "schema.yaml").write_text(text, "utf-8")
+    return plan_schema(folder / "schema.yaml")
+
+
+def test_a_reference_to_a_part_of_a_key_that_only_the_database_declares_is_a_mistake(tmp_path):
+    reference = "{references: [{columns: [order_id], table: item}]}"
+    with pytest.raises(InvalidInput, match="1 columns refer to 'item', whose key has 2: order_id"):
+        declared(tmp_path, f"{{ship: {reference}, item: {{}}, cust: {{}}}}")
+
+
+def test_a_declared_reference_is_taken_in_any_order_of_the_key_and_told_where_it_is_not(tmp_path):
+    planned = declared(tmp_path, "{ship: {}, item: {key: [line, order_id]}, cust: {}}")
+    (reference,) = planned.schema.tables["ship"].references or ()
+    assert (reference.table, reference.columns) == ("item", ("line", "order_id"))
+    (told,) = planned.plan.warnings
+    assert "ship.code refers to cust.code, which is not the key of 'cust'" in told
+
+
 def test_a_database_needs_no_key_or_reference_written_again(tmp_path):
     """What the database declares is taken; the result is that of the four schemas."""
     chain = ROOT / "examples" / "shop" / "chain"
@@ -664,6 +699,16 @@ def test_files_may_be_called_as_engines_write_patterns(tmp_path, engine):
     assert names == ["part[1]", "part{2}", "part?", "part*", "part\\3"]
     again = build(file, tmp_path / "graph", engine)
     assert again.manifest.certificate == graph.manifest.certificate
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bad_rows_of_a_table_called_as_a_pattern_are_set_aside(make, engine):
+    schema = """
+    entities: {x: {table: "x[1]"}}
+    tables: {"x[1]": {key: id}}
+    """
+    graph = make(schema, {"x[1]": {"id": [1, 1, 2, None, 3], "v": list("abcde")}}, engine)
+    assert graph.nodes("x")["v"].to_pylist() == ["a", "c", "e"]
 
 
 CASCADE = """

@@ -22,7 +22,14 @@ from isohop.graph.dataset import Attribute, EdgeType, Graph, GraphManifest, Node
 from isohop.hops import certificate
 from isohop.hops.explain import explain
 from isohop.hops.plan import Plan, make_plan
-from isohop.hops.schema_file import SchemaFile, check_columns, check_types, read_schema_file
+from isohop.hops.schema_file import (
+    SchemaFile,
+    check_columns,
+    check_times,
+    check_types,
+    left_out_references,
+    read_schema_file,
+)
 from isohop.hops.universal_row import needed_columns
 from isohop.relational.as_of import Known
 from isohop.relational.integrity import CleanTable, Integrity
@@ -70,7 +77,9 @@ def plan_schema(path: str | Path) -> Planned:
     schema = check_columns(file, tables)
     file.raise_problems()
     columns = {name: tuple(c.name for c in tables[name].columns) for name in schema.tables}
-    return Planned(file, schema, source, make_plan(schema, columns, f"schema file {path}"))
+    plan = make_plan(schema, columns, f"schema file {path}")
+    plan.warnings.extend(left_out_references(file, schema, tables))
+    return Planned(file, schema, source, plan)
 
 
 def build(
@@ -130,12 +139,8 @@ def clean_tables(
     """
     schema = planned.schema
     landed = _land(planned, stage / "landed", quarantine, progress, whole)
-    types = {name: {f.name: f.type for f in table.schema} for name, table in landed.items()}
-    known = {
-        name: {c: t for c, t in columns.items() if c not in landed[name].all_null}
-        for name, columns in types.items()
-    }
-    check_types(planned.file, schema, known, timed=planned.as_of is not None)
+    if planned.as_of is not None:
+        check_times(planned.file, schema, _told(landed))
     integrity = Integrity(
         session,
         schema.tables,
@@ -151,6 +156,7 @@ def clean_tables(
             bar.note(name)
             integrity.check(name)
             bar.advance()
+        check_types(planned.file, schema, _told(integrity.clean))
         bar.note("rows to set aside")
         integrity.take_out_orphans()
         bar.advance()
@@ -159,6 +165,16 @@ def clean_tables(
             integrity.check_references(name)
             bar.advance()
     return landed, integrity.clean
+
+
+def _told(
+    tables: Mapping[str, LandedTable] | Mapping[str, CleanTable],
+) -> dict[str, dict[str, pa.DataType]]:
+    """The types of columns by table, but of those without a value, whose type says nothing."""
+    return {
+        name: {c: type_ for c, type_ in table.types.items() if c not in table.all_null}
+        for name, table in tables.items()
+    }
 
 
 def _construct(planned: Planned, folder: Path, session: SparkSession, progress: Progress) -> Ledger:

@@ -145,14 +145,7 @@ def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
                 hint = did_you_mean(reference.table, schema.tables)
                 file.add((*at, "table"), f"there is no table '{reference.table}'.", hint)
                 continue
-            target_key = schema.tables[reference.table].key
-            if target_key is not None and len(target_key) != len(reference.columns):
-                file.add(
-                    (*at, "columns"),
-                    f"{len(reference.columns)} columns refer to '{reference.table}', whose key has "
-                    f"{len(target_key)}: {', '.join(target_key)}.",
-                    "List one column for each, in that order.",
-                )
+            _check_length(file, at, reference, schema.tables[reference.table].key)
     for name in schema.attributes:
         if "." not in name:
             file.add(
@@ -160,6 +153,21 @@ def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
                 f"'{name}' does not say whose attribute it is.",
                 "Write entity.attribute or event.attribute.",
             )
+
+
+def _check_length(
+    file: YamlFile[SchemaFile],
+    at: tuple[str | int, ...],
+    reference: Reference,
+    key: tuple[str, ...] | None,
+) -> None:
+    if key is not None and len(key) != len(reference.columns):
+        file.add(
+            (*at, "columns"),
+            f"{len(reference.columns)} columns refer to '{reference.table}', whose key has "
+            f"{len(key)}: {', '.join(key)}.",
+            "List one column for each, in that order.",
+        )
 
 
 def check_columns(file: YamlFile[SchemaFile], source: Mapping[str, SourceTable]) -> SchemaFile:
@@ -183,9 +191,13 @@ def check_columns(file: YamlFile[SchemaFile], source: Mapping[str, SourceTable])
         tables[name] = _with_declared(schema, name, table, source)
     for name, table in tables.items():
         for index, reference in enumerate(table.references or ()):
-            if reference.table in tables and tables[reference.table].key is None:
+            at = ("tables", name, "references", index)
+            if reference.table not in tables:
+                continue
+            _check_length(file, at, reference, tables[reference.table].key)
+            if tables[reference.table].key is None:
                 file.add(
-                    ("tables", name, "references", index),
+                    at,
                     f"table '{reference.table}' has no key to refer to.",
                     f"Write 'key: [...]' under tables.{reference.table}.",
                 )
@@ -245,12 +257,33 @@ def _with_declared(
     if table.references is None:
         # One that refers to anything but its table's key has no N:1 meaning here.
         update["references"] = tuple(
-            Reference(columns=tuple(reference.columns), table=reference.table)
+            Reference(columns=tuple(pairs[column] for column in key), table=reference.table)
             for reference in declared.references
             if reference.table in schema.tables
-            and tuple(reference.target) == _key(schema, reference.table, source)
+            for pairs in [dict(zip(reference.target, reference.columns, strict=True))]
+            for key in [_key(schema, reference.table, source) or ()]
+            if set(pairs) == set(key)
         )
     return table.model_copy(update=update)
+
+
+def left_out_references(
+    file: YamlFile[SchemaFile], filled: SchemaFile, source: Mapping[str, SourceTable]
+) -> list[str]:
+    """Foreign keys that the database declares and ``filled``, of `check_columns`, has not, since
+    they refer to other columns than the key; as sentences."""
+    stated = file.model.tables if file.model is not None else {}
+    return [
+        f"{name}.{', '.join(reference.columns)} refers to {reference.table}."
+        f"{', '.join(reference.target)}, which is not the key of '{reference.table}', so the "
+        f"reference is left out. To keep it, make that its key: 'key: "
+        f"[{', '.join(reference.target)}]' under tables.{reference.table}."
+        for name, table in stated.items()
+        if table.references is None
+        for reference in source[name].references
+        if reference.table in filled.tables
+        and set(reference.target) != set(filled.tables[reference.table].key or ())
+    ]
 
 
 def _known_types(table: SourceTable) -> dict[str, pa.DataType]:
@@ -261,21 +294,24 @@ def _known_types(table: SourceTable) -> dict[str, pa.DataType]:
     }
 
 
-def check_types(
-    file: YamlFile[SchemaFile],
-    schema: SchemaFile,
-    types: Mapping[str, Mapping[str, pa.DataType]],
-    timed: bool = False,
+def check_times(
+    file: YamlFile[SchemaFile], schema: SchemaFile, types: Mapping[str, Mapping[str, pa.DataType]]
 ) -> None:
-    """Types must match across each reference, and where rows are told apart by time (``timed``)
-    each ``time`` must be one; raises at once. For sources read only at landing."""
-    _check_types(file, schema, types)
-    for name, table in schema.tables.items() if timed else ():
+    """Each ``time`` must be one, where rows are told apart by it; raises at once."""
+    for name, table in schema.tables.items():
         found = types.get(name, {}).get(table.time or "")
         if found is not None and not is_time(found):
             what = f"{name}.{table.time} is {found}, which does not say when a row became known."
             hint = "For CSV and JSON, say its type under 'types:', date or timestamp."
             file.add(("tables", name, "time"), what, hint)
+    file.raise_problems()
+
+
+def check_types(
+    file: YamlFile[SchemaFile], schema: SchemaFile, types: Mapping[str, Mapping[str, pa.DataType]]
+) -> None:
+    """Types must match across each reference; raises at once. For sources read only at landing."""
+    _check_types(file, schema, types)
     file.raise_problems()
 
 

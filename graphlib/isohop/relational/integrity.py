@@ -44,7 +44,8 @@ class CleanTable:
     types: Mapping[str, pa.DataType]
     rows: int
     all_null: tuple[str, ...] = ()
-    """Columns without a value; their type says nothing."""
+    """Columns without a value; their type says nothing. Of the rows that landed, until
+    `Integrity.check` has looked at those that are used."""
 
     def select(self, columns: Mapping[str, str]) -> DataFrame:
         """These columns (own name -> name wanted)."""
@@ -59,7 +60,7 @@ def read_landed(session: SparkSession, landed: LandedTable) -> CleanTable:
     """The landed files as a frame with internal names."""
     columns = sorted(landed.schema.names)
     names = {column: f"c{index}" for index, column in enumerate(columns)}
-    types = {field.name: field.type for field in landed.schema}
+    types = landed.types
     alike: dict[tuple[pa.Field, ...], list[Path]] = {}
     for path in landed.paths:
         alike.setdefault(landed.narrow.get(path, ()), []).append(path)
@@ -105,6 +106,8 @@ class Integrity:
         self.stage = stage
         self.quarantine = quarantine
         self.ledger = ledger
+        self.replaced = 0
+        """How often rows were written that stay; numbers their folders."""
         self.clean = {name: read_landed(session, landed[name]) for name in tables}
         for name, table in landed.items():
             counted = ledger.table(name)
@@ -236,11 +239,13 @@ class Integrity:
         if key:
             measures.append(F.count(F.when(~all_given(key), 1)).alias("without"))
         row = clean.frame.agg(*measures).collect()[0].asDict()
+        # Rows that became known later are out by now: a value of theirs must not tell of a type.
+        clean.all_null = tuple(c for c in columns if not row[clean.names[c]])
         if row["rows"] == 0:
             counted.findings.append(Finding(kind="table without rows", where=name, count=0))
             return 0
         for column in columns:
-            if row[clean.names[column]] == 0:
+            if column in clean.all_null:
                 counted.find("column without values", f"{name}.{column}", row["rows"])
         for index, reference in enumerate(references):
             counted.find(
@@ -314,8 +319,8 @@ class Integrity:
 
     def _replace(self, clean: CleanTable, frame: DataFrame, rows: int) -> None:
         """Write the rows that stay, so that what follows does not do the work again."""
-        number = len(list(self.stage.glob(f"{clean.name}-*"))) if self.stage.exists() else 0
-        folder = self.stage / f"{clean.name}-{number}"
+        self.replaced += 1
+        folder = self.stage / f"{clean.name}-{self.replaced}"
         clean.frame = staged(self.session, frame, folder)
         clean.rows = rows
 

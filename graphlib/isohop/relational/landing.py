@@ -67,6 +67,10 @@ class LandedTable:
     """Likewise, as nothing says when they became known."""
 
     @property
+    def types(self) -> dict[str, pa.DataType]:
+        return {field.name: field.type for field in self.schema}
+
+    @property
     def rejected(self) -> int:
         """Quarantined rows."""
         return self.rows_read - self.rows - self.later - self.untold
