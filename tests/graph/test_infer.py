@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,10 +14,11 @@ import yaml
 from typer.testing import CliRunner
 
 from isohop.cli import app
-from isohop.errors import InvalidInput
+from isohop.errors import InvalidInput, IsohopError
 from isohop.graph import Graph
 from isohop.graph.build import build
-from isohop.graph.infer import Inferred, infer
+from isohop.graph.infer import Inferred, _moved, infer
+from isohop.relational.source import SourceSpec
 
 ROOT = Path(__file__).parents[2]
 ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
@@ -162,3 +164,54 @@ def test_the_file_and_the_report_are_written(tmp_path):
     assert f"source: {{path: {source}}}" in file.read_text("utf-8")
     assert (tmp_path / "shop.left-out.md").read_text("utf-8").startswith("# Looked at and left out")
     build(file, tmp_path / "graph")
+
+
+def test_the_file_finds_the_database_from_where_it_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with sqlite3.connect("shop.db") as database:
+        database.execute("CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT)")
+        database.execute("INSERT INTO customer VALUES (1, 'a'), (2, 'b')")
+    (tmp_path / "schemas").mkdir()
+    found = infer("sqlite:///shop.db", ["customer"], base=tmp_path / "schemas")
+    (tmp_path / "schemas" / "shop.yaml").write_text(found.text(), "utf-8")
+    assert build(tmp_path / "schemas" / "shop.yaml", tmp_path / "g").nodes("customer").num_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "moved"),
+    [
+        ({"path": "data"}, {"path": "../data"}),
+        ({"path": "s3://warehouse/shop"}, {"path": "s3://warehouse/shop"}),
+        ({"url": "sqlite:///shop.db?timeout=9"}, {"url": "sqlite:///../shop.db?timeout=9"}),
+        ({"url": "sqlite:////data/shop.db"}, {"url": "sqlite:////data/shop.db"}),
+        ({"url": "postgresql://me@host/shop"}, {"url": "postgresql://me@host/shop"}),
+    ],
+)
+def test_a_source_is_the_same_from_another_folder(given, moved):
+    spec = SourceSpec.model_validate(given)
+    assert _moved(spec, Path("/a"), Path("/a/schemas")) == SourceSpec.model_validate(moved)
+
+
+def test_an_object_store_is_a_folder_of_tables(tmp_path, monkeypatch):
+    """And no kind of database that nobody knows."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(IsohopError) as refused:
+        infer("s3://warehouse/shop")
+    assert "kind of database" not in str(refused.value)
+
+
+def test_names_of_tables_that_are_not_there_are_told_at_once(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("customer", "orders"):
+        pq.write_table(pa.table({"id": [1], "customer_id": [1]}), tmp_path / f"data/{name}.parquet")
+    file = tmp_path / "tables.yaml"
+    file.write_text(
+        "source: {path: data}\nentities: {customer: {table: custmer}}\n"
+        "tables:\n  customer: {key: id}\n"
+        "  orders: {key: id, references: [{columns: customer_id, table: custmer}]}\n",
+        "utf-8",
+    )
+    with pytest.raises(InvalidInput) as refused:
+        infer(str(file))
+    assert str(refused.value).count("there is no table 'custmer'") == 2

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isohop.engines.frames import read_parquet
+from isohop.engines.object_store import is_url
 from isohop.engines.progress import SILENT, Progress, Task
 from isohop.engines.spark import Engine, spark_session
 from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
@@ -30,7 +31,14 @@ from isohop.hops.dependencies import find_dependencies
 from isohop.hops.facts import Facts
 from isohop.hops.naming import with_names
 from isohop.hops.plan import make_plan
-from isohop.hops.schema_file import AttributeSpec, Entity, SchemaFile, check_columns, name_problem
+from isohop.hops.schema_file import (
+    AttributeSpec,
+    Entity,
+    SchemaFile,
+    check_columns,
+    check_names,
+    name_problem,
+)
 from isohop.hops.schema_text import schema_text
 from isohop.hops.universal_row import crowded, folded_cycles
 from isohop.relational.database import Policies, Table
@@ -43,6 +51,9 @@ from isohop.yaml_file import StrictModel, YamlFile, read_yaml
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+_SQLITE = "sqlite:///"
 
 
 class TablesFile(StrictModel):
@@ -142,10 +153,10 @@ def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source]:
         name, tables = held.database or path.stem, held.tables
     else:
         held, here, lines, tables = None, Path.cwd(), {}, {}
-        is_url = re.match(r"^(env:|[a-z][a-z0-9+]*://)", source) is not None
-        spec = SourceSpec(url=source) if is_url else _file_or_folder(path)
+        is_database = re.match(r"^(env:|(?!s3:)[a-z][a-z0-9+]*://)", source) is not None
+        spec = SourceSpec(url=source) if is_database else _file_or_folder(source)
         name = re.sub(r"[?#].*$", "", source).rstrip("/").rpartition("/")[2] or "database"
-        name = Path(name).stem if is_url or path.is_file() else name
+        name = Path(name).stem if is_database or path.is_file() else name
     opened = united(open_source(spec, here), tables)
     known = opened.tables()
     schema = SchemaFile.model_construct(
@@ -157,22 +168,36 @@ def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source]:
         attributes=held.attributes if held else {},
     )
     file = YamlFile(path, f"{source}", schema, lines)
+    check_names(file, schema)
+    file.raise_problems()
     declared = check_columns(file, known)
     file.raise_problems()
     return YamlFile(path, f"{source}", declared, lines), opened
 
 
-def _file_or_folder(path: Path) -> SourceSpec:
-    if path.is_file():
-        return SourceSpec(url=f"sqlite:///{path.resolve()}")
-    return SourceSpec(path=str(path))
+def _file_or_folder(source: str) -> SourceSpec:
+    if Path(source).is_file():
+        return SourceSpec(url=f"{_SQLITE}{Path(source).resolve()}")
+    return SourceSpec(path=source)
 
 
 def _moved(spec: SourceSpec, here: Path, base: Path) -> SourceSpec:
     """The same place, as seen from another folder."""
-    if spec.path is None or spec.package is not None or Path(spec.path).is_absolute():
+    if spec.package is not None:
         return spec
-    return spec.model_copy(update={"path": os.path.relpath(here / spec.path, base)})
+    if spec.path is not None:
+        return spec.model_copy(update={"path": _moved_path(spec.path, here, base)})
+    if spec.url is not None and spec.url.startswith(_SQLITE):
+        file, mark, options = spec.url.removeprefix(_SQLITE).partition("?")
+        url = f"{_SQLITE}{_moved_path(file, here, base)}{mark}{options}"
+        return spec.model_copy(update={"url": url})
+    return spec
+
+
+def _moved_path(path: str, here: Path, base: Path) -> str:
+    if not path or is_url(path) or Path(path).is_absolute():
+        return path
+    return os.path.relpath(here / path, base)
 
 
 class _Inference:

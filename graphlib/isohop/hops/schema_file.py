@@ -87,7 +87,7 @@ def read_schema_file(path: str | Path) -> YamlFile[SchemaFile]:
     """Read and check the file itself; problems are gathered in the result, not yet raised."""
     file = read_yaml(path, SchemaFile, "schema file")
     if file.model is not None:
-        _check_names(file, file.model)
+        check_names(file, file.model)
     return file
 
 
@@ -111,7 +111,8 @@ def _check_name(file: YamlFile[SchemaFile], keys: tuple[str | int, ...], name: s
         file.problems.append(problem)
 
 
-def _check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
+def check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
+    """Add to the file's problems what is named that is not there, or cannot be named so."""
     for name, entity in schema.entities.items():
         _check_name(file, ("entities", name), name)
         if entity.table is None:
