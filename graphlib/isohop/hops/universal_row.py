@@ -85,13 +85,15 @@ def references(schema: SchemaFile, table: str) -> Iterator[tuple[Reference, bool
     """The references of a table, then its 1:1 partners: tables whose key refers to its key.
 
     A partner is a vertical part of the same table, so it is joined to it (True). The home of
-    another entity is no part, whatever its key refers to.
+    another entity is no part, whatever its key refers to. Of two tables that refer to each other
+    so, and are no homes, the one with more references is the whole, as if only its part referred.
     """
     ours = schema.tables[table]
-    yield from ((reference, False) for reference in ours.references or ())
+    for reference in ours.references or ():
+        yield reference, _is_whole(schema, table, reference)
     if ours.key is None:
         return
-    mutual = {r.table for r in ours.references or () if r.columns == ours.key}
+    mutual = {r.table for r in ours.references or () if _same_key(r, ours)}
     for name, other in schema.tables.items():
         if name == table or name in mutual or schema.home(name) is not None:
             continue
@@ -100,6 +102,16 @@ def references(schema: SchemaFile, table: str) -> Iterator[tuple[Reference, bool
                 in_their_order = dict(zip(reference.columns, ours.key, strict=True))
                 columns = tuple(in_their_order[column] for column in other.key or ())
                 yield Reference(columns=columns, table=name, prefix=""), True
+
+
+def _is_whole(schema: SchemaFile, table: str, tie: Reference) -> bool:
+    """Whether a reference is one way of a tie that goes both ways, and leads to the part."""
+    ours, theirs = schema.tables[table], schema.tables[tie.table]
+    if schema.home(table) is not None or schema.home(tie.table) is not None:
+        return False
+    back = any(r.table == table and _same_key(r, theirs) for r in theirs.references or ())
+    first = (-len(ours.references or ()), table) < (-len(theirs.references or ()), tie.table)
+    return _same_key(tie, ours) and back and first
 
 
 def _same_key(reference: Reference, table: Table) -> bool:
