@@ -360,19 +360,20 @@ def test_a_table_and_its_two_parts_are_no_cycle(plan):
     assert attributes(made, "a") == {"name", "population", "size"}
 
 
-def test_names_that_collide_are_both_named(plan):
-    with pytest.raises(
-        InvalidInput, match=r"customer\.name and city\.name|city\.name and customer"
-    ):
-        plan(
-            """
-            tables:
-              customer: {key: id, references: [{columns: c, table: city}]}
-              city: {key: id, surrogate: true}
-            entities: {customer: {table: customer}}
-            """,
-            {"customer": "id c name", "city": "id name"},
-        )
+@pytest.mark.parametrize(
+    ("entities", "both"),
+    [("", "customer.name"), ("name: {key: name}", "name.name")],
+)
+def test_names_that_collide_are_both_named(plan, entities, both):
+    text = f"""
+        tables:
+          customer: {{key: id, references: [{{columns: c, table: city}}]}}
+          city: {{key: id, surrogate: true}}
+        entities: {{customer: {{table: customer}}, {entities}}}
+        """
+    told = rf"(customer\.name and city\.name|city\.name and customer\.name) .* '{both}'"
+    with pytest.raises(InvalidInput, match=told):
+        plan(text, {"customer": "id c name", "city": "id name"})
 
 
 def test_a_tie_that_folding_loses_is_said(plan):
