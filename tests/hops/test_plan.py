@@ -317,6 +317,31 @@ def test_an_entity_may_be_keyed_by_what_a_surrogate_hides(plan):
     assert pairs(made) == {("product", "review", "user")}
 
 
+@pytest.mark.parametrize(
+    ("more", "columns"),
+    [
+        ("", {"customer": "id email name"}),
+        (
+            "part: {key: id, references: [{columns: id, table: customer}]}",
+            {"customer": "id name", "part": "id email"},
+        ),
+    ],
+)
+def test_an_entity_may_be_keyed_by_a_column_of_its_part(plan, more, columns):
+    text = f"""
+        tables:
+          customer: {{key: id, surrogate: true}}
+          buys: {{references: [{{columns: c, table: customer}}, {{columns: p, table: product}}]}}
+          product: {{key: id}}
+          {more}
+        entities: {{customer: {{table: customer, key: email}}, product: {{table: product}}}}
+        """
+    made = plan(text, {**columns, "buys": "c p", "product": "id"})
+    assert made.nodes["customer"].key == ("email",)
+    assert attributes(made, "customer") == {"name"}
+    assert pairs(made) == {("customer", "buys", "product")}
+
+
 def test_a_vertical_part_of_a_folded_table_belongs_to_it(plan):
     made = plan(
         """
