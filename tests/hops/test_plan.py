@@ -426,6 +426,13 @@ def test_a_misspelt_attribute_is_an_error_with_the_nearest_name(plan):
         )
 
 
+@pytest.mark.parametrize("name", ["''", "customer."])
+def test_a_column_without_a_name_is_refused(plan, name):
+    text = f"tables: {{customer: {{key: id, columns: {{x: {name}}}}}}}"
+    with pytest.raises(ValueError, match="gives 'x' no name"):
+        plan(text + "\nentities: {customer: {table: customer}}", {"customer": "id x"})
+
+
 def test_an_unused_column_reaches_nothing(plan):
     made = plan(
         "tables: {a: {key: id, columns: {x: null}}}\nentities: {a: {table: a}}", {"a": "id x y"}
