@@ -380,6 +380,42 @@ def test_an_event_of_one_is_a_multi_valued_attribute(make):
     assert graph.nodes("person")["phone_count"].to_pylist() == [2, None]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_event_in_two_tables_is_one_whichever_of_them_refers_to_the_other(make, engine):
+    parts = {
+        "customer": {"id": [1, 2]},
+        "product": {"id": [7, 8]},
+        "orders": {"id": [1, 2, 3], "c": [1, 2, 1], "p": [7, 8, 8]},
+        "amounts": {"id": [1, 2, 3], "amount": [5, 6, 7]},
+    }
+    there, back = ", {columns: id, table: amounts}", "{columns: id, table: orders}"
+    graphs = [
+        make(
+            f"""
+            tables:
+              customer: {{key: id}}
+              product: {{key: id}}
+              orders:
+                key: id
+                surrogate: true
+                references: [{{columns: c, table: customer}}, {{columns: p, table: product}}{one}]
+              amounts: {{key: id, surrogate: true, references: [{other}]}}
+            entities: {{customer: {{table: customer}}, product: {{table: product}}}}
+            """,
+            parts,
+            engine,
+        )
+        for one, other in (("", back), (there, back))
+    ]
+    for graph in graphs:
+        assert graph.edge_type("customer--orders--product").count == 3
+        assert {table: rows_of(graph, table)["used"] for table in ("orders", "amounts")} == {
+            "orders": 3,
+            "amounts": 3,
+        }
+    assert len({graph.manifest.certificate for graph in graphs}) == 1
+
+
 def test_parallel_edges_are_one_with_count_and_aggregates(make):
     graph = make(
         """

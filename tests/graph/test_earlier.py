@@ -19,6 +19,7 @@ from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
 from isohop.graph.build import build
 from isohop.graph.earlier import NOBODY, check_same_types, earlier_ids, later_ids
 from isohop.hops.numbering import numbered_after
+from tests.graph.conftest import write_database
 from tests.graph.test_as_of import some_customers, some_orders, write
 
 ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
@@ -110,6 +111,15 @@ def test_a_graph_that_goes_on_from_an_earlier_one_is_that_of_a_full_build(
             assert sorted(ids[1].values()) == list(range(node.count))
             kept = {key: number for key, number in ids[0].items() if key in ids[1]}
             assert all(ids[1][key] == n for key, n in kept.items() if n < node.count)
+
+
+def test_keys_with_a_dot_in_their_name_keep_their_numbers(tmp_path):
+    schema = "{tables: {c: {key: cust.no}}, entities: {c: {table: c}}}"
+    made = None
+    for day, keys in enumerate((["b", "c"], ["a", "b", "c"])):
+        file = write_database(tmp_path / str(day), schema, {"c": {"cust.no": keys}})
+        made = build(file, tmp_path / f"graph-{day}", before=made)
+    assert made.nodes("c")["cust.no"].to_pylist() == ["b", "c", "a"]
 
 
 def graph(folder, keys: pa.Array, edge: str = "knows") -> Graph:

@@ -317,6 +317,31 @@ def test_an_entity_may_be_keyed_by_what_a_surrogate_hides(plan):
     assert pairs(made) == {("product", "review", "user")}
 
 
+@pytest.mark.parametrize(
+    ("more", "columns"),
+    [
+        ("", {"customer": "id email name"}),
+        (
+            "part: {key: id, references: [{columns: id, table: customer}]}",
+            {"customer": "id name", "part": "id email"},
+        ),
+    ],
+)
+def test_an_entity_may_be_keyed_by_a_column_of_its_part(plan, more, columns):
+    text = f"""
+        tables:
+          customer: {{key: id, surrogate: true}}
+          buys: {{references: [{{columns: c, table: customer}}, {{columns: p, table: product}}]}}
+          product: {{key: id}}
+          {more}
+        entities: {{customer: {{table: customer, key: email}}, product: {{table: product}}}}
+        """
+    made = plan(text, {**columns, "buys": "c p", "product": "id"})
+    assert made.nodes["customer"].key == ("email",)
+    assert attributes(made, "customer") == {"name"}
+    assert pairs(made) == {("customer", "buys", "product")}
+
+
 def test_a_vertical_part_of_a_folded_table_belongs_to_it(plan):
     made = plan(
         """
@@ -360,19 +385,20 @@ def test_a_table_and_its_two_parts_are_no_cycle(plan):
     assert attributes(made, "a") == {"name", "population", "size"}
 
 
-def test_names_that_collide_are_both_named(plan):
-    with pytest.raises(
-        InvalidInput, match=r"customer\.name and city\.name|city\.name and customer"
-    ):
-        plan(
-            """
-            tables:
-              customer: {key: id, references: [{columns: c, table: city}]}
-              city: {key: id, surrogate: true}
-            entities: {customer: {table: customer}}
-            """,
-            {"customer": "id c name", "city": "id name"},
-        )
+@pytest.mark.parametrize(
+    ("entities", "both"),
+    [("", "customer.name"), ("name: {key: name}", "name.name")],
+)
+def test_names_that_collide_are_both_named(plan, entities, both):
+    text = f"""
+        tables:
+          customer: {{key: id, references: [{{columns: c, table: city}}]}}
+          city: {{key: id, surrogate: true}}
+        entities: {{customer: {{table: customer}}, {entities}}}
+        """
+    told = rf"(customer\.name and city\.name|city\.name and customer\.name) .* '{both}'"
+    with pytest.raises(InvalidInput, match=told):
+        plan(text, {"customer": "id c name", "city": "id name"})
 
 
 def test_a_tie_that_folding_loses_is_said(plan):
@@ -398,6 +424,13 @@ def test_a_misspelt_attribute_is_an_error_with_the_nearest_name(plan):
             "attributes: {customer.citty: {share: true}}",
             {"customer": "id city"},
         )
+
+
+@pytest.mark.parametrize("name", ["''", "customer."])
+def test_a_column_without_a_name_is_refused(plan, name):
+    text = f"tables: {{customer: {{key: id, columns: {{x: {name}}}}}}}"
+    with pytest.raises(ValueError, match="gives 'x' no name"):
+        plan(text + "\nentities: {customer: {table: customer}}", {"customer": "id x"})
 
 
 def test_an_unused_column_reaches_nothing(plan):

@@ -86,7 +86,7 @@ def home_values(schema: SchemaFile, row: UniversalRow) -> Homes:
         if not occurrence.shared:
             homes.parents[occurrence] = _minimal(frozenset(occurrence.key), others, determined)
     homes.participants = _participants(homes, determined)
-    _check_collisions(row, homes)
+    _check_collisions(schema, row, homes)
     return homes
 
 
@@ -249,13 +249,22 @@ def _participants(homes: Homes, determined: dict[Occurrence, frozenset[int]]) ->
     return chosen
 
 
-def _check_collisions(row: UniversalRow, homes: Homes) -> None:
+def _check_collisions(schema: SchemaFile, row: UniversalRow, homes: Homes) -> None:
+    """No two values may be one attribute, or what an entity is found by."""
+    found_by = {
+        row.names[value]: o.entity
+        for o in homes.occurrences
+        if not o.shared and schema.entities[o.entity].table is None
+        for value in o.key
+    }
     taken: dict[tuple[str, tuple[int, ...], str], int] = {}
     placed = [
         (occurrence.entity, occurrence.key, name, value)
         for value, held in homes.attributes.items()
         for occurrence, name in held
-    ] + [(row.root, (), name, value) for value, name in homes.event_values.items()]
+    ]
+    placed += [(row.root, (), name, value) for value, name in homes.event_values.items()]
+    placed += [(found_by[n], (), n, value) for value, n in row.names.items() if n in found_by]
     for owner, key, name, value in placed:
         first = taken.setdefault((owner, key, name), value)
         if first != value:

@@ -86,8 +86,14 @@ class Nodes:
         before = self.before.get(node.name)
         if before is None or not set(node.key) <= set(before.columns):
             return None
-        names = [renamed(key, name) for key, name in zip(node.key, keys.columns, strict=True)]
-        known = before.select("node_id", *names)
+        # No name from outside reaches an expression.
+        internal = {name: f"b{place}" for place, name in enumerate(before.columns)}
+        names = [
+            renamed(internal[key], name) for key, name in zip(node.key, keys.columns, strict=True)
+        ]
+        known = before.toDF(*internal.values()).select(
+            renamed(internal["node_id"], "node_id"), *names
+        )
         # Of other types, they are other keys.
         return known if known.dtypes[1:] == keys.dtypes else None
 

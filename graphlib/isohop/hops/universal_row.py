@@ -85,13 +85,15 @@ def references(schema: SchemaFile, table: str) -> Iterator[tuple[Reference, bool
     """The references of a table, then its 1:1 partners: tables whose key refers to its key.
 
     A partner is a vertical part of the same table, so it is joined to it (True). The home of
-    another entity is no part, whatever its key refers to.
+    another entity is no part, whatever its key refers to. Of two tables that refer to each other
+    so, and are no homes, the one with more references is the whole, as if only its part referred.
     """
     ours = schema.tables[table]
-    yield from ((reference, False) for reference in ours.references or ())
+    for reference in ours.references or ():
+        yield reference, _is_whole(schema, table, reference)
     if ours.key is None:
         return
-    mutual = {r.table for r in ours.references or () if r.columns == ours.key}
+    mutual = {r.table for r in ours.references or () if _same_key(r, ours)}
     for name, other in schema.tables.items():
         if name == table or name in mutual or schema.home(name) is not None:
             continue
@@ -100,6 +102,16 @@ def references(schema: SchemaFile, table: str) -> Iterator[tuple[Reference, bool
                 in_their_order = dict(zip(reference.columns, ours.key, strict=True))
                 columns = tuple(in_their_order[column] for column in other.key or ())
                 yield Reference(columns=columns, table=name, prefix=""), True
+
+
+def _is_whole(schema: SchemaFile, table: str, tie: Reference) -> bool:
+    """Whether a reference is one way of a tie that goes both ways, and leads to the part."""
+    ours, theirs = schema.tables[table], schema.tables[tie.table]
+    if schema.home(table) is not None or schema.home(tie.table) is not None:
+        return False
+    back = any(r.table == table and _same_key(r, theirs) for r in theirs.references or ())
+    first = (-len(ours.references or ()), table) < (-len(theirs.references or ()), tie.table)
+    return _same_key(tie, ours) and back and first
 
 
 def _same_key(reference: Reference, table: Table) -> bool:
@@ -212,7 +224,7 @@ def _visits(schema: SchemaFile, root: str) -> list[Visit]:
     while queue:
         here = visits[queue.popleft()]
         for reference, partner in references(schema, here.table):
-            if _leads_back(schema, visits, here, reference):
+            if _led_back(schema, visits, here, reference) is not None:
                 continue
             visit = _visit(schema, len(visits), here, reference, partner)
             visits.append(visit)
@@ -237,18 +249,21 @@ def _visit(
     )
 
 
-def _leads_back(schema: SchemaFile, visits: list[Visit], here: Visit, reference: Reference) -> bool:
-    """Whether a reference leads back along the 1:1 ties by which this visit was reached."""
+def _led_back(
+    schema: SchemaFile, visits: list[Visit], here: Visit, reference: Reference
+) -> Visit | None:
+    """The visit to which a reference leads back along the 1:1 ties by which this one was reached;
+    None where it leads on."""
     if not _same_key(reference, schema.tables[here.table]):
-        return False
+        return None
     while here.parent is not None:
         parent = visits[here.parent]
         if sorted(here.columns) != sorted(schema.tables[parent.table].key or ()):
-            return False
+            return None
         if parent.table == reference.table:
-            return True
+            return parent
         here = parent
-    return False
+    return None
 
 
 class _Walk:
@@ -271,7 +286,8 @@ class _Walk:
 
     def expose_entity_keys(self) -> None:
         """Find each entity's key where the entity occurs, going on from its home where the key is
-        not a column of it: a natural key behind a surrogate is reached by the home's references."""
+        not a column of it: a natural key behind a surrogate is reached by the home's references,
+        one in a 1:1 part by the tie to it."""
         for visit in list(self.row.visits):
             entity = visit.entity if visit.index else self.schema.home(visit.table)
             if entity is None:
@@ -297,14 +313,18 @@ class _Walk:
             return None
         path, column = found
         here = visit
-        for reference in path:
-            here = self._follow(here, reference)
+        for reference, partner in path:
+            here = self._follow(here, reference, partner)
         if column not in self.exposed[here.index]:
             self.exposed[here.index].append(column)
         return here.index, column
 
-    def _follow(self, here: Visit, reference: Reference) -> Visit:
-        """The visit that a reference leads to: at a root it is there, at a stop it is made."""
+    def _follow(self, here: Visit, reference: Reference, partner: bool) -> Visit:
+        """The visit that a reference leads to: at a root it is there, at a stop it is made, unless
+        the stop was reached from there."""
+        back = _led_back(self.schema, self.row.visits, here, reference)
+        if back is not None:
+            return back
         for visit in self.row.visits:
             if (visit.parent, visit.table, visit.columns) == (
                 here.index,
@@ -312,25 +332,29 @@ class _Walk:
                 reference.columns,
             ):
                 return visit
-        visit = _visit(self.schema, len(self.row.visits), here, reference, False)
+        visit = _visit(self.schema, len(self.row.visits), here, reference, partner)
         self.row.visits.append(visit)
         self.exposed[visit.index] = list(visit.key)
         held = self.exposed[here.index]
         held.extend(column for column in visit.columns if column not in held)
         return visit
 
-    def _search(self, home: str, name: str) -> tuple[list[Reference], str] | None:
-        queue: deque[tuple[str, str, list[Reference]]] = deque([(home, "", [])])
+    def _search(self, home: str, name: str) -> tuple[list[tuple[Reference, bool]], str] | None:
+        Path = list[tuple[Reference, bool]]
+        queue: deque[tuple[str, str, Path]] = deque([(home, "", [])])
         while queue:
             table, prefix, path = queue.popleft()
             for column in self.columns[table]:
                 _, base = base_name(self.schema.tables[table], column)
                 if (base is not None and prefix + base == name) or (not path and column == name):
                     return path, column
-            for reference in self.schema.tables[table].references or ():
-                inside = reference.table != home and len(path) < len(self.schema.tables)
+            passed = {home, *(reference.table for reference, _ in path)}
+            for reference, partner in references(self.schema, table):
+                # Ties lead back: once along a path is enough.
+                inside = reference.table not in passed
                 if inside and self.schema.home(reference.table) is None:
-                    queue.append((reference.table, prefix + reference.prefix, [*path, reference]))
+                    step = prefix + reference.prefix, [*path, (reference, partner)]
+                    queue.append((reference.table, *step))
         return None
 
     def unite(self) -> None:

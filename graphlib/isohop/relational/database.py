@@ -84,6 +84,14 @@ class Table(StrictModel):
     def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return distinct(value)
 
+    @field_validator("columns")
+    @classmethod
+    def _named(cls, value: Mapping[str, str | None]) -> Mapping[str, str | None]:
+        for column, name in value.items():
+            if name is not None and not name.rpartition(".")[2]:
+                raise ValueError(f"gives '{column}' no name: '{name}'; null: not used")
+        return value
+
     @field_validator("unique")
     @classmethod
     def _some_each_once(cls, value: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
