@@ -130,7 +130,7 @@ def build(
 
     clock = time.monotonic()
     graph = build_graph(schema, to, engine.value, TerminalProgress(), _moment(as_of))
-    table = Table(title=f"{graph.manifest.name} → {to}", title_justify="left")
+    table = Table(title=escape(f"{graph.manifest.name} → {to}"), title_justify="left")
     for column in ("type", "what", "count"):
         table.add_column(column, justify="right" if column == "count" else "left")
     for node in graph.node_types:
@@ -191,9 +191,11 @@ def infer(
     write_text_atomically(to, found.text())
     report = to.with_name(f"{to.stem}.left-out.md")
     write_text_atomically(report, found.report())
-    out.print(f"{to}: {len(found.schema.tables)} tables, {len(found.schema.entities)} entities")
-    out.print(f"{report}: {len(found.rejected)} findings that were left out, and why")
-    out.print(f"Read it, then: isohop check {to}", style="dim")
+    written = f"{len(found.schema.tables)} tables, {len(found.schema.entities)} entities"
+    out.print(f"{escape(str(to))}: {written}")
+    left_out = f"{len(found.rejected)} findings that were left out, and why"
+    out.print(f"{escape(str(report))}: {left_out}")
+    out.print(f"Read it, then: isohop check {escape(str(to))}", style="dim")
 
 
 @app.command(epilog="Example: `isohop audit schemas/sakila.yaml --rewrites 20 --seed 7`")
@@ -243,7 +245,7 @@ def explain(
     if mermaid:
         print(told.mermaid, end="")
         return
-    table = Table(title=f"{told.database}: what becomes what", title_justify="left")
+    table = Table(title=escape(f"{told.database}: what becomes what"), title_justify="left")
     for column in ("table", "column", "becomes", "because"):
         table.add_column(column, overflow="fold")
     for fate in told.fates:
@@ -461,7 +463,8 @@ def _embed_new(
         told = f"{found.edges_quarantined:,} edges could not be used: {folder / QUARANTINE}"
         print_warnings([told])
     linked = f" with {found.edges:,} edges" if known is not None else ""
-    out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}'{linked} embedded: {folder}")
+    out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}'{linked} embedded: ", end="")
+    out.print(escape(str(folder)))
 
 
 @app.command(epilog="Example: `isohop diff examples/output/published/nycflights13 1 2`")
@@ -553,7 +556,7 @@ def evaluate(
     read = read_pipeline(pipeline, _said(as_of, instead))
     folder = open_run(read, run_id)
     print_comparison(evaluate_run(read, folder, seeds, TerminalProgress()))
-    out.print(f"All figures: {folder.evaluation}")
+    out.print(f"All figures: {escape(str(folder.evaluation))}")
 
 
 @app.command(epilog="Example: `isohop version`")

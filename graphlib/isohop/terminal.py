@@ -74,7 +74,7 @@ class TerminalProgress:
 
 
 def print_audit(found: Audit) -> None:
-    kinds = Table(title=f"{found.database}: rewrites", title_justify="left")
+    kinds = Table(title=escape(f"{found.database}: rewrites"), title_justify="left")
     for column in ("rewrite", "applied", "not lossless here"):
         kinds.add_column(column, justify="left" if column == "rewrite" else "right")
     for kind in sorted(found.applied | found.refused):
@@ -148,7 +148,7 @@ def _by_degree(group: str) -> tuple[int, str]:
 
 
 def print_summary(results: Sequence[tuple[StageRecord, bool]], run: Run) -> None:
-    table = Table(title=f"Run {run.place}", title_justify="left")
+    table = Table(title=escape(f"Run {run.place}"), title_justify="left")
     for column in ("stage", "made", "where", "time", "size"):
         right = column in ("time", "size")
         table.add_column(column, justify="right" if right else "left", overflow="fold")

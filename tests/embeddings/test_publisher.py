@@ -132,6 +132,7 @@ def break_a_bit(folder: Path) -> None:
         break_a_bit,
         lambda folder: next(folder.rglob("*.parquet")).unlink(),
         lambda folder: (folder / "manifest.json").unlink(),
+        lambda folder: (folder / "manifest.json").write_text("{"),
         lambda folder: (folder / "airport" / "more.parquet").write_bytes(b"more"),
         shutil.rmtree,
     ],
@@ -139,6 +140,8 @@ def break_a_bit(folder: Path) -> None:
 def test_a_damaged_version_is_published_again_as_another(embeddings, tmp_path, damage):
     publish(embeddings, tmp_path, "shop", run="run-1", **SOME)
     damage(tmp_path / "shop" / "v=000001")
+    # By sizes: contents are read where it is published again.
+    assert is_published(tmp_path / "shop", 1) == (damage is break_a_bit)
     again = publish(embeddings, tmp_path, "shop", run="run-1", gates=Gates(), **SOME)
     assert (again.version, again.new) == (2, True)
     assert read_embeddings(tmp_path / "shop", "airport", verify=True).num_rows == 20

@@ -23,7 +23,7 @@ from isohop.giant.features import Features
 from isohop.graph import Graph
 from isohop.graph.build import build
 from isohop.pipeline.pipeline_file import read_pipeline
-from isohop.pipeline.runs import Run
+from isohop.pipeline.runs import Run, told_apart
 from isohop.pipeline.since import DECISION, KEPT
 from isohop.pipeline.stages import evaluate, open_run, run_stage
 
@@ -368,3 +368,9 @@ def test_rows_that_came_later_change_no_file_of_an_earlier_moment(tmp_path):
         assert [folder for folder in then if again[folder] != then[folder]] == []
 
     holds()
+
+
+def test_the_longest_name_of_a_run_is_told_as_it_is():
+    """Who goes on from a run is found by it."""
+    name = "é" * 255
+    assert told_apart({"since": {"run": name}}) == {"since.run": f'"{name}"'}

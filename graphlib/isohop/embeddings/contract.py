@@ -72,6 +72,10 @@ class PublishedFile(_Model):
     """Bytes."""
 
 
+class DamagedManifest(IsohopError):
+    """What is no manifest, or one of a later version of Isohop."""
+
+
 class EmbeddingsManifest(_Model):
     """``manifest.json``."""
 
@@ -104,17 +108,17 @@ class EmbeddingsManifest(_Model):
 
     @classmethod
     def read(cls, folder: Path) -> EmbeddingsManifest:
-        """The manifest of the version at ``folder``. Raises `IsohopError` when it is damaged."""
+        """The manifest of the version at ``folder``. Raises `DamagedManifest`."""
         file = folder / MANIFEST
         return cls.parse(file.read_bytes(), str(file))
 
     @classmethod
     def parse(cls, content: bytes, where: str) -> EmbeddingsManifest:
-        """Of a manifest's content; ``where`` it was."""
+        """Of a manifest's content; ``where`` it was. Raises `DamagedManifest`."""
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            raise IsohopError(
+            raise DamagedManifest(
                 f"{where} is not a manifest that this version of Isohop reads: "
                 f"{error.errors()[0]['msg']}. Read another version, and move this one away."
             ) from error

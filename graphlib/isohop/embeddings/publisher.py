@@ -7,12 +7,14 @@ with a later publication.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from isohop.embeddings.contract import (
+    DamagedManifest,
     EmbeddingsManifest,
     PublishedFile,
     entity_folders,
@@ -26,6 +28,8 @@ from isohop.engines.object_store import StoredFolder
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import fingerprint
 from isohop.errors import InvalidInput, IsohopError
+
+_log = logging.getLogger("isohop")
 
 
 @dataclass(frozen=True)
@@ -169,8 +173,11 @@ def _whole(home: Home, version: int) -> EmbeddingsManifest | None:
 
 
 def _manifest(home: Home, version: int) -> EmbeddingsManifest | None:
-    """None where it is missing. Raises `IsohopError` for one that cannot be read."""
+    """None where it is missing or damaged: such a version is as good as gone."""
     try:
         return home.manifest(version)
     except FileNotFoundError:
+        return None
+    except DamagedManifest as error:
+        _log.warning("%s", error)
         return None

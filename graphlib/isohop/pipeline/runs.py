@@ -43,7 +43,8 @@ from isohop.pipeline.events import METRICS
 LOCK = ".lock"
 TRAINING = ".training"
 """How the folders end that checkpoints lie in."""
-LONG = 100
+LONG = 300
+"""Letters that a value is told with. The name of a run, which is read back, cannot have as many."""
 
 _log = logging.getLogger("isohop")
 
