@@ -40,6 +40,22 @@ def test_a_key_written_twice_is_a_mistake(tmp_path):
     assert any("twice" in p and ":2" in p for p in problems(tmp_path, "name: a\nname: b\n"))
 
 
+def test_what_is_merged_gives_way_to_a_key_of_its_own(tmp_path):
+    many = "many: [&two {<<: *one, size: 2}, {<<: *two}, *two]"
+    text = f"name: a\ninner: &one {{size: 1}}\n{many}\n"
+    (tmp_path / "f.yaml").write_text(text, "utf-8")
+    read = read_yaml(tmp_path / "f.yaml", Outer, "file")
+    assert read.problems == []
+    assert [one.size for one in read.model.many] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ['"a\\0b"', "!!bool maybe", "!!timestamp soon", "!!int many"])
+def test_values_that_are_none_are_mistakes(tmp_path, name):
+    (tmp_path / "f.yaml").write_text(f"name: {name}\n", "utf-8")
+    with pytest.raises(InvalidInput):
+        read_yaml(tmp_path / "f.yaml", Outer, "file").raise_problems()
+
+
 def test_norway_is_a_name(tmp_path):
     (tmp_path / "f.yaml").write_text("name: no\non: off\n", "utf-8")
     assert read_yaml(tmp_path / "f.yaml", Outer, "file").model == Outer(name="no", on="off")

@@ -8,6 +8,7 @@ file can construct an object.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -118,7 +119,8 @@ def read_yaml(
             raw = _construct(loader, node, (), file, lines) if node is not None else None
         finally:
             loader.dispose()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # What PyYAML raises for values that are not what their tags say is any of these.
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path.name}:{mark.line + 1}:{mark.column + 1}" if mark else path.name
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -147,7 +149,10 @@ def _construct(
 ) -> Any:
     lines.setdefault(at, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
+        counts = Counter(str(key.value) for key, _ in node.value)
+        # What is merged from elsewhere (<<) comes first, and a key of its own replaces it.
         loader.flatten_mapping(node)
+        node.value = list({str(pair[0].value): pair for pair in node.value}.values())
         mapping: dict[Any, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -155,7 +160,7 @@ def _construct(
                 continue
             key = str(key_node.value)
             lines[(*at, key)] = key_node.start_mark.line + 1
-            if key in mapping:
+            if counts[key] > 1:
                 file.add((*at, key), "this key is written twice.", "Keep one of the two.")
             mapping[key] = _construct(loader, value_node, (*at, key), file, lines)
         return mapping
@@ -165,7 +170,11 @@ def _construct(
             for index, item in enumerate(node.value)
         ]
     if node.tag.startswith("tag:yaml.org,2002:"):
-        return loader.construct_object(node, deep=True)
+        found = loader.construct_object(node, deep=True)
+        if isinstance(found, str) and "\0" in found:
+            file.add(at, "the letter \\0 cannot be in a text here.")
+            return None
+        return found
     file.add(at, f"the tag {node.tag} is not allowed here.")
     return None
 

@@ -161,6 +161,8 @@ def _plan(file: YamlFile[PipelineFile], settings: PipelineFile) -> Planned | Non
             file.add(("schema",), *_missing(error))
         else:
             file.problems.extend(error.problems)
+    except OSError as error:
+        file.add(("schema",), f"{schema_path} cannot be read: {error.strerror}.")
     return None
 
 
