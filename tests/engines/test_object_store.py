@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from isohop.engines.lease import Lease
 from isohop.engines.mirror import Mirror, local
 from isohop.engines.object_store import WRITING, StoredFolder, StoredObject
 from isohop.errors import IsohopError
-from isohop.pipeline.runs import Run
+from isohop.pipeline.runs import LOCK, Run
 
 pytest_plugins = ["tests.s3"]
 
@@ -262,6 +263,43 @@ def test_a_copy_that_was_interrupted_goes_on(
         mirror.pull()
     assert mirror.pull() == 3
     assert moved == ["a", "b", "c", "c"]
+
+
+@pytest.mark.parametrize("name", ["graph/old", "graph/one", "graph/two"])
+def test_who_loses_the_right_to_write_changes_nothing_more(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """Another took it over while a file went up or away, and has done the stage by now."""
+    run = Run.of(StoredFolder.of(f"{bucket}/runs"), "nightly", WRITING)
+    stored = StoredFolder.of(f"{bucket}/runs/nightly")
+    with run.writing():
+        for made in ("graph/old", "graph/one", "stages/build.json"):
+            (run.folder / made).parent.mkdir(exist_ok=True)
+            (run.folder / made).write_text("1", "utf-8")
+    others = dict.fromkeys(("graph/one", "graph/two", "stages/build.json"), b"another's")
+
+    def taken_over(change: Callable[..., object]) -> Callable[..., object]:
+        def changed(self: StoredFolder, *words: object) -> object:
+            found = change(self, *words)
+            if name in words or [name] in words:
+                for made, content in {**others, LOCK: b"another"}.items():
+                    self.put(made, content)
+            return found
+
+        return changed
+
+    def write() -> None:
+        with run.writing():
+            (run.folder / "graph" / "old").unlink()
+            for made in others:
+                (run.folder / made).write_text("22", "utf-8")
+            for change in ("upload", "remove"):
+                monkeypatch.setattr(StoredFolder, change, taken_over(getattr(StoredFolder, change)))
+
+    with pytest.raises(IsohopError, match="was lost"):
+        write()
+    found = {one.name: one.size for one in stored.objects()}
+    assert found == {made: len(content) for made, content in {**others, LOCK: b"another"}.items()}
 
 
 def test_a_copy_that_lost_a_file_is_mended_from_the_store(bucket: str):

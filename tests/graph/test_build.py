@@ -747,6 +747,23 @@ def test_bad_rows_of_a_table_called_as_a_pattern_are_set_aside(make, engine):
     assert graph.nodes("x")["v"].to_pylist() == ["a", "c", "e"]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_paths_are_followed_as_the_system_does(tmp_path, engine):
+    """What lies above a link's target is not what lies above the link."""
+    schema = """
+    source: {path: link/../data}
+    entities: {customer: {table: customer}}
+    tables: {customer: {key: id}}
+    """
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    write_database(tmp_path / "far", schema, {"customer": {"id": [1], "name": ["meant"]}})
+    file = write_database(tmp_path, schema, {"customer": {"id": [1], "name": ["another"]}})
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "deep")
+    graph = build(file, tmp_path / "link" / ".." / "graph", engine)
+    assert graph.nodes("customer")["name"].to_pylist() == ["meant"]
+    assert (tmp_path / "far" / "graph").is_dir()
+
+
 CASCADE = """
 policies: {orphans: quarantine}
 entities: {a: {table: a}, b: {table: b}}

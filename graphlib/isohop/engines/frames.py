@@ -115,8 +115,9 @@ def read_parquet(
 
 def _literally(session: SparkSession, path: Path, pattern: bool) -> str:
     """A path, whatever its name, as an engine takes it where it expects a ``pattern`` or none. Sail
-    sees one everywhere but in a URL."""
-    path = path.absolute()
+    sees one everywhere but in a URL. Engines take '..' for what stands before it, also where that
+    is a link; without, a path stays as it is: links of other machines may lead elsewhere."""
+    path = path.resolve() if ".." in path.parts else path.absolute()
     if session.conf.get(ENGINE, "spark") == "sail":
         return path.as_uri()
     return _PATTERN.sub(r"\\\g<0>", str(path)) if pattern else str(path)

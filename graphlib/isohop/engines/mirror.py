@@ -26,12 +26,18 @@ INDEX = ".objects.json"
 _BUSY = ".objects.lock"
 
 
+def _anybody() -> None:
+    """Where nobody has to ask whether the store may be written."""
+
+
 @dataclass(frozen=True)
 class Mirror:
-    """A folder of a store, and its local copy."""
+    """A folder of a store, and its local copy. ``check``: what raises where the store may no longer
+    be written; it is asked before each change of it."""
 
     stored: StoredFolder
     local: Path
+    check: Callable[[], None] = _anybody
 
     @classmethod
     def of(cls, url: str) -> Mirror:
@@ -94,6 +100,7 @@ class Mirror:
             other = {name for name, known in index.items() if here.get(name) != known[1:]}
             stale = [name for name in other if last(name)] + [n for n in other if n not in here]
             for name in dict.fromkeys(stale):
+                self.check()
                 self.stored.remove([name])
                 del index[name]
                 self._remember(index)
@@ -108,6 +115,7 @@ class Mirror:
     def _upload(self, index: dict[str, list[Any]], name: str, state: list[Any]) -> None:
         """A file, as it was in that ``state``. That it is begun is known before it is, so that a
         process that is killed after it, and before it is known, leaves no riddle."""
+        self.check()
         before = index.get(name, [None])
         index[name] = [None, *state, before[-1] if _begun(before) else before[0]]
         self._remember(index)

@@ -239,11 +239,11 @@ class Run:
             mirror.push_file(METRICS)
 
     def _writable(self) -> Mirror | None:
-        """Where this process may write the store. Raises `IsohopError` where it no longer may."""
+        """Where this process may write the store: what changes it raises `IsohopError` where it no
+        longer may."""
         if self.stored is None or self._lease is None:
             return None
-        self._lease.check()
-        return Mirror(self.stored, self.folder)
+        return Mirror(self.stored, self.folder, self._lease.check)
 
     def record(self, stage: str) -> StageRecord | None:
         """The record of a stage that was done, or None. Raises `IsohopError` on a damaged one."""
