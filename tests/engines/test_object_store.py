@@ -29,6 +29,8 @@ pytest_plugins = ["tests.s3"]
         "s3://key:secret@bucket/folder",
         "s3://bucket/folder?endpoint=http://elsewhere",
         "s3://bucket/../other",
+        "s3://[bucket]/folder",
+        "s3://[bucket/folder",
     ],
 )
 def test_what_is_no_url_of_a_folder_is_refused_without_telling_secrets(url):

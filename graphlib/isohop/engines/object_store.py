@@ -27,6 +27,7 @@ from isohop.errors import IsohopError
 
 SCHEME = "s3://"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 ATTEMPTS = 10
 """Times that a request is tried, with waits that grow."""
 READING, WRITING = "reading", "writing"
@@ -74,11 +75,11 @@ class StoredFolder:
                 "A URL of an object store is s3://bucket/folder and has nothing else in it: "
                 "credentials and endpoint come from the environment, as the AWS tools take them."
             )
-        parts = urlsplit(url)
-        inner = PurePosixPath(parts.path.strip("/"))
-        if not parts.netloc or ".." in inner.parts:
+        bucket, _, path = url.removeprefix(SCHEME).partition("/")
+        inner = PurePosixPath(path.strip("/"))
+        if not _BUCKET.fullmatch(bucket) or ".." in inner.parts:
             raise IsohopError(f"'{url}' is not the URL of a folder: write s3://bucket/folder.")
-        return cls(parts.netloc, "" if str(inner) == "." else str(inner))
+        return cls(bucket, "" if str(inner) == "." else str(inner))
 
     @property
     def name(self) -> str:

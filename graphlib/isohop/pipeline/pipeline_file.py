@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -157,12 +158,10 @@ def _plan(file: YamlFile[PipelineFile], settings: PipelineFile) -> Planned | Non
     try:
         return plan_schema(schema_path)
     except InvalidInput as error:
-        if not schema_path.exists():
+        if not os.path.exists(schema_path):  # False of what no path can be
             file.add(("schema",), *_missing(error))
         else:
             file.problems.extend(error.problems)
-    except OSError as error:
-        file.add(("schema",), f"{schema_path} cannot be read: {error.strerror}.")
     return None
 
 
