@@ -15,7 +15,7 @@ from isohop.engines import pieces
 from isohop.engines import ray as of_ray
 from isohop.engines.pieces import AHEAD, MANY, PIECE, TEXTS, for_each_piece, pieces_of, rows_of
 from isohop.engines.progress import SILENT
-from isohop.engines.ray import machines, result_of, with_cores
+from isohop.engines.ray import machines, result_of, tell_if_busy, with_cores
 
 pytestmark = pytest.mark.usefixtures("ray_on_all_cores")
 
@@ -44,9 +44,14 @@ def test_who_waits_for_cores_of_a_cluster_that_others_use_is_told(monkeypatch, t
     deadline = time.monotonic() + 60
     while not caplog.text and time.monotonic() < deadline:
         waiting = with_cores(wait_for, cores)
-    assert (
-        f"Waiting for {cores} cores of one machine: others use all but {cores - 1}" in caplog.text
-    )
+    told = caplog.text
+    caplog.clear()
+    tell_if_busy(1, workers=cores - 1)
+    assert not caplog.text
+    tell_if_busy(1, workers=cores)
+    assert f"Waiting for {cores} times 1 cores" in caplog.text
+    assert f"Waiting for 1 times {cores} cores" in told
+    assert f"others use all but {cores - 1} of {cores}." in told
     answer = waiting.remote(str(tmp_path / "done"))
     (tmp_path / "done").touch()
     result_of(busy)

@@ -145,8 +145,7 @@ def with_cores(what: Callable[..., Any], cores: int, **options: Any) -> Any:
     """
     import ray
 
-    if "RAY_ADDRESS" in os.environ:
-        _tell_if_busy(cores)
+    tell_if_busy(cores)
 
     @wraps(what)
     def limited(*arguments: Any, **named: Any) -> Any:
@@ -156,16 +155,22 @@ def with_cores(what: Callable[..., Any], cores: int, **options: Any) -> Any:
     return ray.remote(num_cpus=cores, **options)(limited)
 
 
-def _tell_if_busy(cores: int) -> None:
-    """Ray says nothing of work that waits for others to end, however long."""
-    import ray
+def tell_if_busy(cores: int, workers: int = 1) -> None:
+    """Whether each of some workers will wait for so many cores of one machine: of work on a cluster
+    that waits for others' to end Ray says nothing, however long."""
+    if "RAY_ADDRESS" not in os.environ:
+        return
+    from ray._private.state import available_resources_per_node
 
     end = time.monotonic() + SECONDS_TO_BE_FREE
-    while (free := int(ray.available_resources().get("CPU", 0))) < cores:
+    while True:
+        free = [int(one.get("CPU", 0)) for one in available_resources_per_node().values()]
+        if sum(most // cores for most in free) >= workers:
+            return
         if time.monotonic() > end:
             _log.warning(
-                "Waiting for %d cores of one machine: others use all but %d of the %d in Ray.",
-                *(cores, free, sum(machines())),
+                "Waiting for %d times %d cores, each on one machine: others use all but %d of %d.",
+                *(workers, cores, sum(free), sum(machines())),
             )
             return
         time.sleep(POLL)

@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isohop.engines.progress import Progress
-from isohop.engines.ray import POLL, SPINS, check_alive, cores_each, ended, machines, with_cores
+from isohop.engines.ray import (
+    POLL,
+    SPINS,
+    check_alive,
+    cores_each,
+    ended,
+    machines,
+    tell_if_busy,
+    with_cores,
+)
 from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError
 
@@ -201,6 +210,7 @@ class _Group:
     one."""
 
     def __init__(self, loop: Loop, asked: Mapping[str, Any]):
+        tell_if_busy(asked[THREADS], asked[WORKERS])
         self._answer: Any = None
         self._error: Exception | None = None
         self._trainer = _trainer(loop, asked)
