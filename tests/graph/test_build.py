@@ -764,6 +764,24 @@ def test_paths_are_followed_as_the_system_does(tmp_path, engine):
     assert (tmp_path / "far" / "graph").is_dir()
 
 
+@pytest.mark.parametrize(("note", "wrong"), [(["a", "b"], True), ([None, None], False)])
+def test_a_mean_of_texts_is_a_mistake_of_the_schema_file(make, note, wrong):
+    schema = """
+    entities: {customer: {table: customer}}
+    tables:
+      customer: {key: id}
+      orders: {key: id, surrogate: true, references: [{columns: customer_id, table: customer}]}
+    attributes: {orders.note: {kind: number}}
+    """
+    orders = {"id": [1, 2], "customer_id": [1, 1], "note": pa.array(note, pa.string())}
+    tables = {"customer": {"id": [1]}, "orders": pa.table(orders)}
+    if not wrong:
+        assert make(schema, tables).nodes("customer").num_rows == 1
+        return
+    with pytest.raises(InvalidInput, match=r"orders\.note: its kind is to be 'number'"):
+        make(schema, tables)
+
+
 CASCADE = """
 policies: {orphans: quarantine}
 entities: {a: {table: a}, b: {table: b}}

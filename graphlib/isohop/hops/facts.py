@@ -54,11 +54,30 @@ class Facts:
     empty: set[str] = field(default_factory=set)
     types: dict[Value, ValueType] = field(init=False)
     problems: list[Problem] = field(init=False)
-    """Columns that are one thing and differ in type; a graph needs that there are none."""
+    """Columns that are one thing and differ in type, or have not the type that their kind wants; a
+    graph needs that there are none."""
     _targets: dict[str, DataFrame | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.types, self.problems = value_types(self.plan, self.clean)
+        self.problems += self._no_numbers()
+
+    def _no_numbers(self) -> list[Problem]:
+        """Attributes of events of which a mean is to be made and cannot."""
+        found = []
+        for event in self.plan.events:
+            for name, value in event.attributes.items():
+                visit, column = self.plan.roots[event.root].row.source[value]
+                table = self.clean[self.plan.roots[event.root].row.visits[visit].table]
+                type_ = self.type_of(event.root, value)
+                number = default_kind(type_) == "number" or pa.types.is_boolean(type_)
+                if self.plan.spec(event.name, name).kind != "number" or number:
+                    continue
+                if column not in table.all_null:
+                    what = f"its kind is to be 'number', and {table.name}.{column} is {type_}."
+                    hint = "Leave the kind out, or say the type of CSV or JSON under 'types:'."
+                    found.append(Problem(f"attribute {event.name}.{name}", what, hint))
+        return found
 
     def staged(self, frame: DataFrame, name: str) -> DataFrame:
         """The same rows, written once."""
