@@ -49,7 +49,9 @@ def test_what_is_merged_gives_way_to_a_key_of_its_own(tmp_path):
     assert [one.size for one in read.model.many] == [2, 2, 2]
 
 
-@pytest.mark.parametrize("name", ['"a\\0b"', "!!bool maybe", "!!timestamp soon", "!!int many"])
+@pytest.mark.parametrize(
+    "name", ['"a\\0b"', "!!bool maybe", "!!timestamp soon", "!!int many", '!!int ""']
+)
 def test_values_that_are_none_are_mistakes(tmp_path, name):
     (tmp_path / "f.yaml").write_text(f"name: {name}\n", "utf-8")
     with pytest.raises(InvalidInput):

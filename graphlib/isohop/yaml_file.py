@@ -120,7 +120,7 @@ def read_yaml(
         finally:
             loader.dispose()
     # What PyYAML raises for values that are not what their tags say is any of these.
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path.name}:{mark.line + 1}:{mark.column + 1}" if mark else path.name
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
