@@ -238,13 +238,13 @@ def _without_edges(trials: Sequence[Trial]) -> float:
     """The teacher's share with which what nodes without edges are served is worth most, where that
     is more than the student's alone is worth by its standard error at least: to read features twice
     takes time of every new row."""
-    aside = [trial for trial in trials if trial.edges == "none" and len(trial.taught)]
+    aside = [trial for trial in trials if trial.edges == "none"]
+    if sum(len(trial.taught) for trial in aside) < FEWEST:
+        return 0.0
     worth = {
         share: torch.cat([t.worth(t.served(torch.full((len(t.taught),), share))) for t in aside])
-        for share in (WITHOUT_EDGES if aside else ())
+        for share in WITHOUT_EDGES
     }
-    if not worth or len(worth[0.0]) < FEWEST:
-        return 0.0
     best = max(WITHOUT_EDGES, key=lambda share: (float(worth[share].double().sum()), -share))
     more = (worth[best] - worth[0.0]).double()
     return best if more.mean() > more.std() / len(more) ** 0.5 else 0.0

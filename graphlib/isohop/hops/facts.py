@@ -67,13 +67,13 @@ class Facts:
         found = []
         for event in self.plan.events:
             for name, value in event.attributes.items():
-                visit, column = self.plan.roots[event.root].row.source[value]
-                table = self.clean[self.plan.roots[event.root].row.visits[visit].table]
-                type_ = self.type_of(event.root, value)
-                number = default_kind(type_) == "number" or pa.types.is_boolean(type_)
-                if self.plan.spec(event.name, name).kind != "number" or number:
+                if self.plan.spec(event.name, name).kind != "number":
                     continue
-                if column not in table.all_null:
+                row = self.plan.roots[event.root].row
+                visit, column = row.source[value]
+                table, type_ = self.clean[row.visits[visit].table], self.type_of(event.root, value)
+                number = default_kind(type_) == "number" or pa.types.is_boolean(type_)
+                if not number and column not in table.all_null:
                     what = f"its kind is to be 'number', and {table.name}.{column} is {type_}."
                     hint = "Leave the kind out, or say the type of CSV or JSON under 'types:'."
                     found.append(Problem(f"attribute {event.name}.{name}", what, hint))
