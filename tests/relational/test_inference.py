@@ -228,6 +228,22 @@ def test_codes_need_no_name_but_much_support(infer):
     assert references(infer(tables)) == {"flights.dest -> airports"}
 
 
+def test_scattered_identifiers_need_no_name_that_says_of_what(infer):
+    keys = [1000 + number * 7919 % 90000 for number in range(60)]
+    foods = {"food_id": keys, "name": words("food", 60)}
+    values = {
+        "food_id": keys * 2,
+        "impute_id": keys[:40] * 3,
+        "batch_id": [key + 1 for key in keys] * 2,
+        "weight": keys[20:] * 3,
+        "few_id": keys[:4] * 30,
+    }
+    found = infer({"foods": foods, "measured": values})
+    assert references(found) == {"measured.food_id -> foods", "measured.impute_id -> foods"}
+    counted = {"foods": foods | {"food_id": range(60)}, "measured": {"impute_id": range(60)}}
+    assert references(infer(counted)) == set()
+
+
 def test_composite_keys_and_references(infer):
     tables = {
         "orders": {"order_id": range(1, 31), "placed": words("day", 30)},

@@ -2,7 +2,7 @@
 
 What is declared is taken as it is; only what is missing is looked for, and each finding carries its
 evidence. Names propose and values decide: no reference rests on integers that happen to lie in each
-other's range. Thresholds look at values alone, so files, rows and columns may come in any order.
+other's range, only on ones that meet keys which are few and far between. Thresholds look at values alone, so files, rows and columns may come in any order.
 
 Cost: two passes a table (`isohop.relational.profile`), ``TESTS`` more at most where only several
 columns can be the key, and one join a referred table for all columns that may refer to it.
@@ -42,6 +42,8 @@ OVERLAP = {
 """The share of distinct values that must be keys, by how well the name fits; 0: no name does."""
 TARGETS = 4
 """So many tables at most are tested for one column: those whose names fit best."""
+SCATTERED = 4
+"""Keys that are this many times fewer than the whole numbers between them are not met by accident."""
 TOGETHER = 16
 TESTS = 8
 """So many composite keys at most are tested for one table, of up to four columns each."""
@@ -272,17 +274,18 @@ class _Search:
             if self._comparable(column, held):
                 found.append(_Candidate(name, (column.name,), target, fit))
         found.sort(key=lambda one: (-one.fit, one.target))
-        if not found and not fits and is_text(column.type):
-            found = self._by_values(name, column, singles)
+        if not found and not fits and column.distinct >= SUPPORT * 0.8:
+            if column.integers:
+                found = self._among_scattered(name, column, singles)
+            elif is_text(column.type):
+                found = self._by_values(name, column, singles)
         return found[:TARGETS]
 
     def _by_values(
         self, name: str, column: ColumnProfile, singles: Mapping[str, str | None]
     ) -> list[_Candidate]:
         """Tables whose keys look like these texts."""
-        if not (column.opaque or (column.code and not column.integers)):
-            return []
-        if column.distinct < SUPPORT * 0.8:
+        if not (column.opaque or column.code):
             return []
         near = []
         for target, key in sorted(singles.items()):
@@ -299,6 +302,25 @@ class _Search:
             if apart <= 0.2 * held.mean_length:
                 near.append((apart, target))
         return [_Candidate(name, (column.name,), target, 0) for _, target in sorted(near)[:TARGETS]]
+
+    def _among_scattered(
+        self, name: str, column: ColumnProfile, singles: Mapping[str, str | None]
+    ) -> list[_Candidate]:
+        """Tables whose keys are scattered whole numbers, for whole numbers that are said to
+        identify, though not what."""
+        if not naming.is_identifier(column.name) or singles[name] == column.name:
+            return []
+        found = []
+        for target, key in sorted(singles.items()):
+            if key is None:
+                continue
+            held = self.profiles[target].columns[key]
+            if held.minimum is None or held.maximum is None:
+                continue
+            scattered = held.maximum - held.minimum >= SCATTERED * held.distinct
+            if scattered and self._comparable(column, held):
+                found.append(_Candidate(name, (column.name,), target, 0))
+        return found[:TARGETS]
 
     def _comparable(self, ours: ColumnProfile, theirs: ColumnProfile) -> bool:
         if type_family(ours.type) != type_family(theirs.type) or not theirs.given:
