@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 from torch.nn import functional
 
 from isohop.coldbrew.evaluation import Asked, ranks
@@ -17,6 +18,7 @@ from isohop.coldbrew.links import (
     LinkScore,
     LinkTask,
     adjacency,
+    among,
     queries_of,
     some_of,
 )
@@ -35,6 +37,15 @@ ALL = {name: torch.ones(count, dtype=torch.bool) for name, count in COUNTS.items
 
 
 QUERIES = queries_of(TYPES, frozenset({"paper"}))
+
+
+@given(st.data())
+def test_what_is_known_of_pairs_is_as_the_matrix_has_it(data):
+    shape = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 8))
+    cells = st.lists(st.booleans(), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])
+    known = np.array(data.draw(cells)).reshape(shape)
+    some = [np.array(data.draw(st.lists(st.integers(0, n - 1))), dtype=np.int64) for n in shape]
+    assert (among(sparse.csc_matrix(known), *some) == known[np.ix_(*some)]).all()
 
 
 def task(queries=QUERIES, edges=EDGES, batch: int = 100, workers=ALONE) -> LinkTask:

@@ -66,6 +66,20 @@ def adjacency(query: Query, edges: np.ndarray, counts: Mapping[str, int]) -> spa
     return sparse.csr_matrix((np.ones(len(source), bool), (source, target)), shape=shape)
 
 
+def among(known: sparse.csc_matrix, asking: np.ndarray, told_from: np.ndarray) -> np.ndarray:
+    """``known[asking][:, told_from]``, dense bool. Time goes with the edges of what is told from:
+    those that ask are drawn by their edges, so that hubs are among them again and again."""
+    rows, row = np.unique(asking, return_inverse=True)
+    columns, column = np.unique(told_from, return_inverse=True)
+    held = known[:, columns]
+    at = np.searchsorted(rows, held.indices)
+    met = at < len(rows)
+    met[met] = rows[at[met]] == held.indices[met]
+    found = np.zeros((len(rows), len(columns)), bool)
+    found[at[met], np.repeat(np.arange(len(columns)), np.diff(held.indptr))[met]] = True
+    return found.take(column, 1).take(row, 0)
+
+
 class LinkScore(nn.Module):
     """How likely an edge is, from the vectors of its ends.
 
@@ -144,7 +158,7 @@ class LinkTask:
         self._cumulative = {}
         for query in self._queries:
             index = edges[query.edge_type].numpy()
-            self._known[query] = adjacency(query, index, counts)
+            self._known[query] = adjacency(query, index, counts).tocsc()
             degree = np.bincount(query.ends(index)[1], minlength=counts[query.target])
             mass = torch.from_numpy(degree.astype(np.float64)) ** power
             # A node without any visible edge is no negative: that it is isolated is no reason.
@@ -182,11 +196,8 @@ class LinkTask:
             asked = score.query(query.edge_type, sources(query.source, source))
             true = (asked * targets(query.target, target)).sum(1, keepdim=True)
             false = asked @ targets(query.target, negative).T
-            row, column = self._known[query][source.numpy()][:, negative.numpy()].nonzero()
-            false = false.index_put(
-                (torch.from_numpy(row).long(), torch.from_numpy(column).long()),
-                torch.tensor(-torch.inf),
-            )
+            known = among(self._known[query], source.numpy(), negative.numpy())
+            false = false.masked_fill(torch.from_numpy(known), -torch.inf)
             logits = torch.cat([true, false], 1)
             nought = torch.zeros(len(logits), dtype=torch.int64)
             lost = functional.cross_entropy(logits, nought, reduction="sum")
