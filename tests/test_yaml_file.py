@@ -41,7 +41,7 @@ def test_a_key_written_twice_is_a_mistake(tmp_path):
 
 
 def test_what_is_merged_gives_way_to_a_key_of_its_own(tmp_path):
-    many = "many: [&two {<<: *one, size: 2}, {<<: *two}, *two]"
+    many = "many: [{<<: &two {<<: *one, size: 2}}, {<<: *two}, *two]"
     text = f"name: a\ninner: &one {{size: 1}}\n{many}\n"
     (tmp_path / "f.yaml").write_text(text, "utf-8")
     read = read_yaml(tmp_path / "f.yaml", Outer, "file")
@@ -56,6 +56,10 @@ def test_values_that_are_none_are_mistakes(tmp_path, name):
     (tmp_path / "f.yaml").write_text(f"name: {name}\n", "utf-8")
     with pytest.raises(InvalidInput):
         read_yaml(tmp_path / "f.yaml", Outer, "file").raise_problems()
+
+
+def test_a_key_that_no_name_can_be_is_told(tmp_path):
+    assert any("cannot be in a key" in p for p in problems(tmp_path, 'name: a\n"b\\0": c\n'))
 
 
 def test_norway_is_a_name(tmp_path):

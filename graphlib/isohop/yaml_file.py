@@ -31,7 +31,20 @@ class StrictModel(BaseModel):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader without YAML 1.1's yes/no/on/off booleans and without implicit dates."""
+    """SafeLoader without YAML 1.1's yes/no/on/off booleans and without implicit dates.
+
+    ``twice``: by mapping, the keys that are written in it more than once, before others are merged
+    into it."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.twice: dict[yaml.Node, set[str]] = {}
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        counts = Counter(str(key.value) for key, _ in node.value)
+        self.twice[node] = {key for key, count in counts.items() if count > 1}
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -149,7 +162,6 @@ def _construct(
 ) -> Any:
     lines.setdefault(at, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
-        counts = Counter(str(key.value) for key, _ in node.value)
         # What is merged from elsewhere (<<) comes first, and a key of its own replaces it.
         loader.flatten_mapping(node)
         node.value = list({str(pair[0].value): pair for pair in node.value}.values())
@@ -159,8 +171,11 @@ def _construct(
                 file.add(at, "a key must be plain text.")
                 continue
             key = str(key_node.value)
+            if "\0" in key:
+                file.add(at, "the letter \\0 cannot be in a key.")
+                continue
             lines[(*at, key)] = key_node.start_mark.line + 1
-            if counts[key] > 1:
+            if key in loader.twice[node]:
                 file.add((*at, key), "this key is written twice.", "Keep one of the two.")
             mapping[key] = _construct(loader, value_node, (*at, key), file, lines)
         return mapping
