@@ -2,7 +2,8 @@
 
 What is declared is taken as it is; only what is missing is looked for, and each finding carries its
 evidence. Names propose and values decide: no reference rests on integers that happen to lie in each
-other's range, only on ones that meet keys which are few and far between. Thresholds look at values alone, so files, rows and columns may come in any order.
+other's range, only on ones that meet keys which are few and far between. Thresholds look at values
+alone, so files, rows and columns may come in any order.
 
 Cost: two passes a table (`isohop.relational.profile`), ``TESTS`` more at most where only several
 columns can be the key, and one join a referred table for all columns that may refer to it.
@@ -43,7 +44,8 @@ OVERLAP = {
 TARGETS = 4
 """So many tables at most are tested for one column: those whose names fit best."""
 SCATTERED = 4
-"""Keys that are this many times fewer than the whole numbers between them are not met by accident."""
+"""Keys of which there are so many times fewer than whole numbers between them are met by no
+accident."""
 TOGETHER = 16
 TESTS = 8
 """So many composite keys at most are tested for one table, of up to four columns each."""
