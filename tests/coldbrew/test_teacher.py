@@ -128,6 +128,15 @@ def test_a_convolution_without_residual_is_a_gcn():
     torch.testing.assert_close(told(of, features, graph)["paper"], expected)
 
 
+def test_how_long_features_are_matters_to_no_convolution():
+    of, features = teacher("convolution"), inputs().features
+    longer = {name: 100 * values for name, values in features.items()}
+    for layer in of.body.project.of.values():
+        torch.nn.init.zeros_(layer[0].bias)
+    for name, values in told(of, features).items():
+        torch.testing.assert_close(values, told(of, longer)[name], rtol=1e-2, atol=1e-3)
+
+
 def test_a_hop_wise_teacher_begins_with_the_mean_of_all_hops():
     of, features = teacher("hop-wise"), inputs().features
     with torch.no_grad():

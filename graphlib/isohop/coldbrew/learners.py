@@ -39,16 +39,9 @@ MATCH_WEIGHT = 0.2
 """Weight of being like the teacher, beside the teacher's own task, in the student's loss."""
 BESIDE_LABEL = 0.2
 """Part of `structural_penalty` that counts where a label is learned too."""
-PLAIN = {
-    "layers": 2,
-    "initial_residual": 0.0,
-    "answers": 1,
-    "teacher": "convolution",
-    "learning_rate": 0.05,
-}
+PLAIN = {"layers": 2, "initial_residual": 0.0, "answers": 1, "teacher": "convolution"}
 """A graph convolutional network as others have it: settings in place of the teacher's. It has no
-structural embeddings either. Nothing normalises what it holds, and from features of length 1 it
-learns next to nothing at the teacher's rate."""
+structural embeddings either."""
 
 
 @dataclass(frozen=True)

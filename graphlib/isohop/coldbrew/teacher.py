@@ -285,7 +285,10 @@ class MessagePassing(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Layers of a GCN, or with an initial residual of GCNII; each has structural embeddings."""
+    """Layers of a GCN, or with an initial residual of GCNII; each has structural embeddings.
+
+    What goes into the first is normalised: of features of length 1 a walk leaves so little that
+    a hundred steps learn next to nothing from it."""
 
     def __init__(self, inputs: Inputs, settings: DistillSettings):
         super().__init__()
@@ -295,7 +298,11 @@ class Convolution(nn.Module):
         self.initial_residual = settings.initial_residual
         self.final = not self.initial_residual
         names = inputs.features
-        self.project = Projection(names, lambda width: nn.Linear(width, d), settings.dropout)
+        self.project = Projection(
+            names,
+            lambda width: nn.Sequential(nn.Linear(width, d), nn.LayerNorm(d)),
+            settings.dropout,
+        )
         self.layers = nn.ModuleDict(
             {
                 module_key(name): nn.ModuleList(nn.Linear(d, d) for _ in range(settings.layers - 1))
