@@ -41,12 +41,13 @@ def test_a_key_written_twice_is_a_mistake(tmp_path):
 
 
 def test_what_is_merged_gives_way_to_a_key_of_its_own(tmp_path):
-    many = "many: [{<<: &two {<<: *one, size: 2}}, {<<: *two}, *two]"
-    text = f"name: a\ninner: &one {{size: 1}}\n{many}\n"
+    many = "&two {<<: *one, size: 2}, {<<: *two}, *two"
+    within = "{<<: &three {<<: *one, size: 2}}, {<<: *three}, *three"
+    text = f"name: a\ninner: &one {{size: 1}}\nmany: [{many}, {within}]\n"
     (tmp_path / "f.yaml").write_text(text, "utf-8")
     read = read_yaml(tmp_path / "f.yaml", Outer, "file")
     assert read.problems == []
-    assert [one.size for one in read.model.many] == [2, 2, 2]
+    assert [one.size for one in read.model.many] == [2] * 6
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,7 @@ class _Search:
             apart = abs(column.mean_length - held.mean_length)
             if apart <= 0.2 * held.mean_length:
                 near.append((apart, target))
-        return [_Candidate(name, (column.name,), target, 0) for _, target in sorted(near)[:TARGETS]]
+        return [_Candidate(name, (column.name,), target, 0) for _, target in sorted(near)]
 
     def _among_scattered(
         self, name: str, column: ColumnProfile, singles: Mapping[str, str | None]
@@ -322,7 +322,7 @@ class _Search:
             scattered = held.maximum - held.minimum >= SCATTERED * held.distinct
             if scattered and self._comparable(column, held):
                 found.append(_Candidate(name, (column.name,), target, 0))
-        return found[:TARGETS]
+        return found
 
     def _comparable(self, ours: ColumnProfile, theirs: ColumnProfile) -> bool:
         if type_family(ours.type) != type_family(theirs.type) or not theirs.given:
