@@ -177,6 +177,22 @@ def test_the_file_finds_the_database_from_where_it_lies(tmp_path, monkeypatch):
     assert build(tmp_path / "schemas" / "shop.yaml", tmp_path / "g").nodes("customer").num_rows == 2
 
 
+def test_a_declared_reference_that_the_file_cannot_say_is_told(tmp_path):
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.executescript("""
+            CREATE TABLE customer (id INTEGER PRIMARY KEY, code TEXT UNIQUE, name TEXT);
+            INSERT INTO customer VALUES (1, 'a', 'Ada'), (2, 'b', 'Bea');
+            CREATE TABLE orders (
+                id INTEGER PRIMARY KEY, code TEXT REFERENCES customer (code), total REAL);
+            INSERT INTO orders VALUES (7, 'a', 1.5), (8, 'b', 2.5);
+        """)
+    found = infer(f"sqlite:///{tmp_path}/shop.db", ["customer"])
+    (told,) = (one for one in found.rejected if one.what == "declared reference")
+    assert told.where == "orders.code refers to customer.code"
+    assert "not the key of 'customer'" in told.why
+    assert told.where in found.report()
+
+
 @pytest.mark.parametrize(
     ("given", "moved"),
     [

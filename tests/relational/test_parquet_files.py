@@ -151,7 +151,6 @@ def test_a_column_of_nulls_is_known_before_reading(tmp_path: Path) -> None:
 
 def test_parts_are_one_table(tmp_path: Path) -> None:
     one = _write(tmp_path / "t" / "1.parquet", {"id": [1], "x": [1.0]})
-    two = _write(tmp_path / "t" / "2.parquet", {"id": [2], "x": [None]})
     assert _land(one, one).rows == 2
     with pytest.raises(InvalidInput, match="'x' is string, but double"):
         _land(one, _write(tmp_path / "t" / "3.parquet", {"id": [3], "x": ["a"]}))
@@ -162,7 +161,35 @@ def test_parts_are_one_table(tmp_path: Path) -> None:
     narrow = pa.table({"x": pa.array([2.5], pa.float32()), "id": pa.array([3], pa.int16())})
     mixed = _land(one, _write(tmp_path / "t" / "5.parquet", narrow))
     assert _read(mixed) == {"id": [1, 3], "x": [1.0, 2.5]}
-    assert two.exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1.5, None]),
+        pa.array([2**63, None], pa.uint64()),
+        pa.array([dt.date(2020, 1, 1), None]),
+        pa.array(["a", None]),
+    ],
+)
+def test_a_part_that_knows_no_type_of_a_column_takes_that_of_the_others(
+    tmp_path: Path, values: pa.Array
+) -> None:
+    """As pandas writes a day on which nobody said anything."""
+    told = _write(tmp_path / "t" / "2.parquet", {"id": [3, 4], "x": values})
+    silent = _write(tmp_path / "t" / "1.parquet", {"id": [1, 2], "x": pa.nulls(2)})
+    alone = _land(told)
+    for paths in ([silent, told], [told, silent], [silent, silent, told]):
+        landed = _land(*paths)
+        assert landed.schema.equals(alone.schema)
+        assert landed.all_null == ()
+        found = dict(zip(*_read(landed).values(), strict=True))
+        assert found == dict.fromkeys([1, 2]) | dict(zip(*_read(alone).values(), strict=True))
+    # What no part knows a type of.
+    assert _land(silent, silent).all_null == ("x",)
+    other = _write(tmp_path / "t" / "3.parquet", {"id": [5], "x": [True]})
+    with pytest.raises(InvalidInput, match=r"'x' is bool, but .* in 2.parquet"):
+        _land(silent, told, other)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 60, -1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,6 +41,19 @@ def test_a_column_without_a_value_in_one_part_has_the_type_of_the_others(tmp_pat
     file.write_text(f"database: d\nsource: {{path: data}}\n{PARTS}\n")
     graph = build(file, tmp_path / "graph")
     assert graph.nodes("c").column("x").to_pylist() == [5, None]
+
+
+@pytest.mark.parametrize(
+    "values", [[1.5, 2.5], pa.array([Decimal("1.10"), None]), [b"a", b"\xff"], [True, None]]
+)
+@pytest.mark.parametrize("silent", [pa.nulls(2), pa.nulls(2, pa.string())])
+def test_a_column_of_any_type_may_be_without_a_value_in_one_part(tmp_path, values, silent):
+    told, nothing = {"id": [3, 4], "x": values}, {"id": [1, 2], "x": silent}
+    whole = made(tmp_path / "a", WHOLE, {"c": {"id": [1, 2, 3, 4], "x": [None, None, *values]}})
+    for name, parts in (("b", [told, nothing]), ("c", [nothing, told])):
+        graph = made(tmp_path / name, PARTS, dict(zip(("c_1", "c_2"), parts, strict=True)))
+        assert graph.manifest.certificate == whole.manifest.certificate
+        assert graph.nodes("c").equals(whole.nodes("c"))
 
 
 def message(folder: Path, schema: str, tables: dict) -> str:

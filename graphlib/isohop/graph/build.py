@@ -78,7 +78,8 @@ def plan_schema(path: str | Path) -> Planned:
     file.raise_problems()
     columns = {name: tuple(c.name for c in tables[name].columns) for name in schema.tables}
     plan = make_plan(schema, columns, f"schema file {path}")
-    plan.warnings.extend(left_out_references(file, schema, tables))
+    left_out = left_out_references(file, schema, tables)
+    plan.warnings.extend(f"{where}, {why}" for where, why in left_out)
     return Planned(file, schema, source, plan)
 
 

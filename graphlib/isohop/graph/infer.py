@@ -37,6 +37,7 @@ from isohop.hops.schema_file import (
     SchemaFile,
     check_columns,
     check_names,
+    left_out_references,
     name_problem,
 )
 from isohop.hops.schema_text import schema_text
@@ -131,16 +132,17 @@ def infer_in(
     progress: Progress = SILENT,
 ) -> Inferred:
     """As `infer`, in a session that is there already."""
-    file, opened = _open(source, base or Path.cwd())
+    file, opened, left_out = _open(source, base or Path.cwd())
     with (
         tempfile.TemporaryDirectory(prefix="isohop-infer-") as folder,
         progress.task("infer", 3) as bar,
     ):
-        return _Inference(file, opened, session, Path(folder), bar).run(entities)
+        return _Inference(file, opened, session, Path(folder), bar, left_out).run(entities)
 
 
-def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source]:
-    """The declared side of a database as a schema file without entities, and its source."""
+def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source, list[Rejected]]:
+    """The declared side of a database as a schema file without entities, its source, and what it
+    declares that the file cannot say."""
     path = Path(source)
     if path.suffix in (".yaml", ".yml"):
         read = read_yaml(path, TablesFile, "schema file")
@@ -172,7 +174,11 @@ def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source]:
     file.raise_problems()
     declared = check_columns(file, known)
     file.raise_problems()
-    return YamlFile(path, f"{source}", declared, lines), opened
+    left_out = [
+        Rejected("declared reference", where, why)
+        for where, why in left_out_references(file, declared, known)
+    ]
+    return YamlFile(path, f"{source}", declared, lines), opened, left_out
 
 
 def _file_or_folder(source: str) -> SourceSpec:
@@ -210,12 +216,13 @@ class _Inference:
         session: SparkSession,
         folder: Path,
         bar: Task,
+        left_out: list[Rejected],
     ):
         if file.model is None:
             raise ValueError("a file without a model cannot be inferred from")
         self.file, self.source, self.declared = file, source, file.model
         self.session, self.folder, self.bar = session, folder, bar
-        self.found = Inferred(None)
+        self.found = Inferred(None, rejected=left_out)
 
     def run(self, entities: Sequence[str]) -> Inferred:
         self.bar.note("keys and references")

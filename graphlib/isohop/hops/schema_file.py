@@ -270,15 +270,18 @@ def _with_declared(
 
 def left_out_references(
     file: YamlFile[SchemaFile], filled: SchemaFile, source: Mapping[str, SourceTable]
-) -> list[str]:
+) -> list[tuple[str, str]]:
     """Foreign keys that the database declares and ``filled``, of `check_columns`, has not, since
-    they refer to other columns than the key; as sentences."""
+    they refer to other columns than the key: what refers to what, and what can be done."""
     stated = file.model.tables if file.model is not None else {}
     return [
-        f"{name}.{', '.join(reference.columns)} refers to {reference.table}."
-        f"{', '.join(reference.target)}, which is not the key of '{reference.table}', so the "
-        f"reference is left out. To keep it, make that its key: 'key: "
-        f"[{', '.join(reference.target)}]' under tables.{reference.table}."
+        (
+            f"{name}.{', '.join(reference.columns)} refers to "
+            f"{reference.table}.{', '.join(reference.target)}",
+            f"which is not the key of '{reference.table}', so the reference is left out. To keep "
+            f"it, make that its key: 'key: [{', '.join(reference.target)}]' under "
+            f"tables.{reference.table}.",
+        )
         for name, table in stated.items()
         if table.references is None
         for reference in source[name].references

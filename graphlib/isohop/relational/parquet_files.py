@@ -44,7 +44,7 @@ def parquet_columns(paths: Sequence[Path]) -> tuple[SourceColumn, ...]:
     if problems:
         raise InvalidInput(f"{paths[0]} cannot be read", problems)
     columns = []
-    for field in parts[0].schema_arrow:
+    for field in _fields(parts):
         type: pa.DataType | None = landed_type(field.type)
         if pa.types.is_uint64(field.type):
             statistics = _statistics(parts, field.name)
@@ -129,27 +129,43 @@ def _damage(path: Path) -> Iterator[None]:
 
 
 def _check_alike(paths: Sequence[Path], parts: Sequence[pq.ParquetFile]) -> None:
-    first = {field.name: landed_type(field.type) for field in parts[0].schema_arrow}
+    first = set(parts[0].schema_arrow.names)
+    known: dict[str, tuple[pa.DataType, Path]] = {}
     problems = []
-    for path, part in zip(paths[1:], parts[1:], strict=True):
-        other = {field.name: landed_type(field.type) for field in part.schema_arrow}
-        for name in sorted(set(first) ^ set(other)):
+    for path, part in zip(paths, parts, strict=True):
+        for name in sorted(first ^ set(part.schema_arrow.names)):
             lacking, having = (path, paths[0]) if name in first else (paths[0], path)
             what = f"column '{name}' is missing, which {having.name} has."
             problems.append(Problem(str(lacking), what, "Write all parts with the same columns."))
-        for name in sorted(set(first) & set(other)):
-            if first[name] != other[name]:
-                what = f"column '{name}' is {other[name]}, but {first[name]} in {paths[0].name}."
+        for field in sorted(part.schema_arrow, key=lambda field: field.name):
+            if pa.types.is_null(field.type):
+                continue
+            type = landed_type(field.type)
+            before, where = known.setdefault(field.name, (type, path))
+            if type != before:
+                what = f"column '{field.name}' is {type}, but {before} in {where.name}."
                 problems.append(Problem(str(path), what, "Write all parts with the same types."))
     if problems:
         raise InvalidInput(f"The parts in {paths[0].parent} are not of one table", problems)
+
+
+def _fields(parts: Sequence[pq.ParquetFile]) -> list[pa.Field]:
+    """Of the columns. One that holds no value in a part may have no type there: it has that of the
+    first part that knows it."""
+    typed = {
+        field.name: field
+        for part in reversed(parts)
+        for field in part.schema_arrow
+        if not pa.types.is_null(field.type)
+    }
+    return [typed.get(field.name, field) for field in parts[0].schema_arrow]
 
 
 def _landed_schema(
     paths: Sequence[Path], parts: Sequence[pq.ParquetFile], columns: Sequence[str]
 ) -> pa.Schema:
     """The types that ``columns`` land with; of uint64, by their largest value."""
-    types = {field.name: field.type for field in parts[0].schema_arrow}
+    types = {field.name: field.type for field in _fields(parts)}
     unsigned = [name for name in columns if pa.types.is_uint64(types[name])]
     landed = {name: landed_type(types[name]) for name in columns}
     for name in unsigned:
@@ -249,9 +265,8 @@ def _statistics(parts: Sequence[pq.ParquetFile], column: str) -> list[pq.Statist
 
 
 def _is_all_null(parts: Sequence[pq.ParquetFile], column: str) -> bool:
-    statistics = _statistics(parts, column)
-    if pa.types.is_null(parts[0].schema_arrow.field(column).type):
-        return len(parts) == 1
+    typed = [part for part in parts if not pa.types.is_null(part.schema_arrow.field(column).type)]
     return all(
-        known is not None and known.has_null_count and known.num_values == 0 for known in statistics
+        known is not None and known.has_null_count and known.num_values == 0
+        for known in _statistics(typed, column)
     )

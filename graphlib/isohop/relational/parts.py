@@ -14,12 +14,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
+from isohop.errors import InvalidInput, Problem, did_you_mean
 from isohop.relational.as_of import Known
 from isohop.relational.database import Table
-from isohop.relational.landing import LandedTable
+from isohop.relational.landing import LandedTable, landing
 from isohop.relational.source import Source, SourceColumn, SourceReference, SourceTable
-from isohop.relational.texts import TEXT_TYPES
 
 
 def united(source: Source, tables: Mapping[str, Table]) -> Source:
@@ -87,17 +86,12 @@ class _United:
             for number, part in enumerate(parts)
         ]
         schema = _common_schema(table, landed)
-        for number, (part, one) in enumerate(zip(parts, landed, strict=True)):
-            if one.schema.equals(schema):
-                continue
-            # A column without a value in this part is of the type that it has in the others.
-            stated = dict(types or {}) | {
-                field.name: _stated(field.type)
-                for field in schema
-                if one.schema.field(field.name).type != field.type
-            }
-            again = folder / f"part-{number}-again"
-            landed[number] = self._source.land(part, again, columns, stated, known)
+        landed = [
+            one
+            if one.schema.equals(schema)
+            else _typed(one, schema, folder / f"part-{number}-typed")
+            for number, one in enumerate(landed)
+        ]
         return LandedTable(
             name=table,
             paths=tuple(path for one in landed for path in one.paths),
@@ -187,21 +181,22 @@ def _common_schema(name: str, landed: Sequence[LandedTable]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _stated(type_: pa.DataType) -> str:
-    names: dict[pa.DataType, str] = {
-        pa.string(): "string",
-        pa.int64(): "integer",
-        pa.float64(): "number",
-        pa.bool_(): "boolean",
-        pa.date32(): "date",
-        pa.timestamp("us"): "timestamp",
-    }
-    if type_ not in names or names[type_] not in TEXT_TYPES:
-        raise IsohopError(
-            f"Parts of one table differ in type, and {type_} cannot be stated for the other. "
-            "Mend the source so that the column has one type in all parts."
-        )
-    return names[type_]
+def _typed(landed: LandedTable, schema: pa.Schema, folder: Path) -> LandedTable:
+    """``landed`` with the types of ``schema``: columns of another hold no value here."""
+    with landing(folder) as arriving:
+        arriving.begin(schema)
+        for path in landed.paths:
+            for batch in pq.ParquetFile(path).iter_batches(columns=schema.names):
+                # A name also selects those that continue it after a dot.
+                columns = [
+                    batch.column(field.name).cast(field.type)
+                    if landed.schema.field(field.name).type == field.type
+                    else pa.nulls(batch.num_rows, field.type)
+                    for field in schema
+                ]
+                arriving.write(pa.record_batch(columns, schema=schema))
+    typed = arriving.landed(landed.name, folder, landed.fingerprint)
+    return replace(landed, paths=typed.paths, schema=schema, narrow={})
 
 
 def _all_null(landed: Sequence[LandedTable]) -> tuple[str, ...]:
