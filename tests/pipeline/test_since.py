@@ -225,6 +225,40 @@ def test_latest_learns_where_nobody_fits_and_is_decided_once(shop):
     assert shop.stages("other", **others) == set()
 
 
+def test_a_graph_of_other_types_is_learned_by_itself_and_refused_where_a_run_is_named(tmp_path):
+    """A place that nobody lives in ties its city to its country, which customers tell of others."""
+    shop = Shop(tmp_path)
+    lives = "customer: {key: id, references: [{columns: place_id, table: place}]}"
+    places = "place: {key: id, surrogate: true}"
+    schema = SCHEMA.replace("customer: {key: id}", f"{lives}\n  {places}")
+    schema = schema.replace(
+        "entities: {", "entities: {city: {key: city}, country: {key: country}, "
+    )
+    (tmp_path / "schema.yaml").write_text(schema, "utf-8")
+
+    def write(places: list[int]) -> None:
+        shop.write()
+        file = tmp_path / "data" / "customer.parquet"
+        customers = pq.read_table(file)
+        lived_in = pa.array(np.arange(customers.num_rows) % 3)
+        pq.write_table(customers.append_column("place_id", lived_in), file)
+        named = {"city": [f"c{place}" for place in places], "country": ["x" for _ in places]}
+        pq.write_table(pa.table({"id": places, **named}), tmp_path / "data" / "place.parquet")
+
+    write([0, 1, 2, 3])
+    shop.run("monday")
+    write([0, 1, 2])
+    read = read_pipeline(shop.folder / "pipeline.yaml", {"since": "latest"})
+    tuesday = open_run(read, "tuesday")
+    record, _ = run_stage(read, tuesday, "build")
+    assert json.loads((tuesday.folder / DECISION).read_text("utf-8"))["run"] is None
+    assert not any(name.startswith("since") for name in record.depends)
+    again, is_new = run_stage(read, tuesday, "build")
+    assert (again, is_new) == (record, False)
+    with pytest.raises(IsohopError, match="only before: city--place--country"):
+        shop.run("named", since="monday")
+
+
 def test_none_on_a_command_line_is_to_learn(shop):
     for said in ("none", "monday"):
         read = read_pipeline(shop.folder / "pipeline.yaml", {"since": said})

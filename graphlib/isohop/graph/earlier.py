@@ -13,9 +13,13 @@ from isohop.graph.dataset import EdgeType, Graph
 NOBODY = -1
 
 
+class OtherTypes(IsohopError):
+    """Two graphs differ in more than rows."""
+
+
 def check_same_types(before: Graph, now: Graph) -> None:
-    """Raises `IsohopError` where the two differ in more than rows: what was learned on one is then
-    of no use for the other."""
+    """Raises `OtherTypes` where the two differ in more than rows: what was learned on one is then
+    of no use for the other. With one schema file they may: an edge type without edges is none."""
     for what, one, other in (
         ("node types", _nodes(before), _nodes(now)),
         ("edge types", _edges(before), _edges(now)),
@@ -23,7 +27,7 @@ def check_same_types(before: Graph, now: Graph) -> None:
         if one != other:
             only = [f"only before: {', '.join(sorted(one - other))}"] if one - other else []
             only += [f"only now: {', '.join(sorted(other - one))}"] if other - one else []
-            raise IsohopError(
+            raise OtherTypes(
                 f"The {what} of {now.path} are not those of {before.path} ({'; '.join(only)}), so "
                 "what was learned there cannot be kept. Learn anew: leave 'since' out."
             )

@@ -7,7 +7,8 @@ the newest run that can be gone on from, of the published ones where there are a
 none the run learns for itself.
 
 A run can be gone on from where it is whole, its schema file and the settings of what was learned
-are the same, and it knew nothing that this run is not to know (``as_of``). The stage `build`
+are the same, it knew nothing that this run is not to know (``as_of``), and its graph has the types
+of this one's. The stage `build`
 decides, and ``since.json`` in the run's folder says what; all later stages keep to that. What is
 done stays done, whatever becomes of the earlier run.
 """
@@ -74,7 +75,15 @@ def decide(pipeline: Pipeline, run: Run, learning: Mapping[str, str]) -> Decisio
         if why is not None:
             raise IsohopError(f"'since: {asked}' cannot be: {why}. {_ELSE}")
     made = {} if found is None else _made(found)
-    decision = Decision(asked=asked, run=None if found is None else found.id, made=made)
+    return _written(run, Decision(asked=asked, run=None if found is None else found.id, made=made))
+
+
+def learn_alone(run: Run, decision: Decision) -> Decision:
+    """In the place of ``decision``, whose run turned out to be no use."""
+    return _written(run, Decision(asked=decision.asked))
+
+
+def _written(run: Run, decision: Decision) -> Decision:
     write_text_atomically(run.folder / DECISION, decision.model_dump_json(indent=1))
     return decision
 

@@ -19,6 +19,7 @@ from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.model_folder import contents_of
+from isohop.graph.earlier import OtherTypes
 from isohop.pipeline.events import Attempt, told
 from isohop.pipeline.pipeline_file import Pipeline
 from isohop.pipeline.runs import (
@@ -30,7 +31,16 @@ from isohop.pipeline.runs import (
     size_of,
     told_apart,
 )
-from isohop.pipeline.since import KEPT, LATEST, Decision, decide, decided, going_on, stands
+from isohop.pipeline.since import (
+    KEPT,
+    LATEST,
+    Decision,
+    decide,
+    decided,
+    going_on,
+    learn_alone,
+    stands,
+)
 
 if TYPE_CHECKING:
     from isohop.coldbrew.comparison import Comparison
@@ -55,6 +65,7 @@ class Context:
 def _build(context: Context) -> list[Made]:
     from isohop.graph import Graph
     from isohop.graph.build import build
+    from isohop.graph.earlier import check_same_types
 
     pipeline, run, earlier = context.pipeline, context.run, context.earlier
     settings = pipeline.settings
@@ -64,8 +75,10 @@ def _build(context: Context) -> list[Made]:
         settings.engine,
         context.progress,
         settings.as_of,
-        None if earlier is None else Graph.open(earlier.graph),
+        before := None if earlier is None else Graph.open(earlier.graph),
     )
+    if before is not None:
+        check_same_types(before, graph)
     nodes = sum(node.count for node in graph.node_types)
     edges = sum(edge.count for edge in graph.edge_types)
     made = [
@@ -384,8 +397,16 @@ def _done(
     if name == "publish":
         attempt.outputs = [pipeline.published_name]
     with told(attempt, run.folder):
-        with going_on(pipeline, run, decision, learning) as earlier:
-            made = _act(stage, Context(pipeline, run, progress, earlier))
+        try:
+            with going_on(pipeline, run, decision, learning) as earlier:
+                made = _act(stage, Context(pipeline, run, progress, earlier))
+        except OtherTypes as error:
+            if decision is None or decision.asked != LATEST or name != KEPT[0]:
+                raise
+            _log.warning("Run '%s' learns for itself. %s", run.id, error)
+            learn_alone(run, decision)
+            wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
+            made = _act(stage, Context(pipeline, run, progress))
         attempt.made = [one.what for one in made]
         attempt.size = sum(size_of(run.folder / output) for output in stage.outputs)
         attempt.size += sum(one.size for one in made)
