@@ -794,6 +794,16 @@ CASCADED = {
 }
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_that_were_in_quarantine_before_may_go_there_again(make, engine):
+    schema = "{entities: {c: {table: c}}, tables: {c: {key: id}}}"
+    rows = {"id": [1, 1, None], "Quarantine_Reason": ["null key", None, "null key"]}
+    graph = make(schema, {"c": rows}, engine)
+    lost = pq.read_table(graph.path / "quarantine" / "c").sort_by("quarantine_reason_")
+    assert lost["quarantine_reason_"].to_pylist() == ["duplicate key", "null key"]
+    assert lost["Quarantine_Reason"].to_pylist() == [None, "null key"]
+
+
 @pytest.mark.parametrize("order", ["abc", "cba", "bca"])
 def test_rows_that_refer_to_quarantined_ones_are_quarantined_in_any_order_of_tables(make, order):
     """Along chains of any length, within a table and round cycles; each row once."""

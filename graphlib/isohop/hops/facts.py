@@ -29,7 +29,7 @@ from isohop.hops.kinds import Kind, default_kind
 from isohop.hops.plan import EventPlan, FunctionalPlan, Gathered, Plan, Root, Source
 from isohop.hops.usage import referring_keys
 from isohop.hops.value_types import Value, ValueType, value_types
-from isohop.relational.integrity import EXAMPLES, CleanTable
+from isohop.relational.integrity import EXAMPLES, REASON, CleanTable
 from isohop.relational.ledger import Finding, Ledger
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ class Facts:
         ranked = counted.withColumn("rank", F.row_number().over(order))
         lost = ranked.where(F.col("rank") > 1) if policy == "majority" else contested
         quarantined = lost.select(
-            F.lit(f"violated dependency of {where}").alias("quarantine_reason"),
+            F.lit(f"violated dependency of {where}").alias(REASON),
             *(renamed(k, f"key_{index}") for index, k in enumerate(keys)),
             *(renamed(t, f"value_{index}") for index, t in enumerate(targets)),
             F.col("n").alias("rows"),

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 EXAMPLES = 5
+REASON = "quarantine_reason"
+"""Column of quarantined rows, beside their own."""
 
 
 @dataclass
@@ -311,8 +313,11 @@ class Integrity:
         folder = self.quarantine / clean.name
         part = len(list(folder.glob("*"))) if folder.exists() else 0
         own = {internal: column for column, internal in clean.names.items()}
+        told, taken = REASON, {column.lower() for column in clean.names}
+        while told in taken:  # rows of a quarantine that somebody mended have it as well
+            told += "_"
         named = rows.select(
-            F.lit(reason).alias("quarantine_reason"),
+            F.lit(reason).alias(told),
             *(F.col(c).alias(own[c]) for c in rows.columns),
         )
         write_parquet(named, folder / f"reason-{part}")
