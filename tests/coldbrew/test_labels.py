@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from isohop.coldbrew.labels import Labels, read_labels
-from isohop.graph import Graph, GraphManifest, NodeType
+from isohop.errors import IsohopError
+from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
 from isohop.graph.dataset import Attribute
 from isohop.graph.holdout import MIDDLE
 
@@ -57,6 +58,8 @@ def test_a_number_is_told_by_its_distance(tmp_path):
         pa.array(1.7e9 + np.arange(COUNT)),  # seconds since 1970
         pa.array(2**60 + 1 + 2**20 * np.arange(COUNT)),
         pa.array(1e30 * np.arange(COUNT)),
+        pa.array(1e305 * np.arange(COUNT)),
+        pa.array(1e-9 * np.arange(COUNT)),
     ],
 )
 def test_numbers_are_told_apart_however_large_they_are(tmp_path, values):
@@ -93,6 +96,26 @@ def test_a_node_without_a_label_is_in_no_part(tmp_path):
         labels = labels_of(tmp_path / kind, values, kind)
         used = (labels.train | labels.validation | labels.test).numpy()
         assert np.array_equal(used, ~lacking)
+
+
+def test_a_label_of_which_a_node_has_two_is_refused(tmp_path):
+    """However it is stored: as the values of an attribute, or as nodes of their own."""
+    with pytest.raises(IsohopError, match="several values a node"):
+        labels_of(tmp_path / "list", pa.array([["a", "b"]] * COUNT), "category")
+    house = NodeType(name="house", key=("id",), count=2)
+    price = NodeType(name="house.price", key=("price",), count=2, shared=True)
+    costs = EdgeType(source="house", role="price", target="house.price", count=3)
+    manifest = GraphManifest(
+        name="g", certificate="0" * 32, node_types=(house, price), edge_types=(costs,)
+    )
+    nodes = {
+        "house": pa.table({"node_id": [0, 1], "id": [0, 1]}),
+        "house.price": pa.table({"node_id": [0, 1], "price": ["high", "low"]}),
+    }
+    edges = {costs.name: pa.table({"src": [0, 0, 1], "dst": [0, 1, 1]})}
+    made = Graph.write(tmp_path / "g", manifest, nodes, edges)
+    with pytest.raises(IsohopError, match="several values a node"):
+        read_labels(made, "house.price", np.full(2, MIDDLE, np.int8), 1)
 
 
 @pytest.mark.parametrize("kind", ["number", "category"])

@@ -48,6 +48,8 @@ def dense_mean(relation, counts, edges, values):
     source, target = edges.flip(0) if relation.reverse else edges
     matrix = torch.zeros(counts[relation.target], counts[relation.source])
     matrix[target, source] = 1.0
+    if relation.source == relation.target:
+        matrix.fill_diagonal_(0.0)  # nobody is a neighbour of their own
     return matrix @ values / matrix.sum(1, keepdim=True).clamp(min=1.0)
 
 
@@ -99,6 +101,8 @@ def test_a_hop_is_the_step_of_a_gcn_over_each_edge_type(made, seed):
         size = offset + counts[target]
         adjacent = torch.zeros(size, size)
         adjacent[edges[name][0], edges[name][1] + offset] = credible[name]
+        if not offset:
+            adjacent.fill_diagonal_(0.0)
         adjacent = adjacent + adjacent.T
         looped = adjacent + torch.eye(size)
         root = looped.sum(1).sqrt()
@@ -141,7 +145,7 @@ def test_an_edge_that_is_not_credible_is_as_good_as_none(made, seed):
 
 
 def test_degree_counts_both_ends_and_is_zero_without_edges():
-    edges = {CITES: torch.tensor([[0, 0], [1, 2]]), WROTE: torch.tensor([[1], [0]])}
+    edges = {CITES: torch.tensor([[0, 0, 3], [1, 2, 3]]), WROTE: torch.tensor([[1], [0]])}
     degree = MessageGraph({"paper": 4, "author": 2, "alone": 3}, TYPES, edges).degrees()
     assert degree["paper"].tolist() == [3, 1, 1, 0]
     assert degree["author"].tolist() == [0, 1]

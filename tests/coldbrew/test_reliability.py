@@ -104,6 +104,16 @@ def test_edges_that_lead_back_tell_nothing_of_each_other():
     assert asked == pytest.approx([0.2] * 5, abs=0.03)
 
 
+def test_an_edge_from_a_node_to_itself_is_believed_and_says_nothing_of_others():
+    edges, wrong = world(0.3)
+    ends = torch.cat([edges["a--r--a"], torch.arange(500).repeat(2, 9)], 1)
+    credible = judged({"a--r--a": ends})["a--r--a"].numpy()
+    assert (credible[np.equal(*ends.numpy())] == 1).all()
+    assert credible[:4000][~wrong].mean() > 0.8
+    elsewhere = wrong & (ends[0, :4000].numpy() % 10 != ends[1, :4000].numpy() % 10)
+    assert credible[:4000][elsewhere].mean() < 0.35
+
+
 def test_a_type_of_few_edges_is_not_judged():
     edges, _ = world(0.3, FEWEST - 1)
     assert judged(edges) == {}

@@ -100,6 +100,9 @@ def test_of_equal_scores_half_come_first():
     known[1, 4] = 1  # known already, so not asked for
     rank = true_ranks(np.ones((2, 5), np.float32), np.array([0, 0]), known)
     assert rank.tolist() == [3.0, 2.5]
+    # Equal vectors, summed up otherwise.
+    rounded = 1 + 1e-7 * np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
+    assert true_ranks(rounded, np.array([0, 0]), known).tolist() == [3.0, 2.5]
 
 
 def test_among_a_sample_of_candidates_the_true_one_is_found_too(world, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 from isohop.giant.heads import Beam, Head, log_frequency
@@ -41,3 +42,13 @@ def test_how_often_a_label_competes_follows_from_what_is_drawn():
     chance = np.exp(log_frequency(head, some, batch=4, drawn=8).numpy())
     assert np.allclose(chance, 12 / LABELS)
     assert not log_frequency(head, np.arange(LABELS), batch=4, drawn=8).any()
+
+
+def test_a_label_of_nobody_may_compete_as_a_hard_negative():
+    """It has no chance to be drawn, and a correction all the same."""
+    targets = OWN.copy()
+    targets.data[-1] = 0
+    targets.eliminate_zeros()
+    told = log_frequency(head_of(targets), np.array([0, LABELS - 1]), batch=4, drawn=0)
+    assert torch.isfinite(told).all()
+    assert told[1] == pytest.approx(np.log(1 / LABELS))

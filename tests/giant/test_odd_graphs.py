@@ -77,7 +77,7 @@ def test_every_feature_is_a_number(name, tmp_path):
     graph = graph_of(texts, edges, tmp_path / "g")
     trainer = Trainer(graph, SETTINGS, 1, None, 1)
     losses = trainer.train(trainer.steps)
-    assert bool(losses) == bool(edges.shape[1])
+    assert bool(losses) == bool((edges[0] != edges[1]).any())
     for features in (trainer.encode(), trainer.untrained()):
         assert features.shape == (len(texts), 16)
         assert np.isfinite(features).all()
@@ -100,6 +100,12 @@ def test_clusters_are_predicted_where_they_are_asked_for_or_nodes_are_too_many(
     trainer = Trainer(graph, few, 1, None, 1)
     assert [len(level.vectors) for level in trainer.levels] == labels
     assert all(np.isfinite(step.loss) for step in trainer.train(trainer.steps))
+
+
+def test_where_there_is_something_to_learn_it_is_learned_in_one_step_at_least(tmp_path):
+    graph = graph_of([f"word{i % 20}" for i in range(COUNT)], RANDOM, tmp_path / "g")
+    hardly = SETTINGS.model_copy(update={"steps": 0, "epochs": 0.001})
+    assert Trainer(graph, hardly, 1, None, 1).steps == 1
 
 
 def test_likely_clusters_need_clusters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
@@ -53,10 +54,20 @@ def test_gradients_reach_the_vectors_of_words_that_stayed_and_no_others():
     ]
 
 
+def test_words_that_stay_stand_for_those_that_are_left_out():
+    """Beside a text model they weigh in training what they weigh afterwards."""
+    words = Prepared.of(sparse.csr_matrix(np.full((1000, 50), 0.5, np.float32)))
+    for share in (0.0, 0.2, 0.5):
+        some = words.without(share, np.random.default_rng(1)).ngrams
+        assert some.dtype == np.float32
+        assert some.sum() == pytest.approx(words.ngrams.sum(), rel=0.02)
+        assert (some.data == 0).mean() == pytest.approx(share, abs=0.01)
+
+
 def test_a_document_whose_words_are_all_left_out_is_not_one_without_text():
     made = encoder(2).train()
     made.dropout.p = 0.0
     words = sparse.csr_matrix(np.array([[1.0, 0.0], [0.0, 0.0]], np.float32))
-    left_out = Prepared.of(words).without(1.0, np.random.default_rng(1))
+    left_out = Prepared.of(words).without(1 - 1e-9, np.random.default_rng(1))
     told, missing = made.encode(left_out, np.zeros(2, np.int64))
     assert not torch.allclose(told, missing)

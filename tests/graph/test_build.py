@@ -794,6 +794,107 @@ CASCADED = {
 }
 
 
+PEOPLE = "emp: {key: eid, references: [{columns: boss, table: emp, prefix: boss_}]}"
+
+
+def test_who_is_whose_boss_is_a_fact(make):
+    schema = f"{{entities: {{emp: {{table: emp}}}}, tables: {{{PEOPLE}}}}}"
+    one = make(schema, {"emp": {"eid": ["Ann", "Bob"], "boss": [None, "Ann"]}})
+    other = make(schema, {"emp": {"eid": ["Ann", "Bob"], "boss": ["Bob", None]}})
+    assert one.manifest.certificate != other.manifest.certificate
+    # Of two who determine each other neither is the first.
+    mutual = schema.replace("key: eid", "key: eid, unique: [[boss]]")
+    made = [
+        make(mutual, {"emp": {"eid": ["Ann", "Bob", "Cid"], "boss": pair}})
+        for pair in ([None, "Ann", None], ["Bob", None, None])
+    ]
+    assert made[0].manifest.certificate == made[1].manifest.certificate
+
+
+@pytest.mark.parametrize("columns", ["p_id", "p_id, q_id"])
+def test_a_table_that_says_nothing_is_as_one_that_is_not_there(make, columns):
+    entities = "p: {table: p}, q: {table: q}"
+    tables = "p: {key: id}, q: {key: id}"
+    rows = {"p": {"id": [1], "x": ["a"]}, "q": {"id": [2]}}
+    alone = make(f"{{entities: {{{entities}}}, tables: {{{tables}}}}}", rows)
+    held = [f"{{columns: {c}, table: {c[0]}}}" for c in columns.split(", ")]
+    more = f"{tables}, e: {{key: id, references: [{', '.join(held)}]}}"
+    schema = f"{{entities: {{{entities}}}, tables: {{{more}}}}}"
+    for ids, to in (([], []), ([1], [None])):
+        empty = {"id": pa.array(ids, pa.int64()), "v": pa.array([3.5][: len(ids)], pa.float64())}
+        empty |= {c: pa.array(to, pa.int64()) for c in columns.split(", ")}
+        graph = make(schema, rows | {"e": empty})
+        assert graph.manifest.certificate == alone.manifest.certificate
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_made_of_facts_gives_way_to_what_has_its_name_already(make, engine):
+    schema = """
+    entities: {customer: {table: customer}, city: {table: city}}
+    tables:
+      customer: {key: id}
+      city: {key: name}
+      orders: {references: [{columns: customer_id, table: customer}]}
+      stay:
+        references:
+        - {columns: customer_id, table: customer}
+        - {columns: city, table: city}
+    """
+    tables = {
+        "customer": {"id": [1], "Orders_Count": [7]},
+        "city": {"name": ["x"]},
+        "orders": {"customer_id": [1, 1], "amount": [1.5, 2.5]},
+        "stay": {"customer_id": [1], "city": ["x"], "temp": [1.5], "temp_max": ["high"]},
+    }
+    graph = make(schema, tables, engine)
+    (row,) = graph.nodes("customer").to_pylist()
+    assert (row["Orders_Count"], row["orders_count_"], row["orders_amount_max"]) == (7, 2, 2.5)
+    (edge,) = graph.edges("city--stay--customer").to_pylist()
+    assert (edge["temp_max"], edge["temp_max_"]) == (1.5, ["high"])
+
+
+def test_rows_that_nothing_of_an_entity_leads_to_are_not_used(make):
+    schema = """
+    entities: {p: {table: p}}
+    tables:
+      p: {key: id}
+      city: {key: city_id, references: [{columns: country_id, table: country}]}
+      country: {key: country_id}
+    """
+    tables = {
+        "p": {"id": [1]},
+        "city": {"city_id": [1, 2], "country_id": [5, 5]},
+        "country": {"country_id": [5], "name": ["x"]},
+    }
+    graph = make(schema, tables)
+    for table, count in (("city", 2), ("country", 1)):
+        told = rows_of(graph, table)
+        assert (told["used"], told["unused"]) == (0, {"leads to no entity": count})
+
+
+def test_a_reference_that_only_the_key_says_cannot_be_unset_and_the_ledger_says_so(make):
+    schema = """
+    policies: {orphans: unset}
+    entities: {orders: {table: orders}}
+    tables:
+      orders: {key: oid}
+      lines: {key: [oid, line], references: [{columns: oid, table: orders}]}
+    """
+    tables = {"orders": {"oid": [1]}, "lines": {"oid": [1, 9], "line": [1, 1], "qty": [5, 6]}}
+    graph = make(schema, tables)
+    (told,) = (f for f in rows_of(graph, "lines")["findings"] if "orphan" in f["kind"])
+    assert "kept" in told["policy"]
+    assert sorted(graph.nodes("orders")["oid"].to_pylist()) == [1, 9]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bytes_may_be_a_key(make, engine):
+    keys = pa.array([b"\xff\x00", b"\x00\x01", b"a"], pa.binary())
+    schema = "{entities: {c: {table: c}}, tables: {c: {key: id}}}"
+    graph = make(schema, {"c": {"id": keys, "x": [1, 2, 3]}}, engine)
+    assert graph.nodes("c")["id"].to_pylist() == [b"\x00\x01", b"a", b"\xff\x00"]
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_rows_that_were_in_quarantine_before_may_go_there_again(make, engine):
     schema = "{entities: {c: {table: c}}, tables: {c: {key: id}}}"

@@ -19,6 +19,7 @@ from isohop.graph.holdout import (
     ISOLATED,
     ISOLATION,
     LATER,
+    LOOP,
     NEW,
     NO_EDGES,
     TEST,
@@ -192,6 +193,22 @@ def test_an_edge_that_leads_back_along_one_that_a_model_knows_is_as_that_is(tmp_
     state = held.edges[CITES]
     assert np.array_equal(state, state[back])
     assert np.array_equal(state == TEST, before == TEST)
+
+
+def test_an_edge_from_a_node_to_itself_is_as_if_it_were_not_there(tmp_path):
+    """Who is asked where it leads would have the answer in hand."""
+    ends = one_way()
+    rest = hold_out(citations(tmp_path / "rest", ends), 3)
+    loops = np.stack([np.arange(300), np.arange(300)])
+    graph = citations(tmp_path / "g", np.concatenate([ends, loops], 1))
+    itself = np.equal(*graph.edge_index(CITES))
+    for learned in (None, Learned(rest.groups, {CITES: np.full(len(itself), VISIBLE)})):
+        held = hold_out(graph, 3, learned=learned)
+        assert np.array_equal(held.edges[CITES] == LOOP, itself)
+        assert np.array_equal(held.degree["paper"], rest.degree["paper"])
+        alone = np.flatnonzero(rest.degree["paper"] == 0)
+        assert len(alone)
+        assert (held.groups["paper"][alone] == NO_EDGES).all()
 
 
 def test_where_no_edge_leads_back_each_is_drawn_by_itself(tmp_path):

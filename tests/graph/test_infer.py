@@ -177,6 +177,12 @@ def test_the_file_finds_the_database_from_where_it_lies(tmp_path, monkeypatch):
     assert build(tmp_path / "schemas" / "shop.yaml", tmp_path / "g").nodes("customer").num_rows == 2
 
 
+def test_bytes_are_an_attribute_like_any_other(tmp_path):
+    photos = pa.array([b"\x00\xff", b"\xff", None] * 10, pa.binary())
+    source = written(tmp_path / "data", {"emp": {"id": range(30), "photo": photos}})
+    assert infer(str(source), ["emp"]).schema is not None
+
+
 def test_a_declared_reference_that_the_file_cannot_say_is_told(tmp_path):
     with sqlite3.connect(tmp_path / "shop.db") as database:
         database.executescript("""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gzip
 import json
 import zipfile
@@ -110,10 +111,24 @@ def test_columns_in_folder_names_are_refused(tmp_path: Path) -> None:
         _open(tmp_path)
 
 
-def test_types_of_parquet_cannot_be_stated_otherwise(tmp_path: Path) -> None:
-    _fill(tmp_path, ".parquet")
-    with pytest.raises(InvalidInput, match="types of their own"):
-        _open(tmp_path).land("town", tmp_path / "landed", types={"id": "string"})
+def test_parquet_may_be_read_with_other_types_than_it_is_stored_with(tmp_path: Path) -> None:
+    """Pandas keeps whole numbers beside a missing one as doubles."""
+    (tmp_path / "data").mkdir()
+    columns = {"id": [1, 2, 3], "town_id": [17.0, None, 2.5], "day": ["2020-01-01", None, "x"]}
+    pq.write_table(pa.table(columns), tmp_path / "data" / "town.parquet")
+    types = {"id": "string", "town_id": "integer", "day": "date"}
+    landed = _open(tmp_path / "data").land("town", tmp_path / "landed", types=types)
+    assert pq.read_table(landed.paths[0]).to_pydict() == {
+        "id": ["1", "2"],
+        "town_id": [17, None],
+        "day": [dt.date(2020, 1, 1), None],
+    }
+    (row,) = pq.read_table(landed.quarantine).to_pylist()
+    assert "'2.5' is not an integer" in row["reason"]
+    assert "'x' is not a date" in row["reason"]
+    assert json.loads(row["raw"]) == {"id": 3, "town_id": 2.5, "day": "x"}
+    same = _open(tmp_path / "data").land("town", tmp_path / "same", types={"id": "integer"})
+    assert same.paths == (tmp_path / "data" / "town.parquet",)
 
 
 def test_nulls_of_the_source_hold_for_its_csv_files(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -228,6 +229,18 @@ def test_codes_need_no_name_but_much_support(infer):
     assert references(infer(tables)) == {"flights.dest -> airports"}
 
 
+def test_a_column_of_another_type_than_the_key_it_is_called_after_is_told(infer):
+    tables = shop()
+    numbers = [float(number) for number in tables["orders"]["customer_id"]]
+    for other in ([None, *numbers[1:]], ["NULL", *map(str, numbers[1:])]):
+        tables["orders"]["customer_id"] = other
+        found = infer(tables)
+        assert not references(found)
+        (told,) = (e for e in found.evidence if e.where == "orders.customer_id -> customers")
+        assert not told.adopted
+        assert "and the key is int64; say one type for both under 'types'" in told.why
+
+
 def test_scattered_identifiers_need_no_name_that_says_of_what(infer):
     keys = [1000 + number * 7919 % 90000 for number in range(60)]
     foods = {"food_id": keys, "name": words("food", 60)}
@@ -263,6 +276,36 @@ def test_composite_keys_and_references(infer):
     assert "returns.line_no, order_id -> order_lines" in references(found)
     assert "order_lines.order_id -> orders" in references(found)
     assert not found.tables["order_lines"].surrogate
+
+
+def test_a_key_that_another_table_refers_by_is_tested_before_pairs_of_references(infer):
+    draw = np.random.default_rng(1)
+    people = {"no": range(1, 31), "name": words("name", 30)}
+    orders = {
+        f"{role}_no": draw.integers(1, 31, 400) for role in ("buyer", "giver", "payer", "clerk")
+    }
+    orders |= {"shop": [f"S{i % 4}" for i in range(400)], "order_no": [i // 4 for i in range(400)]}
+    lines = {
+        "shop": [f"S{i % 4}" for i in range(800)],
+        "order_no": [(i // 4) % 100 for i in range(800)],
+        "line_no": [i // 400 for i in range(800)],
+    }
+    found = infer(
+        {"buyer": people, "giver": people, "payer": people, "clerk": people}
+        | {"orders": orders, "line": lines}
+    )
+    assert keys(found)["orders"] == ("order_no", "shop")
+    assert "line.order_no, shop -> orders" in references(found)
+
+
+def test_a_number_at_its_end_makes_no_name_an_identifier(infer):
+    columns = {
+        "login": words("login", 40),
+        "phone1": range(600_000, 600_040),
+        "phone2": range(700_000, 700_040),
+    }
+    found = infer({"customer": columns, "orders": {"login": words("login", 40) * 3}})
+    assert keys(found)["customer"] != ("phone1",)
 
 
 def test_a_measure_is_no_key(infer):

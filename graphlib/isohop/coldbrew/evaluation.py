@@ -22,6 +22,7 @@ from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.links import Query, Score, adjacency, queries_of
 from isohop.coldbrew.tables import Table
+from isohop.giant.evaluation import ROUNDING
 from isohop.graph import Holdout
 from isohop.graph.holdout import (
     ASIDE,
@@ -38,8 +39,6 @@ FEWEST = 30
 """Questions from which on anything is learned of them."""
 SHRINKAGE = 200
 """Questions that count for as much as all others (`shrunk`)."""
-ROUNDING = 1e-5
-"""Of a score, by how much equal ones may differ."""
 SAMPLE = 2000
 CANDIDATES = 1000
 K = 10

@@ -25,6 +25,9 @@ from isohop.graph.holdout import ASIDE, ISOLATION, NEW, label_edge
 
 CLASSES = "classes.parquet"
 """File beside a model: the names of classes, in their order."""
+_SEVERAL = (
+    "label '{}' has several values a node, so it cannot be learned. Choose an attribute with one."
+)
 SHARPEN = 2.0
 """Power to which the mean answer is taken: the inverse of GRAND's temperature."""
 
@@ -90,9 +93,12 @@ class Labels:
 
     def _standard(self, rows: Tensor) -> Tensor:
         """float32 (rows,); of numbers that are far from 0 only once they are centred."""
-        known = self.values[self.train]
-        spread = known.std(correction=0).clamp(min=1e-12)
-        return ((self.values[rows] - known.mean()) / spread).float()
+        known, own = self.values[self.train], self.values[rows]
+        # Squares of large numbers are infinite.
+        largest = known.abs().max().clamp(min=1.0)
+        known, own = known / largest, own / largest
+        spread = known.std(correction=0).clamp(min=1e-12 / largest)
+        return ((own - known.mean()) / spread).float()
 
     def agree(self, answers: Sequence[Tensor]) -> Tensor:
         """How far several answers about the same nodes, each (nodes, outputs), are from one."""
@@ -167,16 +173,15 @@ def _values(
     if hidden is not None:
         values = np.full(graph.node_type(entity).count, -1, np.int64)
         source, target = graph.edge_index(hidden)
+        if len(np.unique(source)) < len(source):
+            raise IsohopError(_SEVERAL.format(label))
         values[source] = target
         held = graph.node_type(graph.edge_type(hidden).target)
         rows = graph.nodes(held.name, held.key).slice(0, int(values.max(initial=-1)) + 1)
         return values, tuple(str(tuple(row.values())) for row in rows.select(held.key).to_pylist())
     column = graph.nodes(entity, [attribute])[attribute]
     if pa.types.is_list(column.type):
-        raise IsohopError(
-            f"label '{label}' has several values a node, so it cannot be learned. Choose an "
-            "attribute with one."
-        )
+        raise IsohopError(_SEVERAL.format(label))
     kinds = {one.name: one.kind for one in graph.node_type(entity).attributes}
     if kinds[attribute] == "number":
         # Of integers beyond 2^53 the last digits go.

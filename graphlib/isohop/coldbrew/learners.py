@@ -104,12 +104,10 @@ class Seen:
 
 def asked_of(
     distiller: Distiller, batch: Batch, *, targets: bool, some: Iterable[str] = ()
-) -> dict[str, Tensor] | None:
-    """The nodes of which this worker's loss needs vectors, ids ascending by type; None: all.
+) -> dict[str, Tensor]:
+    """The nodes of which this worker's loss needs vectors, ids ascending by type.
     ``targets``: those too that asking nodes are told from. ``some``: entities of which those too
     that the batch has whatever their edges."""
-    if not distiller.sampled:
-        return None
     asking, told = distiller.task.nodes(batch.links)
     found = {name: [ids] for name, ids in asking.items()}
     for name, ids in told.items() if targets else ():
@@ -158,7 +156,7 @@ class ByMessages:
         loss = settings.link_weight * loss + torch.stack(told).mean() + BESIDE_LABEL * penalty
         entity = of.labels.entity
         own = batch.some[entity][of.workers.share]
-        if not len(own):
+        if not len(own) or len(seen) < 2:
             return loss
         answers = [module.classify(one.rows(entity, own)) for one in seen]
         share = len(own) / len(batch.some[entity])
@@ -175,7 +173,7 @@ class ByMessages:
             whole = [self.module(of.unweighed, features, weights) for _ in range(times)]
             return [Seen(None, held) for held in whole], self.module.penalty()
         some = () if of.labels is None else (of.labels.entity,)
-        nodes = asked_of(of, batch, targets=True, some=some) or {}
+        nodes = asked_of(of, batch, targets=True, some=some)
         look: Callable[[], tuple[dict[str, Tensor], Tensor]]
         if isinstance(self._parts, Walks):
             walk = self._parts.of(batch.step, self.module)
@@ -242,7 +240,7 @@ class ByTeacher:
         of, module = self._of, self.module
         for name in of.latent:
             module.hear(name, True)
-        nodes = asked_of(of, batch, targets=False, some=batch.some)
+        nodes = asked_of(of, batch, targets=False, some=batch.some) if of.sampled else None
         entities = {name: of.inputs.features[name] for name in of.latent}
         seen = Seen(nodes, module(rows_of(entities, nodes), rows_of(of.latent, nodes)))
         taught = of.told["teacher"]

@@ -102,6 +102,7 @@ class RelationGraph:
 class MessageGraph(RelationGraph):
     """The typed adjacency of a whole graph.
 
+    An edge from a node to itself passes no message and is no part of a degree.
     ``edge_types``: name -> (source type, target type). ``edges``: name -> int64 (2, edges) tensor
     of source and target ids, for the edge types in ``edge_types``. ``credible``: name -> float32
     (edges,) from 0 to 1, of the edge types where it is known. ``unheard``: node type -> the id
@@ -135,6 +136,8 @@ class MessageGraph(RelationGraph):
         }
         for relation in self.relations:
             target = self.ends(relation)[1]
+            if relation.edge_type in self._loops:
+                target = target[~self._loops[relation.edge_type]]
             degree[relation.target] += torch.bincount(
                 target, minlength=self.counts[relation.target]
             )
@@ -146,6 +149,14 @@ class MessageGraph(RelationGraph):
         for (_, target), total in weights.sums.items():
             degree[target] += total
         return degree
+
+    @cached_property
+    def _loops(self) -> dict[str, Tensor]:
+        """By edge type which edges lead from a node to itself, bool (edges,), of those where any
+        does. They weigh nothing: a node hears itself anyway."""
+        within = {r.edge_type for r in self.relations if r.source == r.target}
+        found = {name: torch.eq(*self.edges[name]) for name in sorted(within)}
+        return {name: loops for name, loops in found.items() if loops.any()}
 
     @cached_property
     def _reverses(self) -> dict[str, Tensor]:
@@ -183,6 +194,8 @@ class MessageGraph(RelationGraph):
                 keep = torch.ones(self.edges[name].shape[1]) if known is None else known.clone()
                 if name in left_out:
                     keep[left_out[name]] = 0.0
+                if name in self._loops:
+                    keep[self._loops[name]] = 0.0
                 of_type[name] = keep
             keep = of_type[name]
             source, target = self.ends(relation)
@@ -190,7 +203,8 @@ class MessageGraph(RelationGraph):
             if from_on is not None:
                 keep = keep.masked_fill(source >= from_on, 0.0)
             total = torch.bincount(target, keep, minlength=self.counts[relation.target])
-            if name in left_out or name in self._credible or from_on is not None:
+            uneven = any(name in of for of in (left_out, self._credible, self._loops))
+            if uneven or from_on is not None:
                 means[relation.name] = (keep / total.clamp(min=TINY)[target])[:, None]
             kept[relation.name] = keep
             at = (name, relation.target)

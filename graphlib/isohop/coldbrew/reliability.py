@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isohop.coldbrew.evaluation import ROUNDING
 from isohop.coldbrew.links import LinkScore, Query
 from isohop.coldbrew.tables import Table
+from isohop.giant.evaluation import ROUNDING
 from isohop.graph.holdout import reverses
 
 PARTS = 5
@@ -81,7 +81,14 @@ def credible_edges(
                 outcomes = false < true - same, (false - true).abs() <= same
                 less, equal = (outcome.float().mean(1).numpy() for outcome in outcomes)
                 shares[name][at.numpy()] = less + shares[name][at.numpy()] * equal
-    return {name: torch.from_numpy(credibility(of)) for name, of in shares.items()}
+    judged = {}
+    for name, of in shares.items():
+        # An edge from a node to itself is as near as can be, and says nothing of the others.
+        loops = np.equal(*edges[name].numpy()) & (asked[name].source == asked[name].target)
+        judged[name] = np.ones(len(of), np.float32)
+        if not loops.all():
+            judged[name][~loops] = credibility(of[~loops])
+    return {name: torch.from_numpy(of) for name, of in judged.items()}
 
 
 def credibility(shares: np.ndarray) -> np.ndarray:

@@ -171,14 +171,21 @@ def _of_rows(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _optimisers(module: nn.Module, settings: DistillSettings) -> list[torch.optim.Optimizer]:
-    """Adam; of structural embeddings that a step touches few of, an Adam of their own."""
+    """Adam; of structural embeddings that a step touches few of, an Adam of their own. These have a
+    penalty of their own in place of weight decay, however many are touched."""
     rate = settings.learning_rate
     sparse = _of_rows(module)
-    own = {id(parameter) for parameter in sparse}
-    dense = [p for p in module.parameters() if p.requires_grad and id(p) not in own]
-    found: list[torch.optim.Optimizer] = [
-        torch.optim.Adam(dense, lr=rate, weight_decay=settings.weight_decay)
+    placed = list(module.structural.parameters()) if isinstance(module, Teacher) else []
+    own = {id(parameter) for parameter in placed}
+    groups = [
+        {
+            "params": [p for p in module.parameters() if p.requires_grad and id(p) not in own],
+            "weight_decay": settings.weight_decay,
+        }
     ]
+    if placed and not sparse:
+        groups.append({"params": placed, "weight_decay": 0.0})
+    found: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, lr=rate)]
     if sparse:
         found.append(torch.optim.SparseAdam(sparse, lr=rate))
     return found

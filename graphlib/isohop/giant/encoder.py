@@ -78,9 +78,10 @@ class Prepared:
         return np.unique(self.ngrams.indices[self.ngrams.data != 0]).astype(np.int64)
 
     def without(self, share: float, draw: np.random.Generator) -> Prepared:
-        """With a random ``share`` of the n-grams left out, against learning documents by heart."""
+        """With a random ``share`` of the n-grams left out, against learning documents by heart.
+        The others stand for them, so that beside a text model n-grams weigh what they will."""
         ngrams = self.ngrams.copy()
-        ngrams.data *= draw.random(ngrams.nnz) >= share
+        ngrams.data *= (draw.random(ngrams.nnz) >= share) / np.float32(1 - share)
         return replace(self, ngrams=ngrams)
 
 

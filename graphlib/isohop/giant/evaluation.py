@@ -22,6 +22,8 @@ from isohop.giant.targets import NodeIndex
 from isohop.graph import EdgeType, Graph, Holdout
 from isohop.graph.holdout import label_edge
 
+ROUNDING = 1e-5
+"""Of a score, by how much equal ones may differ: equal vectors are summed up otherwise."""
 SAMPLE = 1000
 """Held-out edges asked for of each edge type, at most."""
 BLOCK = 256
@@ -124,14 +126,15 @@ def rank_edges(
 def true_ranks(score: np.ndarray, true: np.ndarray, known: sparse.csr_matrix) -> np.ndarray:
     """float64 (asked,): the rank, from 1, of the candidate ``true`` (int64 (asked,)) by ``score``
     (asked, candidates), which is overwritten; candidates in ``known``, of the same shape, are left
-    out. Of equal scores half are taken to come first."""
+    out. Of equal scores half are taken to come first; they may differ by rounding."""
     row = np.arange(len(true))
-    own = score[row, true]
+    own = score[row, true][:, None]
+    same = ROUNDING * (1 + np.abs(own))
     left_out = known.tocoo()
     score[left_out.row, left_out.col] = -np.inf
     score[row, true] = -np.inf
-    better = (score > own[:, None]).sum(1)
-    equal = (score == own[:, None]).sum(1)
+    better = (score > own + same).sum(1)
+    equal = (score >= own - same).sum(1) - better
     return np.asarray(1 + better + equal / 2, np.float64)
 
 

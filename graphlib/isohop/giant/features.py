@@ -34,7 +34,7 @@ from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph
 from isohop.graph.earlier import check_same_types
 
-NOTHING_TO_LEARN = "no visible edge to learn from; features are of text alone"
+NOTHING_TO_LEARN = "no visible edge of a node that is no hub; nothing was trained"
 
 
 class FeatureManifest(BaseModel):

@@ -156,9 +156,10 @@ def loss_of(
 
 def log_frequency(head: Head, labels: np.ndarray, batch: int, drawn: int) -> Tensor:
     """float32 (labels,): log of the chance that a label competes in a step, as one of a ``batch``
-    of rows or of those ``drawn`` at random (Yi et al., RecSys 2019)."""
+    of rows or of those ``drawn`` at random (Yi et al., RecSys 2019). A hard one competes whatever
+    its chance: no chance is less than that of one draw."""
     count = len(head.share)
     if len(labels) == count:
         return torch.zeros(count)
     chance = batch * head.share[labels] + drawn / count
-    return torch.from_numpy(np.log(np.minimum(chance, 1)).astype(np.float32))
+    return torch.from_numpy(np.log(np.clip(chance, 1 / count, 1)).astype(np.float32))

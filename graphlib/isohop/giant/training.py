@@ -136,7 +136,7 @@ class Trainer:
         if not len(self.rows):
             return 0, 0
         each = len(self.rows) / self.settings.batch
-        steps = max(self.settings.steps, round(self.settings.epochs * each))
+        steps = max(1, self.settings.steps, round(self.settings.epochs * each))
         tuning = 0 if self.encoder.text_model is None else self.settings.tuning_steps
         return steps + tuning, steps
 

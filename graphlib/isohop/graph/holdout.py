@@ -5,8 +5,9 @@ the features of the second stage would already have seen what it is tested on. S
 `hold_out`, which depends on the graph, the label and the seed alone.
 
 Where edges have times, those that were first seen on a given day or later are out of the window:
-nothing learns from them, and nothing is asked about them. Of the others three things are held out
-(Zheng et al., Cold Brew, ICLR 2022, section 4, made typed):
+nothing learns from them, and nothing is asked about them. Nor of edges that lead from a node to
+itself: they say nothing of its neighbourhood, and who is asked for their end has it in hand. Of the
+others three things are held out (Zheng et al., Cold Brew, ICLR 2022, section 4, made typed):
 
 - *edges*: a random share of the visible edges of each type, to test link prediction; of two that
   join the same nodes, one forth and one back, both or neither;
@@ -32,9 +33,9 @@ import pyarrow as pa
 
 from isohop.graph.dataset import EdgeType, Graph
 
-VISIBLE, VALIDATION, TEST, ISOLATED, LATER, ANSWER = 0, 1, 2, 3, 4, 5
+VISIBLE, VALIDATION, TEST, ISOLATED, LATER, ANSWER, LOOP = 0, 1, 2, 3, 4, 5, 6
 """State of an edge. ISOLATED: an end of it is a node whose edges are all removed. LATER: it is out
-of the window. ANSWER: it tells the label."""
+of the window. ANSWER: it tells the label. LOOP: it leads back to where it begins."""
 
 HEAD, MIDDLE, TAIL, ISOLATION, NO_EDGES, ASIDE = 0, 1, 2, 3, 4, 5
 """Group of a node by its degree in the whole graph; NO_EDGES had none to begin with, ASIDE were set
@@ -51,7 +52,7 @@ class Holdout:
 
     ``edges[name]``: int8 (edges,), in the order of `Graph.edges`. ``groups[name]``: int8 (nodes,).
     ``degree[name]``: int64 (nodes,), over all edge types and both directions, in the whole graph
-    of the window, but for what tells the label. ``seed``: by which that was drawn.
+    of the window, but for loops and what tells the label. ``seed``: by which that was drawn.
     """
 
     edges: dict[str, np.ndarray]
@@ -116,7 +117,11 @@ def hold_out(
     ``learned``: what was seen before.
     """
     later = {} if until is None else {e.name: _later(graph, e, until) for e in graph.edge_types}
+    within = [edge.name for edge in graph.edge_types if edge.source == edge.target]
+    loops = {name: np.equal(*graph.edge_index(name)) for name in within}
     seen = {name: ~out for name, out in later.items()}
+    for name, loop in loops.items():
+        seen[name] = ~loop & seen.get(name, True)
     telling = label_edge(graph, label)
     if telling is not None:
         seen[telling] = np.zeros(graph.edge_type(telling).count, bool)
@@ -134,7 +139,7 @@ def hold_out(
         source, target = graph.edge_index(edge.name)
         draw = _generator(seed, "edges", edge.name).random(len(source))
         back = None
-        if edge.source == edge.target:
+        if edge.name in loops:
             # An edge that is seen tells the one that leads back, so both have one state.
             back = reverses(np.stack([source, target]), graph.node_type(edge.source).count)
             draw = draw[np.minimum(back, np.arange(len(back)))]
@@ -150,6 +155,8 @@ def hold_out(
             state[np.isin(groups[name][ends], (ISOLATION, ASIDE))] = ISOLATED
         if later:
             state[later[edge.name]] = LATER
+        if edge.name in loops:
+            state[loops[edge.name]] = LOOP
         if edge.name == telling:
             state[:] = ANSWER
         edges[edge.name] = state

@@ -11,7 +11,7 @@ customer in a third of all rows is one short list.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -48,6 +48,19 @@ def column_name(attribute: str, how: str) -> str:
     return attribute if how == "set" else f"{attribute}_{how}"
 
 
+def told_apart(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+    """``names`` of columns, with "_" after one that an earlier one has already, or what is
+    ``taken``, in whatever capitals: ``temp_max`` may be an attribute, and the greatest ``temp``."""
+    known = {name.lower() for name in taken}
+    found = []
+    for name in names:
+        while name.lower() in known:
+            name += "_"
+        known.add(name.lower())
+        found.append(name)
+    return found
+
+
 def most_rows(frame: DataFrame, keys: Sequence[str]) -> int:
     """At least as many rows as the largest group has: groups are counted by a hash of their keys,
     several together, so that the count's memory does not depend on how many there are."""
@@ -81,6 +94,7 @@ def aggregate(
             measures.append(
                 F.array_sort(column) if how == "set" else parts.add(how, column, types[column])
             )
+    named = told_apart([name for name, *_ in columns], ("src", "dst", "count"))
     members = [F.array_distinct(F.collect_list(column)).alias(column) for column in sets]
     if sets and most > LONGEST_LIST:
         distinct = frame.groupBy(*keys, *sets).agg(*parts.first)
@@ -89,7 +103,7 @@ def aggregate(
         grouped = frame.groupBy(*keys).agg(*parts.first, *members)
     return Aggregated(
         grouped.select(*keys, *(m.alias(f"m{index}") for index, m in enumerate(measures))),
-        tuple(columns),
+        tuple((n, kind, how) for n, (_, kind, how) in zip(named, columns, strict=True)),
     )
 
 

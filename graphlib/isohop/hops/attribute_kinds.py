@@ -37,7 +37,8 @@ def measure(frame: DataFrame, column: str, type_name: str) -> Values:
     """Count one column, NULL left out: one pass."""
     from pyspark.sql import functions as F
 
-    text = F.col(column).cast("string")
+    # Bytes are no text, and not all of them can be read as one.
+    text = F.col(column).cast("string") if type_name != "binary" else F.lit("")
     counted = frame.where(F.col(column).isNotNull()).groupBy(column).agg(F.count("*").alias("n"))
     coded = (text.rlike("[0-9]") & ~text.rlike(r"\s")).cast("int")
     row = counted.agg(

@@ -59,10 +59,13 @@ class Edges:
         """The digest of an edge type and its rows.
 
         Which end is the source may be a matter of names (two entities can determine each other), so
-        the ends go by their nodes' digests; ends that these do not tell apart, both ways round.
+        the ends go by their nodes' digests; ends that these do not tell apart, both ways round,
+        unless one alone determines the other: who is whose boss is a fact.
         """
         ends = [(edge.source, holders), (edge.target, targets)]
         orders = certificate.in_canonical_order([(self._digest(node),) for node, _ in ends])
+        if not edge.mutual and len(orders) > 1:
+            orders = [[0, 1]]
         identity = [self.nodes.identity(node, pairs, keys) for node, keys in ends]
         count, found = certificate.digests(pairs, [[*identity[a], *identity[b]] for a, b in orders])
         nodes = sorted(self._digest(node) for node, _ in ends)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isohop.engines.frames import all_given, left_join, renamed, staged, united
-from isohop.errors import IsohopError
 from isohop.hops import certificate
-from isohop.hops.aggregates import aggregate, most_rows
+from isohop.hops.aggregates import aggregate, most_rows, told_apart
 from isohop.hops.facts import Facts, with_time
 from isohop.hops.kinds import Kind
 from isohop.hops.numbering import numbered, numbered_after
@@ -177,14 +176,7 @@ class Nodes:
         columns: Columns,
         parts: list[str],
     ) -> None:
-
-        given = [name for name, *_ in columns]
-        twice = sorted({n for n in given if given.count(n) > 1} | set(given) & set(node.key))
-        if twice:
-            raise IsohopError(
-                f"entity '{node.name}' would have two columns named {', '.join(twice)}. Map one of "
-                "them to another name under 'columns' in the schema file."
-            )
+        given = told_apart([name for name, *_ in columns], node.key)
         folder = self.out / "nodes" / node.name
         internal = ["node_id", *names, *(column for _, column, _, _ in columns)]
         written = [*node.key, *given]
@@ -200,7 +192,9 @@ class Nodes:
             node.name,
             count,
             certificate.told([*found, *parts]),
-            tuple((name, kind, how) for name, _, kind, how in columns),
+            tuple(
+                (name, kind, how) for name, (_, _, kind, how) in zip(given, columns, strict=True)
+            ),
             numbering=ids,
         )
 
@@ -220,7 +214,9 @@ class Nodes:
         facts = self._keys_with_values(event)
         values = with_time(event)
         held = [f"v{value}" for value in values.values()]
-        _, [found] = certificate.digests(facts, [self.identity(node.name, facts, keyed)], held)
+        count, [found] = certificate.digests(facts, [self.identity(node.name, facts, keyed)], held)
+        if not count:
+            return frame  # a table that says nothing is as one that is not there
         parts.append(certificate.told(found))
         made = aggregate(
             facts,

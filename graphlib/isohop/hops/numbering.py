@@ -36,7 +36,10 @@ def numbered(keys: DataFrame, names: Sequence[str], count: int) -> DataFrame:
         sizes = {row["range"]: row["count"] for row in ranged.groupBy("range").count().collect()}
         starts += accumulate(sizes.get(index, 0) for index in range(len(boundaries)))
     start = F.get(F.array(*(F.lit(number).cast("bigint") for number in starts)), F.col("range"))
-    within = Window.partitionBy("range").orderBy(*names)
+    binary = {name for name, type in keys.dtypes if type == "binary"}
+    # Not every engine has an order of bytes in a window; their digits have the same.
+    order = [F.hex(name) if name in binary else F.col(name) for name in names]
+    within = Window.partitionBy("range").orderBy(*order)
     return ranged.select(
         (F.row_number().over(within) - 1 + start).cast("bigint").alias("node_id"), *names
     )

@@ -109,12 +109,14 @@ class NodePlan:
 
 @dataclass
 class FunctionalPlan:
-    """One functional edge type: the source determines the target."""
+    """One functional edge type: the source determines the target. ``mutual``: and is determined by
+    it."""
 
     source: str
     role: str
     target: str
     gathered: Gathered
+    mutual: bool = False
 
     @property
     def name(self) -> str:
@@ -253,12 +255,12 @@ def _gather(plan: Plan, root: Root, problems: list[Problem]) -> None:
         if not (occurrence.shared and holders):
             node.occurrences.append((root.table, occurrence.key))
         for holder in holders:
-            if occurrence in homes.parents.get(holder, []) and (
-                (holder.entity, holder.role) > (occurrence.entity, occurrence.role)
-            ):
+            mutual = occurrence in homes.parents.get(holder, [])
+            if mutual and (holder.entity, holder.role) > (occurrence.entity, occurrence.role):
                 continue  # they determine each other: written once, in one direction
             role = occurrence.role.removeprefix(holder.prefix) or occurrence.role
             edge = _functional(plan, holder.entity, role, node)
+            edge.mutual |= mutual
             edge.gathered.sources.append(source(holder, occurrence.key))
             if targets.setdefault((edge.name, holder), occurrence) != occurrence:
                 what = f"'{holder.entity}' has two of '{occurrence.entity}' in the role '{role}'."

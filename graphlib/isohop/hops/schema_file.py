@@ -31,6 +31,7 @@ from isohop.hops.kinds import Kind
 from isohop.relational.as_of import is_time
 from isohop.relational.database import Policies, Reference, Table, distinct, type_family
 from isohop.relational.source import SourceSpec, SourceTable
+from isohop.relational.texts import TEXT_TYPES
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
 
 
@@ -210,7 +211,8 @@ def check_columns(file: YamlFile[SchemaFile], source: Mapping[str, SourceTable])
                 f"Write 'key: [...]' under tables.{entity.table} or entities.{name}.",
             )
     filled = schema.model_copy(update={"tables": tables})
-    _check_types(file, filled, {name: _known_types(table) for name, table in source.items()})
+    known = {name: _known_types(table, schema.tables.get(name)) for name, table in source.items()}
+    _check_types(file, filled, known)
     return filled
 
 
@@ -290,12 +292,14 @@ def left_out_references(
     ]
 
 
-def _known_types(table: SourceTable) -> dict[str, pa.DataType]:
-    return {
+def _known_types(table: SourceTable, stated: Table | None) -> dict[str, pa.DataType]:
+    found = {
         column.name: column.type
         for column in table.columns
         if column.type is not None and not column.all_null
     }
+    types = {} if stated is None else stated.types
+    return found | {name: TEXT_TYPES[type] for name, type in types.items() if name in found}
 
 
 def check_times(
@@ -336,6 +340,6 @@ def _check_types(
                     ("tables", name, "references", index),
                     f"{name}.{column} is {ours} and {reference.table}.{key} is {theirs}, so they "
                     "never match.",
-                    "For CSV and JSON, say the same type for both under 'types:'; else mend the "
-                    "source.",
+                    "Say the same type for both under 'types:' (CSV, JSON, Parquet, SQLite), or "
+                    "mend the source.",
                 )

@@ -11,6 +11,7 @@ from isohop.engines.frames import all_given, equal, renamed, united
 from isohop.hops.homing import Occurrence
 from isohop.hops.plan import Plan, Root
 from isohop.hops.universal_row import references
+from isohop.relational.database import Reference
 from isohop.relational.integrity import EXAMPLES, CleanTable
 from isohop.relational.ledger import Ledger, TableLedger
 
@@ -23,11 +24,9 @@ TOO_FEW = "event with one participant"
 """Its entity is a node; what the row says of the event has no pair to stand on."""
 
 
-def referring_keys(plan: Plan, clean: Mapping[str, CleanTable], table: str) -> Iterator[DataFrame]:
-    """For each reference to ``table``: the distinct keys referred to, columns ``f0``, ``f1``, …
-
-    A 1:1 partner is referred to by the table it is a part of.
-    """
+def _referring(plan: Plan, table: str) -> Iterator[tuple[str, Reference]]:
+    """Each reference to ``table``, and whose it is. A 1:1 partner is referred to by the table it is
+    a part of."""
     for other in plan.schema.tables:
         for reference, _ in references(plan.schema, other):
             if reference.table != table or other == table:
@@ -35,14 +34,35 @@ def referring_keys(plan: Plan, clean: Mapping[str, CleanTable], table: str) -> I
             if _is_part(plan, other, table) and not _is_part(plan, table, other):
                 # The part's own reference back to its whole: the whole does not hang on it.
                 continue
-            names = clean[other].names
-            columns = [names[column] for column in reference.columns]
-            yield (
-                clean[other]
-                .frame.where(all_given(columns))
-                .select(*(renamed(c, f"f{i}") for i, c in enumerate(columns)))
-                .distinct()
-            )
+            yield other, reference
+
+
+def referring_keys(plan: Plan, clean: Mapping[str, CleanTable], table: str) -> Iterator[DataFrame]:
+    """For each reference to ``table``: the distinct keys referred to, columns ``f0``, ``f1``, …"""
+    for other, reference in _referring(plan, table):
+        names = clean[other].names
+        columns = [names[column] for column in reference.columns]
+        yield (
+            clean[other]
+            .frame.where(all_given(columns))
+            .select(*(renamed(c, f"f{i}") for i, c in enumerate(columns)))
+            .distinct()
+        )
+
+
+def _is_reached(plan: Plan, table: str) -> bool:
+    """Whether rows of ``table`` can be part of what is said of an entity: rows of a root refer to
+    them, or rows of another such table do."""
+    reached = {table}
+    waiting = [table]
+    while waiting:
+        for other, _ in _referring(plan, waiting.pop()):
+            if plan.roots.get(other) is not None:
+                return True
+            if other not in reached:
+                reached.add(other)
+                waiting.append(other)
+    return False
 
 
 def _is_part(plan: Plan, table: str, whole: str) -> bool:
@@ -79,7 +99,8 @@ def count_usage(
         referred = _referred(plan, clean, table)
         counted.used += referred
         if root is None:
-            counted.leave_unused(NO_REFERRER, clean[table].rows - referred)
+            why = NO_REFERRER if _is_reached(plan, table) else NO_ENTITY
+            counted.leave_unused(why, clean[table].rows - referred)
         elif table not in empty:
             _count_rows(root, universal[table], counted, NO_REFERRER)
 
@@ -88,7 +109,7 @@ def _referred(plan: Plan, clean: Mapping[str, CleanTable], table: str) -> int:
     key = plan.schema.tables[table].key or ()
     names = clean[table].names
     keys = list(referring_keys(plan, clean, table))
-    if not keys:
+    if not keys or not _is_reached(plan, table):
         return 0
     referred = united(keys).distinct()
     ours = [names[column] for column in key]

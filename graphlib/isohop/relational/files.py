@@ -106,11 +106,7 @@ class FolderSource:
         chosen, stated = check_request(held, columns, types)
         mark = self.fingerprint(table)
         if files.format == "parquet":
-            if stated:
-                where = f"table '{table}', column '{min(stated)}'"
-                what = "Parquet files have types of their own."
-                raise unreadable(where, what, "Leave 'types' out.")
-            return land_parquet(files.paths, folder, table, chosen, mark)
+            return land_parquet(files.paths, folder, table, chosen, mark, stated)
         return land_texts(self._text_file(files), folder, table, chosen, stated, mark, known)
 
     def close(self) -> None:

@@ -175,7 +175,8 @@ class _Search:
             if not self._without_key(name) or self.profiles[name].rows < 2:
                 continue
             clean, rows = self.tables[name], self.profiles[name].rows
-            for columns in self._key_sets(name):
+            sets = self._key_sets(name)
+            for columns in sets[:TESTS]:
                 chosen = clean.frame.select(*(clean.names[column] for column in columns))
                 distinct = chosen.distinct().count()
                 if distinct == rows:
@@ -185,6 +186,9 @@ class _Search:
                     break
                 why = f"{distinct} distinct values in {rows} rows"
                 self.evidence.append(self._key(name, columns, False, why))
+            if not self.keys[name] and len(sets) > TESTS:
+                why = f"{TESTS} of {len(sets)} sets of columns that may be the key were tested"
+                self.evidence.append(self._key(name, ("…",), False, why))
 
     def find_composite_references(self) -> None:
         """References of several columns, named like the key that they refer to."""
@@ -254,9 +258,12 @@ class _Search:
         singles: Mapping[str, str | None],
     ) -> list[_Candidate]:
         """The tables that a column may refer to, best first."""
-        if not column.given or pa.types.is_floating(column.type) or pa.types.is_nested(column.type):
+        if not column.given or pa.types.is_nested(column.type):
             return []
         fits = names.candidates(name, column.name, column.integers)
+        self._tell_of_types(name, column, fits, singles)
+        if pa.types.is_floating(column.type):
+            return []
         is_key = singles[name] == column.name
         if is_key and names.names_table(column.name, name):
             return []
@@ -282,6 +289,26 @@ class _Search:
             elif is_text(column.type):
                 found = self._by_values(name, column, singles)
         return found[:TARGETS]
+
+    def _tell_of_types(
+        self,
+        name: str,
+        column: ColumnProfile,
+        fits: Mapping[str, int],
+        singles: Mapping[str, str | None],
+    ) -> None:
+        """Of tables that a column is called after, and whose keys are of another type."""
+        for target, fit in sorted(fits.items()):
+            key = singles[target]
+            if key is None or target == name or fit < naming.NAMED:
+                continue
+            held = self.profiles[target].columns[key]
+            if held.given and type_family(column.type) != type_family(held.type):
+                where = _Candidate(name, (column.name,), target, fit).where
+                place = ("tables", name, "references", column.name)
+                why = f"{_FITS[fit].removeprefix('and ')}, but it is {column.type} and the key is "
+                why += f"{held.type}; say one type for both under 'types'"
+                self.evidence.append(Evidence("reference", where, place, False, why))
 
     def _by_values(
         self, name: str, column: ColumnProfile, singles: Mapping[str, str | None]
@@ -425,7 +452,8 @@ class _Search:
         return True
 
     def _key_sets(self, name: str) -> list[tuple[str, ...]]:
-        """The sets of columns to test, smallest first; `TESTS` at most."""
+        """The sets of columns to test: the smallest first, of these what another table holds under
+        the same names and may refer by."""
         held, refers = self.profiles[name], {r.columns for r in self.references[name]}
         ranks: dict[str, int] = {}
         for column in held.columns.values():
@@ -452,8 +480,18 @@ class _Search:
                 most = prod(1.25 * held.columns[column].distinct for column in columns)
                 if most >= held.rows:
                     sets.append(columns)
-        sets.sort(key=lambda one: (len(one), sum(ranks[column] for column in one), one))
-        return sets[:TESTS]
+        others = [
+            {naming.words(column) for column in table.columns}
+            for other, table in self.profiles.items()
+            if other != name
+        ]
+
+        def order(one: tuple[str, ...]) -> tuple[int, bool, int, tuple[str, ...]]:
+            called = {naming.words(column) for column in one}
+            alone = not any(called <= other for other in others)
+            return len(one), alone, sum(ranks[column] for column in one), one
+
+        return sorted(sets, key=order)
 
     def _refers_back(self, target: str, name: str, key: tuple[str, ...]) -> bool:
         """Whether the target's key already holds a reference to the table, as its details do."""

@@ -197,7 +197,9 @@ class Integrity:
         self, name: str, reference: Reference, count: int, shown: list[str]
     ) -> None:
         where = f"{name}.{', '.join(reference.columns)} → {reference.table}"
-        policy = self._policy(reference)
+        policy: str = self._policy(reference)
+        if policy == "unset" and not self._free(self.tables[name], reference):
+            policy = "kept, since its columns serve the key or another reference"
         self.ledger.table(name).find("orphaned reference", where, count, shown, policy)
 
     def _unset(
@@ -211,10 +213,7 @@ class Integrity:
         """Read a reference as NULL where its target lacks the key."""
         from pyspark.sql import functions as F
 
-        needed = set(table.key or ()).union(
-            *(set(r.columns) for r in table.references or () if r is not reference)
-        )
-        free = [clean.names[c] for c in reference.columns if c not in needed]
+        free = [clean.names[c] for c in self._free(table, reference)]
         known = keys.withColumn("known", F.lit(True))
         joined = clean.frame.join(known, equal(ours, keys.columns), "left")
         kept = joined.select(
@@ -224,6 +223,14 @@ class Integrity:
             )
         )
         self._replace(clean, kept, clean.rows)
+
+    @staticmethod
+    def _free(table: Table, reference: Reference) -> list[str]:
+        """Of a reference's columns, those that serve nothing else."""
+        needed = set(table.key or ()).union(
+            *(set(r.columns) for r in table.references or () if r is not reference)
+        )
+        return [column for column in reference.columns if column not in needed]
 
     def _count_nulls(self, name: str, key: Sequence[str]) -> int:
         """Tell of columns and references; how many rows lack a part of the ``key``."""

@@ -85,6 +85,8 @@ def stem_of_part(name: str) -> str | None:
 def is_identifier(name: str) -> bool:
     """Whether a name says that its values identify something."""
     found = words(name)
+    while len(found) > 1 and found[-1].isdigit():
+        found = found[:-1]  # a second phone identifies as little as the first
     return bool(found) and (
         found[-1] in IDENTIFIERS or found[0] in {"id", "fk", "pk"} or _core(found) != found
     )

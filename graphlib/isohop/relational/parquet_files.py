@@ -6,8 +6,9 @@ stands beside the data, and engines do not look at it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,10 @@ from isohop.relational.landing import (
     landed_type,
     landing,
     normalise,
+    refused,
 )
 from isohop.relational.source import SourceColumn, check_names, unreadable
+from isohop.relational.texts import TEXT_TYPES, misfit, without
 
 _BATCH_BYTES = 32 << 20
 _BATCH_ROWS = 1 << 16
@@ -55,17 +58,27 @@ def parquet_columns(paths: Sequence[Path]) -> tuple[SourceColumn, ...]:
 
 
 def land_parquet(
-    paths: Sequence[Path], folder: Path, table: str, columns: Sequence[str], fingerprint: str
+    paths: Sequence[Path],
+    folder: Path,
+    table: str,
+    columns: Sequence[str],
+    fingerprint: str,
+    types: Mapping[str, str] | None = None,
 ) -> LandedTable:
     """Land ``columns``: the files themselves when they conform, else rewritten in ``folder``.
 
     Files conform when all their columns are of types that every engine reads alike, and those asked
     for hold neither NaN nor infinity nor a text that is not UTF-8, which takes a scan of these.
+    ``types``: of columns that are to have another type than they are stored with, as whole numbers
+    that pandas keeps as doubles.
     """
     parts = [_open(path) for path in paths]
     _check_alike(paths, parts)
-    schema = _landed_schema(paths, parts, columns)
-    if _conform(parts) and _is_clean(paths, parts, schema):
+    stored_as = _landed_schema(paths, parts, columns)
+    types = types or {}
+    stated = {name: TEXT_TYPES[type] for name, type in types.items()}
+    schema = pa.schema([(field.name, stated.get(field.name, field.type)) for field in stored_as])
+    if schema == stored_as and _conform(parts) and _is_clean(paths, parts, schema):
         stored = parts[0].schema_arrow
         rows = sum(part.metadata.num_rows for part in parts)
         all_null = tuple(name for name in columns if _is_all_null(parts, name))
@@ -87,28 +100,42 @@ def land_parquet(
         line = 1
         for path, part in zip(paths, parts, strict=True):
             for batch in _batches(path, part, columns):
-                _land_batch(path, batch, line, arriving)
+                _land_batch(path, batch, line, arriving, stored_as, types)
                 line += batch.num_rows
     return arriving.landed(table, folder, fingerprint)
 
 
-def _land_batch(path: Path, batch: pa.RecordBatch, line: int, arriving: Landing) -> None:
+def _land_batch(
+    path: Path,
+    batch: pa.RecordBatch,
+    line: int,
+    arriving: Landing,
+    stored_as: pa.Schema,
+    types: Mapping[str, str],
+) -> None:
     misfits = Misfits()
-    values = []
-    for field, column in zip(arriving.schema, batch.columns, strict=True):
+    shown, values = [], []
+    for field, stored, column in zip(arriving.schema, stored_as, batch.columns, strict=True):
         try:
-            column = normalise(column, field.type, field.name, arriving.notes)
+            column = normalise(column, stored.type, field.name, arriving.notes)
         except pa.ArrowInvalid as error:
             where = f"{path}, column '{field.name}'"
-            what = f"a value is beyond what {field.type} holds: {error}."
+            what = f"a value is beyond what {stored.type} holds: {error}."
             raise unreadable(where, what, "Correct it, or write the column as text.") from error
         rows = invalid_texts(column)
         if len(rows):
             misfits.add(rows, [f"column {field.name}: not UTF-8"] * len(rows))
+        shown.append(column)
+        if field.type != stored.type:
+            column = without(column, rows)
+            rows = refused(column, partial(pc.cast, target_type=field.type))
+            told = column.take(pa.array(rows)).to_pylist()
+            misfits.add(rows, [misfit(field.name, str(v), types[field.name]) for v in told])
+            column = without(column, rows).cast(field.type)
         values.append(column)
     lines = np.arange(line, line + batch.num_rows)
     landed = pa.record_batch(values, schema=arriving.schema)
-    arriving.sift(landed, misfits, lines, landed)
+    arriving.sift(landed, misfits, lines, pa.record_batch(shown, schema=stored_as))
 
 
 def _open(path: Path) -> pq.ParquetFile:

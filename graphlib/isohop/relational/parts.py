@@ -172,7 +172,7 @@ def _common_schema(name: str, landed: Sequence[LandedTable]) -> pa.Schema:
                 Problem(
                     f"tables.{name}.parts",
                     f"column '{column}' is {told}.",
-                    f"Say which under tables.{name}.types (CSV, JSON, SQLite), or mend the source.",
+                    f"Say which under tables.{name}.types, or mend the source.",
                 )
             )
         fields.append(pa.field(column, next(iter(types))))
