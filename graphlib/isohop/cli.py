@@ -175,6 +175,12 @@ def infer(
     names = [name.strip() for name in entities.split(",") if name.strip()]
     base = to.parent if to is not None else None
     found = infer_schema(source, names, engine.value, base, TerminalProgress())
+    if found.schema is None and not found.proposed:
+        out.print(
+            "No table looks like an entity: one with a key and two columns of its own. If one is, "
+            "name it: --entities TABLE"
+        )
+        return
     if found.schema is None:
         table = Table(title="Entities that might be meant", title_justify="left")
         table.add_column("table")
@@ -443,6 +449,11 @@ def _embed_new(
 
         run = open_run(read_pipeline(_here("PIPELINE.yaml", where)), run_id, READING)
         run.pull()
+        if run.record("embed") is None:
+            raise IsohopError(
+                f"Run '{run.id}' has no student that goes with its teacher: its stage 'embed' is "
+                f"not done. Run 'isohop stage embed {where} --run {run.id}' first."
+            )
         student = run.student
         if edges:
             files = {name: local(path) for name, path in _pairs("--edges", edges).items()}

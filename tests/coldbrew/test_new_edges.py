@@ -54,6 +54,8 @@ def edges_of(entity: str, rows: torch.Tensor) -> dict:
         if relation.target == entity:
             source, target = GRAPH.ends(relation)
             mine = place[target] >= 0
+            if relation.source == entity:
+                mine &= source != target
             found[relation] = torch.stack([source[mine], place[target[mine]]])
     return found
 

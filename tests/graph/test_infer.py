@@ -177,6 +177,12 @@ def test_the_file_finds_the_database_from_where_it_lies(tmp_path, monkeypatch):
     assert build(tmp_path / "schemas" / "shop.yaml", tmp_path / "g").nodes("customer").num_rows == 2
 
 
+def test_where_nothing_looks_like_an_entity_infer_says_so(tmp_path):
+    source = written(tmp_path / "data", {"note": {"text": ["a", "a"]}})
+    done = CliRunner().invoke(app, ["infer", str(source)])
+    assert "No table looks like an entity" in done.output
+
+
 def test_bytes_are_an_attribute_like_any_other(tmp_path):
     photos = pa.array([b"\x00\xff", b"\xff", None] * 10, pa.binary())
     source = written(tmp_path / "data", {"emp": {"id": range(30), "photo": photos}})

@@ -153,7 +153,7 @@ def test_options_of_new_rows_are_refused_without_rows(tmp_path):
     done = CliRunner().invoke(
         app, ["embed", str(file), "--new", "rows.parquet", "--out", str(tmp_path / "o")]
     )
-    assert "Run the stage 'embed'" in str(done.exception)
+    assert "its stage 'embed' is not done" in str(done.exception)
 
 
 def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path):
@@ -275,8 +275,10 @@ def test_other_weights_of_a_text_model_are_other_features(tmp_path):
 
 def test_a_stage_says_what_it_needs(tmp_path):
     read = read_pipeline(pipeline_file(tmp_path))
-    with pytest.raises(IsohopError, match="needs the stage 'features'"):
+    told = "needs the stage 'features' .* 'isohop stage features .*pipeline.yaml --run r' first"
+    with pytest.raises(IsohopError, match=told):
         run_stage(read, open_run(read, "r"), "distill")
+    assert not open_run(read, "r").folder.exists()
     with pytest.raises(IsohopError, match="Did you mean 'distill'"):
         run_stage(read, open_run(read, "r"), "distil")
     with pytest.raises(IsohopError, match="cannot be the name of a run"):
@@ -311,6 +313,26 @@ def test_a_moment_that_is_empty_is_not_now(tmp_path, words):
     file = pipeline_file(tmp_path)
     done = CliRunner().invoke(app, [*words, str(file), "--as-of", ""])
     assert "--as-of '' is no time" in str(done.exception)
+
+
+def test_a_student_that_does_not_go_with_its_teacher_embeds_nothing(tmp_path):
+    """Once the teacher has learned anew."""
+    file = pipeline_file(tmp_path)
+    run = open_run(read_pipeline(file), "current")
+    run.student.mkdir(parents=True)
+    asked = ["embed", str(file), "--new", "rows.parquet", "--out", str(tmp_path / "new")]
+    done = CliRunner().invoke(app, asked)
+    assert "its stage 'embed' is not done" in str(done.exception)
+
+
+@pytest.mark.parametrize("said", ["as_of=20260105", "until=20260105", "schedule.start=86400"])
+def test_a_number_is_no_day(tmp_path, said):
+    """It would be taken for seconds since 1970."""
+    file = pipeline_file(tmp_path)
+    done = CliRunner().invoke(app, ["stage", "build", str(file), "--set", said])
+    assert "is no day and no time: say 2026-11-20" in str(done.exception)
+    day = said.partition("=")[0]
+    assert read_pipeline(file, {day: "2026-01-05"})
 
 
 def test_a_stage_tells_its_record_in_a_file(tmp_path):

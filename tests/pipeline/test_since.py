@@ -257,6 +257,31 @@ def test_a_graph_of_other_types_is_learned_by_itself_and_refused_where_a_run_is_
     assert (again, is_new) == (record, False)
     with pytest.raises(IsohopError, match="only before: city--place--country"):
         shop.run("named", since="monday")
+    # The newest run is of no use to who has such a place again, and an earlier one is.
+    shop.run("tuesday", since="latest")
+    write([0, 1, 2, 3])
+    wednesday = open_run(read, "wednesday")
+    run_stage(read, wednesday, "build")
+    assert json.loads((wednesday.folder / DECISION).read_text("utf-8"))["run"] == "monday"
+
+
+def test_where_all_entities_of_a_type_are_others_nothing_is_trained_further(tmp_path):
+    """As of campaigns, of which each night has its own: the night must not fail."""
+    shop = Shop(tmp_path)
+    shop.run("monday")
+    shop.products = {10_000 + product: title for product, title in shop.products.items()}
+    shop.orders = [(customer, 10_000 + product) for customer, product in shop.orders]
+    shop.write()
+    tuesday = shop.run("tuesday", since="latest", warm_start="2")
+    monday = Graph.open(run_of(shop, "monday").graph).manifest.certificate
+    assert read_manifest(tuesday.model).kept_from == monday
+
+
+def test_an_evaluation_makes_what_is_missing_for_itself(shop):
+    read = read_pipeline(shop.folder / "pipeline.yaml", {"since": "latest"})
+    run = open_run(read, "evaluated")
+    evaluate(read, run, 1)
+    assert Features.open(run.features).manifest.kept_from is None
 
 
 def test_none_on_a_command_line_is_to_learn(shop):

@@ -163,6 +163,8 @@ def test_byte_order_mark_and_last_line_break_do_not_matter(
         (b'id,name\n1,"a\n2,b\n3,c', "never closed"),
         (b'id,name,more\n1,"a\n2,b\n3,c\n', "never closed"),
         (b'id,"name\n1,2\n', "never closed"),
+        (b"id;name;size\n1;a;2,5\n", "';' seems to separate"),
+        (b"id\tname\n1\ta\n", r"'\\t' seems to separate"),
     ],
 )
 def test_a_file_that_is_broken_as_a_whole_is_named(tmp_path: Path, data: bytes, told: str) -> None:

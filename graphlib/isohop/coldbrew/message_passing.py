@@ -136,8 +136,8 @@ class MessageGraph(RelationGraph):
         }
         for relation in self.relations:
             target = self.ends(relation)[1]
-            if relation.edge_type in self._loops:
-                target = target[~self._loops[relation.edge_type]]
+            if relation.edge_type in self.loops:
+                target = target[~self.loops[relation.edge_type]]
             degree[relation.target] += torch.bincount(
                 target, minlength=self.counts[relation.target]
             )
@@ -151,7 +151,7 @@ class MessageGraph(RelationGraph):
         return degree
 
     @cached_property
-    def _loops(self) -> dict[str, Tensor]:
+    def loops(self) -> dict[str, Tensor]:
         """By edge type which edges lead from a node to itself, bool (edges,), of those where any
         does. They weigh nothing: a node hears itself anyway."""
         within = {r.edge_type for r in self.relations if r.source == r.target}
@@ -194,8 +194,8 @@ class MessageGraph(RelationGraph):
                 keep = torch.ones(self.edges[name].shape[1]) if known is None else known.clone()
                 if name in left_out:
                     keep[left_out[name]] = 0.0
-                if name in self._loops:
-                    keep[self._loops[name]] = 0.0
+                if name in self.loops:
+                    keep[self.loops[name]] = 0.0
                 of_type[name] = keep
             keep = of_type[name]
             source, target = self.ends(relation)
@@ -203,7 +203,7 @@ class MessageGraph(RelationGraph):
             if from_on is not None:
                 keep = keep.masked_fill(source >= from_on, 0.0)
             total = torch.bincount(target, keep, minlength=self.counts[relation.target])
-            uneven = any(name in of for of in (left_out, self._credible, self._loops))
+            uneven = any(name in of for of in (left_out, self._credible, self.loops))
             if uneven or from_on is not None:
                 means[relation.name] = (keep / total.clamp(min=TINY)[target])[:, None]
             kept[relation.name] = keep

@@ -41,10 +41,13 @@ class _Incoming:
     @classmethod
     def of(cls, relation: Relation, graph: MessageGraph) -> _Incoming:
         source, target = (end.numpy() for end in graph.ends(relation))
-        degree = np.bincount(target, minlength=graph.counts[relation.target])
-        order = np.argsort(target, kind="stable")
+        heard = np.arange(len(source))
+        if relation.edge_type in graph.loops:
+            heard = np.flatnonzero(~graph.loops[relation.edge_type].numpy())
+        degree = np.bincount(target[heard], minlength=graph.counts[relation.target])
+        order = heard[np.argsort(target[heard], kind="stable")]
         start = np.concatenate([[0], np.cumsum(degree)])
-        return cls(relation, start, source[order], order, (degree > 0).sum() / max(len(source), 1))
+        return cls(relation, start, source[order], order, (degree > 0).sum() / max(len(heard), 1))
 
     def degree(self, nodes: np.ndarray) -> np.ndarray:
         return self.start[nodes + 1] - self.start[nodes]

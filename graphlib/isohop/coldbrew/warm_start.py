@@ -26,7 +26,7 @@ from isohop.coldbrew.labels import CLASSES, Labels
 from isohop.coldbrew.tables import module_key
 from isohop.errors import IsohopError
 from isohop.graph import Graph
-from isohop.graph.earlier import NOBODY, check_same_types, later_nodes
+from isohop.graph.earlier import all_new, check_same_types, later_nodes
 from isohop.graph.held_out import HELD_OUT, learned_from, parts_of_label
 from isohop.graph.holdout import Learned
 
@@ -52,13 +52,12 @@ class WarmStart:
         """``model`` learned from the graph ``before``. Raises `IsohopError` where that has other
         types, or none of the nodes of one."""
         check_same_types(before, now)
+        for name in all_new(before, now):
+            raise IsohopError(
+                f"No node of '{name}' in {now.path} was one of {before.path}: its key is of "
+                "another type, or all its rows are others. Learn anew: leave 'since' out."
+            )
         later = later_nodes(before, now)
-        for name, ids in later.items():
-            if now.node_type(name).count and len(ids) and (ids == NOBODY).all():
-                raise IsohopError(
-                    f"No node of '{name}' in {now.path} was one of {before.path}: its key is of "
-                    "another type, or all its rows are others. Learn anew: leave 'since' out."
-                )
         kept = model / HELD_OUT
         parts = None
         if label is not None:

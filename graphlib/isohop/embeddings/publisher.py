@@ -150,13 +150,15 @@ def _published_before(home: Home, manifest: EmbeddingsManifest) -> PublishedVers
     return None
 
 
-def is_published(place: Path | StoredFolder, version: int) -> bool:
-    """Whether a version below ``place`` is there and whole, by its manifest and the sizes of its
-    files, or went because later ones came."""
-    there = home_of(place).versions()
+def is_published(place: Path | StoredFolder, version: int, run: str) -> bool:
+    """Whether a version below ``place`` is there, whole and of ``run``, by its manifest and the
+    checksums of its files (in a store, their sizes), or went because later ones came."""
+    home = home_of(place)
+    there = home.versions()
     if version not in there:
         return bool(there) and version < there[0]
-    return published_version(place, version) is not None
+    known = _whole(home, version)
+    return known is not None and known.run == run
 
 
 def published_version(place: Path | StoredFolder, version: int) -> EmbeddingsManifest | None:

@@ -14,7 +14,11 @@ NOBODY = -1
 
 
 class OtherTypes(IsohopError):
-    """Two graphs differ in more than rows."""
+    """Two graphs differ in more than rows: ``what`` they differ in."""
+
+    def __init__(self, what: str):
+        super().__init__(f"{what} Learn anew: leave 'since' out.")
+        self.what = what
 
 
 def check_same_types(before: Graph, now: Graph) -> None:
@@ -29,7 +33,7 @@ def check_same_types(before: Graph, now: Graph) -> None:
             only += [f"only now: {', '.join(sorted(other - one))}"] if other - one else []
             raise OtherTypes(
                 f"The {what} of {now.path} are not those of {before.path} ({'; '.join(only)}), so "
-                "what was learned there cannot be kept. Learn anew: leave 'since' out."
+                "what was learned there cannot be kept."
             )
 
 
@@ -74,6 +78,16 @@ def later_nodes(before: Graph, now: Graph) -> dict[str, np.ndarray]:
         node.name: later_ids(earlier_ids(before, now, node.name), before.node_type(node.name).count)
         for node in now.node_types
     }
+
+
+def all_new(before: Graph, now: Graph) -> list[str]:
+    """Node types that both have nodes of, though none in common: their key is of another type, or
+    all their rows are others."""
+    return [
+        name
+        for name, later in later_nodes(before, now).items()
+        if now.node_type(name).count and len(later) and (later == NOBODY).all()
+    ]
 
 
 def moved_edges(table: pa.Table, edge: EdgeType, later: Mapping[str, np.ndarray]) -> pa.Table:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -38,7 +37,7 @@ from isohop.giant.settings import FeatureSettings
 from isohop.graph.build import Planned, plan_schema
 from isohop.hops.plan import values_of
 from isohop.pipeline.schedule import ScheduleSettings
-from isohop.relational.as_of import Moment
+from isohop.relational.as_of import Day, Moment
 from isohop.report.settings import ReportSettings
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
 
@@ -54,7 +53,7 @@ class PipelineFile(StrictModel):
     engine: Engine = "sail"
     runs: str = "runs"
     label: str | None = None
-    until: date | None = None
+    until: Day | None = None
     as_of: Moment | None = None
     since: str | None = None
     warm_start: int = Field(0, ge=0)

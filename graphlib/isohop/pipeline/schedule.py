@@ -10,6 +10,7 @@ from datetime import date
 
 from pydantic import Field, field_validator
 
+from isohop.relational.as_of import Day
 from isohop.yaml_file import StrictModel
 
 _PRESET = r"@(?:once|hourly|daily|weekly|monthly|quarterly|yearly|continuous)"
@@ -24,7 +25,7 @@ class ScheduleSettings(StrictModel):
 
     cron: str | None = Field("@daily", pattern=rf"^(?:{_PRESET}|{_FIELD}(?: {_FIELD}){{4}})$")
     """A preset or five fields of cron; null: only when somebody asks."""
-    start: date = date(2026, 1, 1)
+    start: Day = date(2026, 1, 1)
     """The first day that a run may be of."""
     catchup: bool = Field(False, strict=True)
     """Whether days that were missed are run as well."""

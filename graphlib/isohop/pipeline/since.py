@@ -25,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from isohop.engines.object_store import READING
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
+from isohop.graph import Graph
+from isohop.graph.earlier import OtherTypes, check_same_types
 from isohop.pipeline.pipeline_file import Pipeline
 from isohop.pipeline.runs import Run, runs_in
 
@@ -61,29 +63,24 @@ def decided(pipeline: Pipeline, run: Run) -> Decision | None:
     return found if found.asked == pipeline.settings.since else None
 
 
-def decide(pipeline: Pipeline, run: Run, learning: Mapping[str, str]) -> Decision:
+def decide(
+    pipeline: Pipeline, run: Run, learning: Mapping[str, str], alike: Graph | None = None
+) -> Decision:
     """Which run ``run`` goes on from, written down. ``learning``: what learning depends on, as
-    `told_apart` tells it. Raises `IsohopError` where the run that the pipeline file names cannot be
-    gone on from."""
+    `told_apart` tells it. ``alike``: its graph, once it is there and the latest run has turned out
+    to have one of other types. Raises `IsohopError` where the run that the pipeline file names
+    cannot be gone on from."""
     asked = pipeline.settings.since or LATEST
     known = {one.id: one for one in runs_in(pipeline.runs)}
     if asked == LATEST:
-        found = _latest(pipeline, run, known, learning)
+        found = _latest(pipeline, run, known, learning, alike)
     else:
         found = known.get(asked)
         why = "there is no such run" if found is None else _unfit(pipeline, run, found, learning)
         if why is not None:
             raise IsohopError(f"'since: {asked}' cannot be: {why}. {_ELSE}")
     made = {} if found is None else _made(found)
-    return _written(run, Decision(asked=asked, run=None if found is None else found.id, made=made))
-
-
-def learn_alone(run: Run, decision: Decision) -> Decision:
-    """In the place of ``decision``, whose run turned out to be no use."""
-    return _written(run, Decision(asked=decision.asked))
-
-
-def _written(run: Run, decision: Decision) -> Decision:
+    decision = Decision(asked=asked, run=None if found is None else found.id, made=made)
     write_text_atomically(run.folder / DECISION, decision.model_dump_json(indent=1))
     return decision
 
@@ -121,18 +118,35 @@ def going_on(
 
 
 def _latest(
-    pipeline: Pipeline, run: Run, known: Mapping[str, Run], learning: Mapping[str, str]
+    pipeline: Pipeline,
+    run: Run,
+    known: Mapping[str, Run],
+    learning: Mapping[str, str],
+    alike: Graph | None,
 ) -> Run | None:
     """One that the gates did not let pass is the last resort."""
     fit = []
     for name, other in known.items():
         try:
             embedded = other.record("embed")
-            if embedded is not None and _unfit(pipeline, run, other, learning) is None:
+            if embedded is None or _unfit(pipeline, run, other, learning) is not None:
+                continue
+            if alike is None or _has_types_of(other, alike):
                 fit.append((other.record("publish") is not None, embedded.order, name))
         except IsohopError:
             continue  # a record that cannot be read: `isohop runs list` tells it
     return known[max(fit)[2]] if fit else None
+
+
+def _has_types_of(run: Run, graph: Graph) -> bool:
+    """Not where a run's graph is in an object store alone: it would have to be fetched first."""
+    if not run.graph.is_dir():
+        return False
+    try:
+        check_same_types(Graph.open(run.graph), graph)
+    except OtherTypes:
+        return False
+    return True
 
 
 def _made(run: Run) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import isohop
@@ -19,7 +19,8 @@ from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.model_folder import contents_of
-from isohop.graph.earlier import OtherTypes
+from isohop.graph import Graph
+from isohop.graph.earlier import OtherTypes, all_new, check_same_types
 from isohop.pipeline.events import Attempt, told
 from isohop.pipeline.pipeline_file import Pipeline
 from isohop.pipeline.runs import (
@@ -31,16 +32,7 @@ from isohop.pipeline.runs import (
     size_of,
     told_apart,
 )
-from isohop.pipeline.since import (
-    KEPT,
-    LATEST,
-    Decision,
-    decide,
-    decided,
-    going_on,
-    learn_alone,
-    stands,
-)
+from isohop.pipeline.since import KEPT, LATEST, Decision, decide, decided, going_on, stands
 
 if TYPE_CHECKING:
     from isohop.coldbrew.comparison import Comparison
@@ -63,9 +55,7 @@ class Context:
 
 
 def _build(context: Context) -> list[Made]:
-    from isohop.graph import Graph
     from isohop.graph.build import build
-    from isohop.graph.earlier import check_same_types
 
     pipeline, run, earlier = context.pipeline, context.run, context.earlier
     settings = pipeline.settings
@@ -128,6 +118,16 @@ def _distill(context: Context) -> list[Made]:
 
     settings, run, earlier = context.pipeline.settings, context.run, context.earlier
     if earlier is not None and not settings.warm_start:
+        return _kept_model(context, earlier)
+    others = [] if earlier is None else all_new(Graph.open(earlier.graph), Graph.open(run.graph))
+    if earlier is not None and others:
+        # There is nothing that a warm start could go on from; to learn anew is a person's decision.
+        _log.warning(
+            "Run '%s' is trained no further: it has no node in common with run '%s' of %s.",
+            run.id,
+            earlier.id,
+            ", ".join(others),
+        )
         return _kept_model(context, earlier)
     manifest = distill(
         run.graph,
@@ -199,7 +199,6 @@ def _embed(context: Context) -> list[Made]:
 def _publish(context: Context) -> list[Made]:
     from isohop.coldbrew.distill import read_manifest
     from isohop.embeddings.publisher import publish
-    from isohop.graph import Graph
 
     pipeline, run = context.pipeline, context.run
     done = {stage: run.record(stage) for stage in ("build", "distill")}
@@ -347,8 +346,8 @@ def _done_before(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, str]:
         if record is None:
             raise IsohopError(
                 f"The stage '{stage.name}' needs the stage '{name}' of run '{run.id}', which is "
-                f"not done. Run 'isohop {name} {pipeline.file.path}' first, or 'isohop run' for "
-                "all of them."
+                f"not done. Run 'isohop stage {name} {pipeline.file.path} --run {run.id}' first, "
+                "or 'isohop run' for all of them; with the same --set and --as-of, if any."
             )
         found[name] = record.fingerprint
     return found
@@ -361,6 +360,8 @@ def run_stage(
     among others where another process writes the run."""
     if name not in STAGES:
         raise IsohopError(f"There is no stage '{name}'. {did_you_mean(name, STAGES)}")
+    if run.stored is None and not run.folder.exists():
+        _done_before(pipeline, run, STAGES[name])  # no folder is made for what cannot be done
     with run.writing():
         return _run_stage(pipeline, run, STAGES[name], progress)
 
@@ -403,10 +404,12 @@ def _done(
         except OtherTypes as error:
             if decision is None or decision.asked != LATEST or name != KEPT[0]:
                 raise
-            _log.warning("Run '%s' learns for itself. %s", run.id, error)
-            learn_alone(run, decision)
+            decision = decide(pipeline, run, learning, alike=Graph.open(run.graph))
+            other = "for itself" if decision.run is None else f"from run '{decision.run}'"
+            _log.warning("%s Run '%s' goes on %s.", error.what, run.id, other)
             wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
-            made = _act(stage, Context(pipeline, run, progress))
+            with going_on(pipeline, run, decision, learning) as earlier:
+                made = _act(stage, Context(pipeline, run, progress, earlier))
         attempt.made = [one.what for one in made]
         attempt.size = sum(size_of(run.folder / output) for output in stage.outputs)
         attempt.size += sum(one.size for one in made)
@@ -440,7 +443,7 @@ def _there(pipeline: Pipeline, run: Run, stage: Stage) -> bool:
         from isohop.embeddings.publisher import is_published
 
         version = _version(run)
-        return version is not None and is_published(pipeline.published, version)
+        return version is not None and is_published(pipeline.published, version, run.id)
     return all((run.folder / output).exists() for output in stage.outputs)
 
 
@@ -473,12 +476,14 @@ def run_all(
 
 def evaluate(pipeline: Pipeline, run: Run, seeds: int, progress: Progress = SILENT) -> Comparison:
     """Compare the models of a run's graph and features, which stay as they are and are made where
-    they are not there yet, over ``seeds`` seeds from the pipeline's on. Raises `IsohopError` where
-    the features were learned from what the pipeline file holds out."""
+    they are not there yet, whatever ``since`` says, over ``seeds`` seeds from the pipeline's on.
+    Raises `IsohopError` where the features were learned from what the pipeline file holds out."""
     from isohop.coldbrew.comparison import compare
     from isohop.engines.ray import ray_session
     from isohop.giant.features import Features
 
+    # What an earlier run learned cannot be evaluated here.
+    pipeline = replace(pipeline, settings=pipeline.settings.model_copy(update={"since": None}))
     settings = pipeline.settings
     with run.writing(), ray_session():
         for name in ("build", "features"):

@@ -10,15 +10,16 @@ that would be too late: there they are left out before they land (`Known`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 if TYPE_CHECKING:
     from isohop.relational.database import Table
@@ -29,12 +30,24 @@ if TYPE_CHECKING:
 NOTHING_SAYS = "no table says by 'time' when its rows became known, so all were known as of then"
 
 
+def _spelled(value: object) -> object:
+    """A number would be taken for seconds since 1970."""
+    if isinstance(value, date) or (isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d", value)):
+        return value
+    raise ValueError(f"'{value}' is no day and no time: say 2026-11-20 or 2026-11-20T04:00")
+
+
 def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    try:
+        return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    except OverflowError as error:
+        raise ValueError(f"'{moment}' is out of all years") from error
 
 
-Moment = Annotated[datetime, AfterValidator(_in_utc)]
-"""A day or a time, as YAML or the command line has it; in UTC where it names no zone."""
+Day = Annotated[date, BeforeValidator(_spelled)]
+"""A day, as YAML or the command line has it."""
+Moment = Annotated[datetime, BeforeValidator(_spelled), AfterValidator(_in_utc)]
+"""Likewise a day or a time; in UTC where it names no zone."""
 
 
 KNOWN, LATER, UNTOLD, UNREADABLE = range(4)

@@ -37,6 +37,7 @@ _BLOCK_BYTES = (16 << 20, 128 << 20, 1 << 30)
 """A CSV row has to fit into a block; a larger one is tried when a row did not."""
 _HEADER_LINE = 1
 _HEADER = "Its first line must be a header."
+_OTHER_SEPARATOR = re.compile(r"\w[\w ]*([;\t|])\w[\w ]*(?:\1\w[\w ]*)*$")
 
 _UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
 """What damaged, encrypted and missing files raise."""
@@ -212,6 +213,12 @@ class CsvFile:
                 raise unreadable(str(self.path), f"no CSV file: {error}.", _HEADER) from error
         if header is None:
             raise unreadable(str(self.path), "the file is empty.", _HEADER)
+        between = _OTHER_SEPARATOR.match(header[0])
+        if len(header) == 1 and between is not None:
+            what = (
+                f"its only column is named {header[0]!r}: {between[1]!r} seems to separate values."
+            )
+            raise unreadable(str(self.path), what, "Write it with commas, or rename the column.")
         return tuple(header)
 
     def read(self, texts: TextTable, landing: Landing, block_bytes: int) -> None:
