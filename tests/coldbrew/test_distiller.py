@@ -508,19 +508,6 @@ def test_a_node_learns_no_place_of_its_own_from_its_own_label(tmp_path):
     assert len(distiller.structural["paper"]) == 0
 
 
-def test_one_answer_has_nothing_to_agree_with(tmp_path):
-    """A plain GCN is not taught to be sure of itself."""
-    made = citations(tmp_path, some_edges())
-    told = []
-    for agreement in (0.0, 9.0):
-        settings = SMALL.model_copy(update={"answers": 1, "agreement": agreement})
-        distiller = Distiller.of(*made, settings, 1, "paper.topic", 1)
-        for model in ("teacher", "gcn"):
-            train(distiller, model)
-        told.append([distiller.told[model].answers for model in ("teacher", "gcn")])
-    assert all(torch.equal(*pair) for pair in zip(*told, strict=True))
-
-
 def test_a_step_of_the_mlp_looks_at_no_node_that_it_does_not_ask_about(tmp_path):
     settings = SMALL.model_copy(update={"batch": 4, "negatives": 2})
     distiller = Distiller.of(*citations(tmp_path, some_edges(), 300), settings, 1, None, 1)

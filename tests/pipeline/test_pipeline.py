@@ -58,6 +58,7 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path, ray):
     new_customers_come_with_edges(file, run, tmp_path)
     models_are_compared(file, run)
     a_damaged_version_is_published_again(file, run)
+    damaged_embeddings_are_made_again(file, run)
 
     changed = read_pipeline(pipeline_file(tmp_path, SMALL.replace("steps: 6", "steps: 7")))
     again = {record.stage: now for record, now in run_all(changed, run)}
@@ -142,6 +143,16 @@ def a_damaged_version_is_published_again(file: Path, run: Run) -> None:
     assert "shop/v=000001" in run.report.read_text("utf-8")
     assert run_stage(read, run, "report")[1]
     assert "shop/v=000002" in run.report.read_text("utf-8")
+
+
+def damaged_embeddings_are_made_again(file: Path, run: Run) -> None:
+    """By a run, once somebody has found out that they are."""
+    read = read_pipeline(file, {"publish.keep": "4"})
+    next(run.embeddings.rglob("*.parquet")).write_bytes(b"PAR1")
+    with pytest.raises(InvalidInput, match="Run the stage 'embed' again: 'isohop run' does"):
+        run_all(read, run)
+    again = {record.stage: now for record, now in run_all(read, run)}
+    assert [stage for stage, now in again.items() if now] == ["embed", "publish", "report"]
 
 
 def test_options_of_new_rows_are_refused_without_rows(tmp_path):

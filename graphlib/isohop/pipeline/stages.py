@@ -198,26 +198,31 @@ def _embed(context: Context) -> list[Made]:
 
 def _publish(context: Context) -> list[Made]:
     from isohop.coldbrew.distill import read_manifest
+    from isohop.embeddings.inspection import UnfitEmbeddings
     from isohop.embeddings.publisher import publish
 
     pipeline, run = context.pipeline, context.run
     done = {stage: run.record(stage) for stage in ("build", "distill")}
-    version = publish(
-        run.embeddings,
-        pipeline.folder(pipeline.settings.publish.path),
-        pipeline.published_name,
-        run=run.id,
-        certificate=Graph.open(run.graph).manifest.certificate,
-        fingerprints={stage: record.fingerprint for stage, record in done.items() if record},
-        keep=pipeline.settings.publish.keep,
-        gates=pipeline.settings.publish.gates,
-        evaluation={
-            f"{row.group}/{row.metric}": row.value
-            for row in read_manifest(run.model).evaluation
-            if row.entity == "all" and row.model == "served" and row.group in GROUPS
-        },
-        progress=context.progress,
-    )
+    try:
+        version = publish(
+            run.embeddings,
+            pipeline.folder(pipeline.settings.publish.path),
+            pipeline.published_name,
+            run=run.id,
+            certificate=Graph.open(run.graph).manifest.certificate,
+            fingerprints={stage: record.fingerprint for stage, record in done.items() if record},
+            keep=pipeline.settings.publish.keep,
+            gates=pipeline.settings.publish.gates,
+            evaluation={
+                f"{row.group}/{row.metric}": row.value
+                for row in read_manifest(run.model).evaluation
+                if row.entity == "all" and row.model == "served" and row.group in GROUPS
+            },
+            progress=context.progress,
+        )
+    except UnfitEmbeddings:
+        run.forget(_and_after("embed"))  # it is done no longer, whatever its record says
+        raise
     made = Made(
         what=f"version {version.version}", where=str(version.path), size=version.manifest.size
     )
