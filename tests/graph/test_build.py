@@ -794,11 +794,11 @@ CASCADED = {
 }
 
 
-PEOPLE = "emp: {key: eid, references: [{columns: boss, table: emp, prefix: boss_}]}"
+BOSSES = "emp: {key: eid, references: [{columns: boss, table: emp, prefix: boss_}]}"
 
 
 def test_who_is_whose_boss_is_a_fact(make):
-    schema = f"{{entities: {{emp: {{table: emp}}}}, tables: {{{PEOPLE}}}}}"
+    schema = f"{{entities: {{emp: {{table: emp}}}}, tables: {{{BOSSES}}}}}"
     one = make(schema, {"emp": {"eid": ["Ann", "Bob"], "boss": [None, "Ann"]}})
     other = make(schema, {"emp": {"eid": ["Ann", "Bob"], "boss": ["Bob", None]}})
     assert one.manifest.certificate != other.manifest.certificate
