@@ -21,7 +21,7 @@ from isohop.coldbrew.bundle import Bundle, BundleManifest
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.distill import distill
 from isohop.coldbrew.embed import embed
-from isohop.coldbrew.new_columns import NO_KEY, _cast
+from isohop.coldbrew.new_columns import NO_KEY, _cast, check_columns
 from isohop.coldbrew.new_rows import NewRows, embed_new
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines import pieces
@@ -259,6 +259,23 @@ def test_all_that_is_wrong_with_the_columns_is_told_at_once(world, tmp_path):
     with pytest.raises(InvalidInput, match="two columns are named alike, 'title' and 'title'"):
         embed_new(world.student, rows, tmp_path / "out", "book")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("silent_first", [True, False])
+def test_a_file_that_knows_no_type_of_a_column_is_as_one_with_the_type_of_the_others(
+    tmp_path, silent_first
+):
+    for name, type in (("a", pa.null()), ("b", pa.list_(pa.string()))):
+        place = name if silent_first else {"a": "b", "b": "a"}[name]
+        table = pa.table({"id": [1], "words": pa.nulls(1, type)})
+        if type != pa.null():
+            table = pa.table({"id": [2], "words": pa.array([["x"]], type)})
+        pq.write_table(table, tmp_path / f"{place}.parquet")
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    wanted = pa.schema([("id", pa.int64()), ("words", pa.list_(pa.string()))])
+    assert check_columns(files, wanted, ["id"], "e") == ([], ())
+    (problem,), _ = check_columns(files, wanted.set(1, pa.field("words", pa.string())), ["id"], "e")
+    assert "where 'e' has string" in problem.what
 
 
 def test_files_that_are_no_rows_are_told(world, tmp_path):

@@ -835,6 +835,7 @@ def test_what_is_made_of_facts_gives_way_to_what_has_its_name_already(make, engi
       customer: {key: id}
       city: {key: name}
       orders: {references: [{columns: customer_id, table: customer}]}
+      node: {columns: {id: id}, references: [{columns: customer_id, table: customer}]}
       stay:
         references:
         - {columns: customer_id, table: customer}
@@ -845,12 +846,14 @@ def test_what_is_made_of_facts_gives_way_to_what_has_its_name_already(make, engi
         "city": {"name": ["x"]},
         "orders": {"customer_id": [1, 1], "amount": [1.5, 2.5]},
         "stay": {"customer_id": [1], "city": ["x"], "temp": [1.5], "temp_max": ["high"]},
+        "node": {"customer_id": [1], "id": ["x"]},
     }
     graph = make(schema, tables, engine)
     (row,) = graph.nodes("customer").to_pylist()
     assert (row["Orders_Count"], row["orders_count_"], row["orders_amount_max"]) == (7, 2, 2.5)
     (edge,) = graph.edges("city--stay--customer").to_pylist()
-    assert (edge["temp_max"], edge["temp_max_"]) == (1.5, ["high"])
+    assert (edge["temp_max"], edge["temp_max_"]) == (["high"], 1.5)
+    assert row["node_id_"] == ["x"]
 
 
 def test_rows_that_nothing_of_an_entity_leads_to_are_not_used(make):

@@ -102,6 +102,21 @@ def test_tables_in_embeddings_out_on_one_machine_after_another(file, bucket, tmp
     assert done.returncode == 1
     assert "--out is on this machine" in " ".join(done.stderr.split())
 
+    # What is damaged in the store is made anew there, by the next run.
+    embeddings = StoredFolder.of(f"{bucket}/runs/shop/next/embeddings/customer")
+    (tmp_path / "broken").write_bytes(b"PAR1")
+    run_ = open_run(read_pipeline(file), "next")
+    with run_.writing():
+        for one in list(embeddings.objects()):
+            if one.name.endswith(".parquet"):
+                shutil.copy(tmp_path / "broken", run_.embeddings / "customer" / one.name)
+    again = (*more, "--set", "publish.keep=7")
+    done = run("run", file, *again, machine=tmp_path / "third")
+    assert "Run the stage 'embed' again" in " ".join(done.stderr.split())
+    done = run("run", file, *again, machine=tmp_path / "fourth")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done before") == 3
+
     past = past_runs(home_of_runs(file))
     assert [one.run.id for one in past] == ["next", "current"]
     for one in past:

@@ -111,6 +111,38 @@ def test_columns_in_folder_names_are_refused(tmp_path: Path) -> None:
         _open(tmp_path)
 
 
+def _rest_of_types(folder: Path) -> None:
+    """What is no text means what it says, or is refused."""
+    (folder / "more").mkdir()
+    noon = dt.datetime(2020, 1, 1, 12)
+    columns = {
+        "large": [2**53 + 1, 2, None],
+        "flag": [1, 7, None],
+        "at": pa.array([noon.replace(hour=0), noon, None], pa.timestamp("us")),
+        "day": [dt.date(2020, 1, 1), None, None],
+        "said": ["yes", " 5", "inf"],
+        "counted": ["5.0", "+5", " 7"],
+    }
+    pq.write_table(pa.table(columns), folder / "more" / "t.parquet")
+    source = _open(folder / "more")
+
+    def landed(**types: str) -> tuple[list, int]:
+        (name,) = types
+        table = source.land("t", folder / f"landed-{name}-{types[name]}", types=types)
+        return pq.read_table(table.paths[0])[name].to_pylist(), table.rejected
+
+    assert landed(large="number") == ([float(2**53), 2.0, None], 0)
+    assert landed(flag="boolean") == ([True, None], 1)
+    assert landed(at="date") == ([dt.date(2020, 1, 1), None], 1)
+    assert landed(day="timestamp") == ([dt.datetime(2020, 1, 1), None, None], 0)
+    assert landed(said="boolean") == ([True], 2)
+    assert landed(said="number") == ([5.0, None], 1)
+    assert landed(counted="integer") == ([5, 5, 7], 0)
+    for name, type in (("large", "date"), ("large", "timestamp"), ("day", "integer")):
+        with pytest.raises(InvalidInput, match=f"column '{name}': .* cannot be read as {type}"):
+            landed(**{name: type})
+
+
 def test_parquet_may_be_read_with_other_types_than_it_is_stored_with(tmp_path: Path) -> None:
     """Pandas keeps whole numbers beside a missing one as doubles."""
     (tmp_path / "data").mkdir()
@@ -127,6 +159,7 @@ def test_parquet_may_be_read_with_other_types_than_it_is_stored_with(tmp_path: P
     assert "'2.5' is not an integer" in row["reason"]
     assert "'x' is not a date" in row["reason"]
     assert json.loads(row["raw"]) == {"id": 3, "town_id": 2.5, "day": "x"}
+    _rest_of_types(tmp_path)
     same = _open(tmp_path / "data").land("town", tmp_path / "same", types={"id": "integer"})
     assert same.paths == (tmp_path / "data" / "town.parquet",)
 

@@ -174,6 +174,13 @@ def test_a_file_that_is_broken_as_a_whole_is_named(tmp_path: Path, data: bytes, 
     assert not (tmp_path / "landed").exists()
 
 
+def test_a_header_may_hold_any_character_and_a_file_that_nobody_reads_anything(tmp_path):
+    table = _land(tmp_path / "t.csv", "price|eur\n1.5\n")
+    assert _rows(table) == [{"price|eur": 1.5}]
+    (tmp_path / "notes.csv").write_text("a;b\n1;2\n")
+    assert CsvFile(tmp_path / "notes.csv", ("",)).columns() == ("a;b",)
+
+
 def test_a_quoted_value_may_end_the_file(tmp_path: Path) -> None:
     assert _rows(_land(tmp_path / "t.csv", 'id,name\n1,"a\nb"')) == [{"id": 1, "name": "a\nb"}]
     assert _rows(_land(tmp_path / "u.csv", 'id,name\n1,"a\n"\n')) == [{"id": 1, "name": "a\n"}]

@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
-import pyarrow.parquet as pq
 
 from isohop.errors import Problem
 from isohop.relational.landing import raw_rows, refused
-from isohop.relational.parquet_files import parquet_columns
+from isohop.relational.parquet_files import parquet_columns, stored_fields
 
 NO_KEY = "no value in the key"
 
@@ -27,7 +26,7 @@ def check_columns(
 ) -> tuple[list[Problem], tuple[str, ...]]:
     """What is wrong with the columns of ``files``, and the names of those that are not read."""
     given = {column.name: column for column in parquet_columns(files)}
-    stored = pq.read_schema(files[0])
+    stored = stored_fields(files)
     spare = [name for name in given if name not in wanted.names]
     problems = []
     for field in wanted:
@@ -39,7 +38,7 @@ def check_columns(
             hint = f"Did you mean '{near[0]}'?" if near else null
             problems.append(Problem(where, what, hint))
         elif not given[field.name].all_null:
-            held = stored.field(field.name).type
+            held = stored[field.name].type
             if not _fits(held, given[field.name].type, field.type):
                 what = f"is {held}, where '{entity}' has {field.type}."
                 problems.append(Problem(where, what))

@@ -47,9 +47,13 @@ def credible_edges(
     ``vectors_without``: the teacher's vectors where edges at these positions pass no messages.
     """
     asked: dict[str, Query] = {}
+    loops: dict[str, np.ndarray] = {}
     for query in queries:
-        if edges[query.edge_type].shape[1] >= FEWEST:
+        ends = edges[query.edge_type].numpy()
+        itself = np.equal(*ends) & (query.source == query.target)
+        if np.count_nonzero(~itself) >= FEWEST:
             asked.setdefault(query.edge_type, query)
+            loops[query.edge_type] = itself
     if not asked:
         return {}
     draw = np.random.default_rng([seed, 70])
@@ -84,10 +88,8 @@ def credible_edges(
     judged = {}
     for name, of in shares.items():
         # An edge from a node to itself is as near as can be, and says nothing of the others.
-        loops = np.equal(*edges[name].numpy()) & (asked[name].source == asked[name].target)
         judged[name] = np.ones(len(of), np.float32)
-        if not loops.all():
-            judged[name][~loops] = credibility(of[~loops])
+        judged[name][~loops[name]] = credibility(of[~loops[name]])
     return {name: torch.from_numpy(of) for name, of in judged.items()}
 
 

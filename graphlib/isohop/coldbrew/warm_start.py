@@ -52,12 +52,12 @@ class WarmStart:
         """``model`` learned from the graph ``before``. Raises `IsohopError` where that has other
         types, or none of the nodes of one."""
         check_same_types(before, now)
-        for name in all_new(before, now):
+        later = later_nodes(before, now)
+        for name in all_new(now, later):
             raise IsohopError(
                 f"No node of '{name}' in {now.path} was one of {before.path}: its key is of "
                 "another type, or all its rows are others. Learn anew: leave 'since' out."
             )
-        later = later_nodes(before, now)
         kept = model / HELD_OUT
         parts = None
         if label is not None:

@@ -80,13 +80,13 @@ def later_nodes(before: Graph, now: Graph) -> dict[str, np.ndarray]:
     }
 
 
-def all_new(before: Graph, now: Graph) -> list[str]:
-    """Node types that both have nodes of, though none in common: their key is of another type, or
-    all their rows are others."""
+def all_new(now: Graph, later: Mapping[str, np.ndarray]) -> list[str]:
+    """Node types that both graphs have nodes of, though none in common: their key is of another
+    type, or all their rows are others. ``later``: as of `later_nodes`."""
     return [
         name
-        for name, later in later_nodes(before, now).items()
-        if now.node_type(name).count and len(later) and (later == NOBODY).all()
+        for name, ids in later.items()
+        if now.node_type(name).count and len(ids) and (ids == NOBODY).all()
     ]
 
 

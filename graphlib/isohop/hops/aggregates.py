@@ -75,11 +75,13 @@ def aggregate(
     keys: Sequence[str],
     attributes: Sequence[tuple[str, str, Kind]],
     most: int,
+    taken: Iterable[str] = (),
 ) -> Aggregated:
     """One row for each distinct value of ``keys``, of the (name, column, kind) of each attribute.
 
-    ``most``: so many rows at most has a group. The columns of ``frame`` are not called ``m…`` or
-    ``p…``.
+    ``most``: so many rows at most has a group. ``taken``: names that no column may have. What is an
+    attribute as it is keeps its name, and what is made of another gives way. The columns of
+    ``frame`` are not called ``m…`` or ``p…``.
     """
     from pyspark.sql import functions as F
 
@@ -94,7 +96,9 @@ def aggregate(
             measures.append(
                 F.array_sort(column) if how == "set" else parts.add(how, column, types[column])
             )
-    named = told_apart([name for name, *_ in columns], ("src", "dst", "count"))
+    order = sorted(range(len(columns)), key=lambda at: columns[at][2] != "set")
+    told = told_apart([columns[at][0] for at in order], taken)
+    named = dict(zip(order, told, strict=True))
     members = [F.array_distinct(F.collect_list(column)).alias(column) for column in sets]
     if sets and most > LONGEST_LIST:
         distinct = frame.groupBy(*keys, *sets).agg(*parts.first)
@@ -103,7 +107,7 @@ def aggregate(
         grouped = frame.groupBy(*keys).agg(*parts.first, *members)
     return Aggregated(
         grouped.select(*keys, *(m.alias(f"m{index}") for index, m in enumerate(measures))),
-        tuple((n, kind, how) for n, (_, kind, how) in zip(named, columns, strict=True)),
+        tuple((named[at], kind, how) for at, (_, kind, how) in enumerate(columns)),
     )
 
 

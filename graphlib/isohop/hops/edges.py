@@ -99,7 +99,7 @@ class Edges:
             most = most_rows(ended, keys)
             groups = self._count(first.entity) * self._count(second.entity)
             for number, part in enumerate(slices(ended, keys, rows, groups)):
-                made = aggregate(part, keys, attributes, most)
+                made = aggregate(part, keys, attributes, most, ("src", "dst", "count"))
                 frame = self._with_id(made.frame, first.entity, keys[: len(first.key)], "src")
                 frame = self._with_id(frame, second.entity, keys[len(first.key) :], "dst")
                 frame = frame.select(

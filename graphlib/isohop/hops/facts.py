@@ -75,7 +75,7 @@ class Facts:
                 number = default_kind(type_) == "number" or pa.types.is_boolean(type_)
                 if not number and column not in table.all_null:
                     what = f"its kind is to be 'number', and {table.name}.{column} is {type_}."
-                    hint = "Leave the kind out, or say the type of CSV or JSON under 'types:'."
+                    hint = "Leave the kind out, or say the column's type under 'types:'."
                     found.append(Problem(f"attribute {event.name}.{name}", what, hint))
         return found
 

@@ -176,7 +176,7 @@ class Nodes:
         columns: Columns,
         parts: list[str],
     ) -> None:
-        given = told_apart([name for name, *_ in columns], node.key)
+        given = told_apart([name for name, *_ in columns], ("node_id", *node.key))
         folder = self.out / "nodes" / node.name
         internal = ["node_id", *names, *(column for _, column, _, _ in columns)]
         written = [*node.key, *given]

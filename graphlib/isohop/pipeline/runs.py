@@ -263,6 +263,11 @@ class Run:
         for stage in stages:
             (self.folder / "stages" / f"{stage}.json").unlink(missing_ok=True)
 
+    def disown(self, stages: Iterable[str]) -> None:
+        """As `forget`, and at once where it is stored: what they made is of no use."""
+        self.forget(stages)
+        self._push()
+
     def remember(self, record: StageRecord) -> None:
         write_text_atomically(
             self.folder / "stages" / f"{record.stage}.json", record.model_dump_json(indent=1)

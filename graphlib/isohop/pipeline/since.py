@@ -22,6 +22,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from isohop.engines.mirror import Mirror
 from isohop.engines.object_store import READING
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
@@ -129,19 +130,17 @@ def _latest(
     for name, other in known.items():
         try:
             embedded = other.record("embed")
-            if embedded is None or _unfit(pipeline, run, other, learning) is not None:
-                continue
-            if alike is None or _has_types_of(other, alike):
+            if embedded is not None and _unfit(pipeline, run, other, learning) is None:
                 fit.append((other.record("publish") is not None, embedded.order, name))
         except IsohopError:
             continue  # a record that cannot be read: `isohop runs list` tells it
-    return known[max(fit)[2]] if fit else None
+    newest = (known[name] for *_, name in sorted(fit, reverse=True))
+    return next((one for one in newest if alike is None or _has_types_of(one, alike)), None)
 
 
 def _has_types_of(run: Run, graph: Graph) -> bool:
-    """Not where a run's graph is in an object store alone: it would have to be fetched first."""
-    if not run.graph.is_dir():
-        return False
+    if run.stored is not None:
+        Mirror(run.stored, run.folder).pull(lambda name: name == "graph/graph.json")
     try:
         check_same_types(Graph.open(run.graph), graph)
     except OtherTypes:

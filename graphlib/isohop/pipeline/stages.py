@@ -20,7 +20,7 @@ from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.model_folder import contents_of
 from isohop.graph import Graph
-from isohop.graph.earlier import OtherTypes, all_new, check_same_types
+from isohop.graph.earlier import OtherTypes, all_new, check_same_types, later_nodes
 from isohop.pipeline.events import Attempt, told
 from isohop.pipeline.pipeline_file import Pipeline
 from isohop.pipeline.runs import (
@@ -119,7 +119,10 @@ def _distill(context: Context) -> list[Made]:
     settings, run, earlier = context.pipeline.settings, context.run, context.earlier
     if earlier is not None and not settings.warm_start:
         return _kept_model(context, earlier)
-    others = [] if earlier is None else all_new(Graph.open(earlier.graph), Graph.open(run.graph))
+    others: list[str] = []
+    if earlier is not None:
+        now = Graph.open(run.graph)
+        others = all_new(now, later_nodes(Graph.open(earlier.graph), now))
     if earlier is not None and others:
         # There is nothing that a warm start could go on from; to learn anew is a person's decision.
         _log.warning(
@@ -221,7 +224,7 @@ def _publish(context: Context) -> list[Made]:
             progress=context.progress,
         )
     except UnfitEmbeddings:
-        run.forget(_and_after("embed"))  # it is done no longer, whatever its record says
+        run.disown(_and_after("embed"))  # it is done no longer, whatever its record says
         raise
     made = Made(
         what=f"version {version.version}", where=str(version.path), size=version.manifest.size

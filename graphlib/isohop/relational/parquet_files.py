@@ -21,6 +21,7 @@ from isohop.relational.landing import (
     LandedTable,
     Landing,
     Misfits,
+    Notes,
     invalid_texts,
     landed_type,
     landing,
@@ -28,11 +29,17 @@ from isohop.relational.landing import (
     refused,
 )
 from isohop.relational.source import SourceColumn, check_names, unreadable
-from isohop.relational.texts import TEXT_TYPES, misfit, without
+from isohop.relational.texts import TEXT_TYPES, misfit, read_texts, without
 
 _BATCH_BYTES = 32 << 20
 _BATCH_ROWS = 1 << 16
 _LARGEST_INT64 = 2**63 - 1
+
+
+def stored_fields(paths: Sequence[Path]) -> dict[str, pa.Field]:
+    """The columns of a table's parts by name, as they are stored. Raises `InvalidInput` as
+    `parquet_columns` does."""
+    return {field.name: field for field in _fields([_open(path) for path in paths])}
 
 
 def parquet_columns(paths: Sequence[Path]) -> tuple[SourceColumn, ...]:
@@ -76,6 +83,18 @@ def land_parquet(
     _check_alike(paths, parts)
     stored_as = _landed_schema(paths, parts, columns)
     types = types or {}
+    problems = [
+        Problem(
+            f"table '{table}', column '{name}'",
+            f"{stored_as.field(name).type} cannot be read as {type}.",
+            "Leave 'types' out for it, or write the column otherwise.",
+        )
+        for name, type in sorted(types.items())
+        if stored_as.field(name).type != TEXT_TYPES[type]
+        and not _may_be_read_as(stored_as.field(name).type, type)
+    ]
+    if problems:
+        raise InvalidInput(f"Table '{table}' cannot be read as asked", problems)
     stated = {name: TEXT_TYPES[type] for name, type in types.items()}
     schema = pa.schema([(field.name, stated.get(field.name, field.type)) for field in stored_as])
     if schema == stored_as and _conform(parts) and _is_clean(paths, parts, schema):
@@ -128,14 +147,50 @@ def _land_batch(
         shown.append(column)
         if field.type != stored.type:
             column = without(column, rows)
-            rows = refused(column, partial(pc.cast, target_type=field.type))
+            read = partial(_read_as, type=types[field.name], name=field.name)
+            rows = refused(column, partial(read, notes=Notes()))
             told = column.take(pa.array(rows)).to_pylist()
             misfits.add(rows, [misfit(field.name, str(v), types[field.name]) for v in told])
-            column = without(column, rows).cast(field.type)
+            column = read(without(column, rows), notes=arriving.notes)
         values.append(column)
     lines = np.arange(line, line + batch.num_rows)
     landed = pa.record_batch(values, schema=arriving.schema)
     arriving.sift(landed, misfits, lines, pa.record_batch(shown, schema=stored_as))
+
+
+_READ_AS = {
+    "string": ("number", "boolean", "date", "timestamp"),
+    "integer": ("number",),
+    "number": ("number",),
+    "boolean": ("integer",),
+    "date": ("timestamp",),
+    "timestamp": ("date",),
+}
+"""Of what is no text, the families of types (a number may be whole) that may be read as a type."""
+
+
+def _may_be_read_as(stored: pa.DataType, type: str) -> bool:
+    if pa.types.is_string(stored):
+        return True
+    held = {name for name, of in TEXT_TYPES.items() if of == stored}
+    if pa.types.is_integer(stored) or pa.types.is_floating(stored) or pa.types.is_decimal(stored):
+        held.add("number")
+    return bool(held & set(_READ_AS[type]))
+
+
+def _read_as(values: pa.Array, type: str, name: str, notes: Notes) -> pa.Array:
+    """``values`` as a stated type. Raises `pa.ArrowInvalid` where one of them is not of it."""
+    if pa.types.is_string(values.type):
+        return read_texts(values, type, name, notes)
+    target = TEXT_TYPES[type]
+    if type == "number":
+        return values.cast(target, safe=False)  # of more digits than a double has the last go
+    if type == "boolean" and pc.any(pc.invert(pc.is_in(values, pa.array([0, 1, None])))).as_py():
+        raise pa.ArrowInvalid("a number is neither 0 nor 1")
+    found = values.cast(target)
+    if type == "date" and not found.cast(values.type).equals(values):
+        raise pa.ArrowInvalid("a time is not midnight")
+    return found
 
 
 def _open(path: Path) -> pq.ParquetFile:

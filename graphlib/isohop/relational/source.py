@@ -140,8 +140,9 @@ class Source(Protocol):
         """Make ``table`` readable by the engines, in ``folder`` where files have to be written.
 
         ``columns`` limits what is read; ``types`` states types ("string", "integer", "number",
-        "boolean", "date", "timestamp") of CSV, JSON and SQLite columns, whose misfits are
-        quarantined. ``known``: of CSV and JSON only rows that were known tell of types, and land;
+        "boolean", "date", "timestamp") of columns of CSV, JSON and SQLite, and of Parquet that are
+        to be read otherwise than they are stored; misfits are quarantined. ``known``: of CSV and
+        JSON only rows that were known tell of types, and land;
         other sources land all. Raises `IsohopError` when the data cannot be read at all.
         """
         ...

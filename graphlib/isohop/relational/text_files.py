@@ -37,7 +37,7 @@ _BLOCK_BYTES = (16 << 20, 128 << 20, 1 << 30)
 """A CSV row has to fit into a block; a larger one is tried when a row did not."""
 _HEADER_LINE = 1
 _HEADER = "Its first line must be a header."
-_OTHER_SEPARATOR = re.compile(r"\w[\w ]*([;\t|])\w[\w ]*(?:\1\w[\w ]*)*$")
+_LONGEST_HEADER, _SHOWN_OF_IT = 1 << 16, 80
 
 _UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
 """What damaged, encrypted and missing files raise."""
@@ -213,16 +213,26 @@ class CsvFile:
                 raise unreadable(str(self.path), f"no CSV file: {error}.", _HEADER) from error
         if header is None:
             raise unreadable(str(self.path), "the file is empty.", _HEADER)
-        between = _OTHER_SEPARATOR.match(header[0])
-        if len(header) == 1 and between is not None:
-            what = (
-                f"its only column is named {header[0]!r}: {between[1]!r} seems to separate values."
-            )
-            raise unreadable(str(self.path), what, "Write it with commas, or rename the column.")
         return tuple(header)
+
+    def _is_separated(self) -> None:
+        """Raises `InvalidInput` where a table of one column seems to be one of several, between
+        which something else than commas stands: as often in its first row as in its header."""
+        with open_utf8(self.path) as stream:
+            lines = io.TextIOWrapper(io.BufferedReader(stream), "utf-8", newline="")
+            first = [lines.readline(_LONGEST_HEADER) for _ in range(2)]
+        for mark in ";\t|":
+            in_header, in_row = (line.count(mark) for line in first)
+            if in_header and in_header == in_row:
+                shown = first[0].strip()[:_SHOWN_OF_IT]
+                what = f"its only column is {shown!r}: {mark!r} seems to separate values."
+                hint = "Write it with commas, or rename the column."
+                raise unreadable(str(self.path), what, hint)
 
     def read(self, texts: TextTable, landing: Landing, block_bytes: int) -> None:
         header = self.columns()
+        if len(header) == 1:
+            self._is_separated()
         numbers = _Numbers()
         broken = _BrokenRows()
         parsing = {

@@ -181,13 +181,16 @@ def _entity_row(folder: RunFolder, entity: str) -> EntityRow:
 
 
 def _degrees(graph: Graph | None) -> tuple[Degrees, ...]:
-    """Degrees over all edge types, both ways, of the whole graph."""
+    """Degrees over all edge types, both ways, of the whole graph, but for edges from a node to
+    itself."""
     if graph is None:
         return ()
     degree = {node.name: np.zeros(node.count, np.int64) for node in graph.node_types}
     for edge in graph.edge_types:
-        source, target = graph.edge_index(edge.name)
-        for name, ends in ((edge.source, source), (edge.target, target)):
+        index = graph.edge_index(edge.name)
+        if edge.source == edge.target:
+            index = index[:, np.not_equal(*index)]
+        for name, ends in zip((edge.source, edge.target), index, strict=True):
             degree[name] += np.bincount(ends, minlength=len(degree[name]))
     return tuple(
         Degrees(
