@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -263,6 +264,11 @@ def test_a_graph_of_other_types_is_learned_by_itself_and_refused_where_a_run_is_
     wednesday = open_run(read, "wednesday")
     run_stage(read, wednesday, "build")
     assert json.loads((wednesday.folder / DECISION).read_text("utf-8"))["run"] == "monday"
+    # Nor is one whose graph is gone.
+    shutil.rmtree(run_of(shop, "monday").graph)
+    thursday = open_run(read, "thursday")
+    run_stage(read, thursday, "build")
+    assert json.loads((thursday.folder / DECISION).read_text("utf-8"))["run"] is None
 
 
 def test_where_all_entities_of_a_type_are_others_nothing_is_trained_further(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -31,6 +31,19 @@ def renamed(column: str, name: str) -> Column:
     from pyspark.sql import functions as F
 
     return F.col(column).alias(name)
+
+
+def distinct_names(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+    """``names`` of columns, with "_" after one that an earlier one has already, or what is
+    ``taken``, in whatever capitals: ``temp_max`` may be an attribute, and the greatest ``temp``."""
+    known = {name.lower() for name in taken}
+    found = []
+    for name in names:
+        while name.lower() in known:
+            name += "_"
+        known.add(name.lower())
+        found.append(name)
+    return found
 
 
 def all_given(columns: Sequence[str]) -> Column:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from isohop.engines.frames import distinct_names
 from isohop.hops.kinds import Kind
 
 if TYPE_CHECKING:
@@ -46,19 +47,6 @@ class Aggregated:
 def column_name(attribute: str, how: str) -> str:
     """The name of one aggregate of an attribute."""
     return attribute if how == "set" else f"{attribute}_{how}"
-
-
-def told_apart(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
-    """``names`` of columns, with "_" after one that an earlier one has already, or what is
-    ``taken``, in whatever capitals: ``temp_max`` may be an attribute, and the greatest ``temp``."""
-    known = {name.lower() for name in taken}
-    found = []
-    for name in names:
-        while name.lower() in known:
-            name += "_"
-        known.add(name.lower())
-        found.append(name)
-    return found
 
 
 def most_rows(frame: DataFrame, keys: Sequence[str]) -> int:
@@ -97,7 +85,7 @@ def aggregate(
                 F.array_sort(column) if how == "set" else parts.add(how, column, types[column])
             )
     order = sorted(range(len(columns)), key=lambda at: columns[at][2] != "set")
-    told = told_apart([columns[at][0] for at in order], taken)
+    told = distinct_names([columns[at][0] for at in order], taken)
     named = dict(zip(order, told, strict=True))
     members = [F.array_distinct(F.collect_list(column)).alias(column) for column in sets]
     if sets and most > LONGEST_LIST:

@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isohop.engines.frames import all_given, left_join, renamed, staged, united
+from isohop.engines.frames import (
+    all_given,
+    distinct_names,
+    left_join,
+    renamed,
+    staged,
+    united,
+)
 from isohop.hops import certificate
-from isohop.hops.aggregates import aggregate, most_rows, told_apart
+from isohop.hops.aggregates import aggregate, most_rows
 from isohop.hops.facts import Facts, with_time
 from isohop.hops.kinds import Kind
 from isohop.hops.numbering import numbered, numbered_after
@@ -176,7 +183,7 @@ class Nodes:
         columns: Columns,
         parts: list[str],
     ) -> None:
-        given = told_apart([name for name, *_ in columns], ("node_id", *node.key))
+        given = distinct_names([name for name, *_ in columns], ("node_id", *node.key))
         folder = self.out / "nodes" / node.name
         internal = ["node_id", *names, *(column for _, column, _, _ in columns)]
         written = [*node.key, *given]

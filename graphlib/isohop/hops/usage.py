@@ -96,10 +96,11 @@ def count_usage(
                 continue
             _count_rows(root, universal[table], counted, NO_ENTITY)
             continue
-        referred = _referred(plan, clean, table)
+        reached = _is_reached(plan, table)
+        referred = _referred(plan, clean, table) if reached else 0
         counted.used += referred
         if root is None:
-            why = NO_REFERRER if _is_reached(plan, table) else NO_ENTITY
+            why = NO_REFERRER if reached else NO_ENTITY
             counted.leave_unused(why, clean[table].rows - referred)
         elif table not in empty:
             _count_rows(root, universal[table], counted, NO_REFERRER)
@@ -108,10 +109,7 @@ def count_usage(
 def _referred(plan: Plan, clean: Mapping[str, CleanTable], table: str) -> int:
     key = plan.schema.tables[table].key or ()
     names = clean[table].names
-    keys = list(referring_keys(plan, clean, table))
-    if not keys or not _is_reached(plan, table):
-        return 0
-    referred = united(keys).distinct()
+    referred = united(list(referring_keys(plan, clean, table))).distinct()
     ours = [names[column] for column in key]
     return clean[table].frame.join(referred, equal(ours, referred.columns), "left_semi").count()
 

@@ -8,9 +8,8 @@ none the run learns for itself.
 
 A run can be gone on from where it is whole, its schema file and the settings of what was learned
 are the same, it knew nothing that this run is not to know (``as_of``), and its graph has the types
-of this one's. The stage `build`
-decides, and ``since.json`` in the run's folder says what; all later stages keep to that. What is
-done stays done, whatever becomes of the earlier run.
+of this one's. The stage `build` decides, and ``since.json`` in the run's folder says what; all
+later stages keep to that. What is done stays done, whatever becomes of the earlier run.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from isohop.engines.object_store import READING
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError
 from isohop.graph import Graph
-from isohop.graph.earlier import OtherTypes, check_same_types
+from isohop.graph.earlier import check_same_types
 from isohop.pipeline.pipeline_file import Pipeline
 from isohop.pipeline.runs import Run, runs_in
 
@@ -143,8 +142,8 @@ def _has_types_of(run: Run, graph: Graph) -> bool:
         Mirror(run.stored, run.folder).pull(lambda name: name == "graph/graph.json")
     try:
         check_same_types(Graph.open(run.graph), graph)
-    except OtherTypes:
-        return False
+    except IsohopError:
+        return False  # it has others, or is there no longer
     return True
 
 

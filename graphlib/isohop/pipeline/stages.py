@@ -117,21 +117,20 @@ def _distill(context: Context) -> list[Made]:
     from isohop.coldbrew.distill import Before, distill
 
     settings, run, earlier = context.pipeline.settings, context.run, context.earlier
-    if earlier is not None and not settings.warm_start:
-        return _kept_model(context, earlier)
-    others: list[str] = []
     if earlier is not None:
+        if not settings.warm_start:
+            return _kept_model(context, earlier)
         now = Graph.open(run.graph)
         others = all_new(now, later_nodes(Graph.open(earlier.graph), now))
-    if earlier is not None and others:
-        # There is nothing that a warm start could go on from; to learn anew is a person's decision.
-        _log.warning(
-            "Run '%s' is trained no further: it has no node in common with run '%s' of %s.",
-            run.id,
-            earlier.id,
-            ", ".join(others),
-        )
-        return _kept_model(context, earlier)
+        if others:
+            # There is nothing to go on from; to learn anew is a person's decision.
+            _log.warning(
+                "Run '%s' is trained no further: it has no node in common with run '%s' of %s.",
+                run.id,
+                earlier.id,
+                ", ".join(others),
+            )
+            return _kept_model(context, earlier)
     manifest = distill(
         run.graph,
         run.features,

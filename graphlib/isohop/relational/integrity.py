@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from isohop.engines.frames import (
     all_given,
+    distinct_names,
     equal,
     read_parquet,
     staged,
@@ -320,9 +321,8 @@ class Integrity:
         folder = self.quarantine / clean.name
         part = len(list(folder.glob("*"))) if folder.exists() else 0
         own = {internal: column for column, internal in clean.names.items()}
-        told, taken = REASON, {column.lower() for column in clean.names}
-        while told in taken:  # rows of a quarantine that somebody mended have it as well
-            told += "_"
+        # Rows of a quarantine that somebody mended have that column as well.
+        (told,) = distinct_names([REASON], clean.names)
         named = rows.select(
             F.lit(reason).alias(told),
             *(F.col(c).alias(own[c]) for c in rows.columns),

@@ -142,8 +142,8 @@ class Source(Protocol):
         ``columns`` limits what is read; ``types`` states types ("string", "integer", "number",
         "boolean", "date", "timestamp") of columns of CSV, JSON and SQLite, and of Parquet that are
         to be read otherwise than they are stored; misfits are quarantined. ``known``: of CSV and
-        JSON only rows that were known tell of types, and land;
-        other sources land all. Raises `IsohopError` when the data cannot be read at all.
+        JSON only rows that were known tell of types, and land; other sources land all. Raises
+        `IsohopError` when the data cannot be read at all.
         """
         ...
 

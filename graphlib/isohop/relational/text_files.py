@@ -215,7 +215,7 @@ class CsvFile:
             raise unreadable(str(self.path), "the file is empty.", _HEADER)
         return tuple(header)
 
-    def _is_separated(self) -> None:
+    def _check_separator(self) -> None:
         """Raises `InvalidInput` where a table of one column seems to be one of several, between
         which something else than commas stands: as often in its first row as in its header."""
         with open_utf8(self.path) as stream:
@@ -232,7 +232,7 @@ class CsvFile:
     def read(self, texts: TextTable, landing: Landing, block_bytes: int) -> None:
         header = self.columns()
         if len(header) == 1:
-            self._is_separated()
+            self._check_separator()
         numbers = _Numbers()
         broken = _BrokenRows()
         parsing = {
