@@ -27,7 +27,7 @@ from isohop.coldbrew.links import Links, LinkScore, Vectors
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import FeatureMLP
-from isohop.coldbrew.tables import Table, by_blocks, unit
+from isohop.coldbrew.tables import Table, unit
 from isohop.coldbrew.teacher import Teacher
 from isohop.coldbrew.walks import Walks
 from isohop.engines.workers import Workers
@@ -224,8 +224,7 @@ class ByFeatures:
         return of.settings.link_weight * loss + label
 
     def tell(self) -> Told:
-        features = self._of.inputs.features
-        held = {name: by_blocks(alone(self.module.mlp, name), x) for name, x in features.items()}
+        held = self.module.mlp(self._of.inputs.features)
         return self._of.told_by(held, self.module.classify)
 
 
@@ -277,11 +276,7 @@ class ByTeacher:
 
     def _tell(self) -> Told:
         of = self._of
-        held = {}
-        for name, latent in of.latent.items():
-            both = torch.cat([of.inputs.features[name], latent], 1)
-            held[name] = by_blocks(alone(self.module.second, name), both)
-        return of.told_by(held, of.teacher.classify)
+        return of.told_by(self.module(of.inputs.features, of.latent), of.teacher.classify)
 
 
 class FirstGuess:
@@ -300,11 +295,8 @@ class FirstGuess:
         return match(of, batch, seen.vectors, self._taught)
 
     def tell(self) -> Told:
-        of = self._of
-        held = {
-            name: by_blocks(alone(self.module, name), of.inputs.features[name])
-            for name in of.inputs.entities
-        }
+        inputs = self._of.inputs
+        held = self.module({name: inputs.features[name] for name in inputs.entities})
         return Told(unit(held), None)
 
 
@@ -326,8 +318,3 @@ def rows_of(table: Table, nodes: Mapping[str, Tensor] | None) -> Table:
     if nodes is None:
         return table
     return {name: table[name].index_select(0, ids) for name, ids in nodes.items()}
-
-
-def alone(mlp: FeatureMLP, name: str) -> Callable[[Tensor], Tensor]:
-    """An MLP for one type of nodes."""
-    return lambda x: mlp({name: x})[name]

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from isohop.coldbrew.dropout import dropout
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.tables import Table, mlp, module_key
+from isohop.coldbrew.tables import Table, by_blocks, mlp, module_key
 
 BLOCK = 1 << 12
 """Rows that are looked for at once."""
@@ -75,10 +75,14 @@ class FeatureMLP(nn.Module):
         )
 
     def forward(self, features: Table) -> dict[str, Tensor]:
-        return {
-            name: self.mlp[module_key(name)](dropout(x, self.dropout, self.training))
-            for name, x in features.items()
-        }
+        return {name: by_blocks(partial(self.of, name), x) for name, x in features.items()}
+
+    def of(self, name: str, *parts: Tensor) -> Tensor:
+        """Of some nodes of a type; their features may come in parts that stand beside each
+        other."""
+        features = dropout(torch.cat(parts, 1), self.dropout, self.training)
+        told: Tensor = self.mlp[module_key(name)](features)
+        return told
 
 
 class Student(nn.Module):
@@ -99,7 +103,10 @@ class Student(nn.Module):
             second.hears.fill_(whether)
 
     def forward(self, features: Table, latent: Table) -> dict[str, Tensor]:
-        return self.second({name: torch.cat([features[name], latent[name]], 1) for name in latent})
+        return {
+            name: by_blocks(partial(self.second.of, name), features[name], heard)
+            for name, heard in latent.items()
+        }
 
 
 EXACT = 8192

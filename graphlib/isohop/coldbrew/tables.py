@@ -38,8 +38,9 @@ BLOCK = 1 << 12
 
 
 def by_blocks(function: Callable[..., Tensor], *tables: Tensor) -> Tensor:
-    """A function of rows, of all rows of ``tables``, a block at a time: without gradients that is
-    faster, and memory is bounded."""
+    """A function of rows, of all rows of ``tables``, a block at a time: its parts wait in a cache
+    for each other, not in memory that the system gives and takes back; and without gradients no
+    more of it is needed than for a block."""
     blocks = zip(*(table.split(BLOCK) for table in tables), strict=True)
     return torch.cat([function(*block) for block in blocks])
 

@@ -41,7 +41,7 @@ from isohop.coldbrew.message_passing import (
 )
 from isohop.coldbrew.sampling import Sample
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.tables import Table, mlp, module_key
+from isohop.coldbrew.tables import Table, by_blocks, mlp, module_key
 from isohop.coldbrew.walks import Walk
 
 IDENTITY = 0.5
@@ -229,10 +229,11 @@ class Projection(nn.Module):
         self.of = nn.ModuleDict({module_key(n): make(x.shape[1]) for n, x in features.items()})
 
     def forward(self, features: Table) -> dict[str, Tensor]:
-        return {
-            name: self.of[module_key(name)](dropout(x, self.dropout, self.training))
-            for name, x in features.items()
-        }
+        return {name: by_blocks(partial(self._read, name), x) for name, x in features.items()}
+
+    def _read(self, name: str, values: Tensor) -> Tensor:
+        read: Tensor = self.of[module_key(name)](dropout(values, self.dropout, self.training))
+        return read
 
     def carried(self, name: str, values: Tensor) -> Tensor:
         """Of features of a type after a walk, beside them how much of a node they are, (…, width +
