@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from isohop.embeddings.contract import EmbeddingsManifest
+from isohop.embeddings.contract import MEASURES, EmbeddingsManifest
 from isohop.graph import GraphManifest
+from isohop.hops.plan import RESERVED_KEYS
 from isohop.hops.schema_file import SchemaFile
 from isohop.pipeline.pipeline_file import PipelineFile
 from isohop.relational.ledger import Ledger
@@ -33,6 +34,11 @@ def written(name: str) -> str:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_contract_on_file_is_that_of_the_code(name):
     assert (CONTRACTS / f"{name}.schema.json").read_text("utf-8") == written(name)
+
+
+def test_no_column_of_a_key_is_named_as_one_of_the_embeddings():
+    """One would replace the other."""
+    assert set(MEASURES) == RESERVED_KEYS
 
 
 if __name__ == "__main__":

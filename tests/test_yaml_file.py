@@ -95,6 +95,22 @@ def test_no_bytes_make_a_schema_file_crash(tmp_path, data):
 KEYED = "{key: x}"
 
 
+@pytest.mark.parametrize("name", ["_customer", "v=000001", "manifest.json"])
+def test_an_entity_is_named_as_a_folder_that_readers_of_embeddings_find(tmp_path, name):
+    text = f"""
+    database: d
+    source: {{path: .}}
+    tables: {{_customer: {{key: id}}}}
+    entities: {{{name}: {{table: _customer}}}}
+    """
+    (tmp_path / "f.yaml").write_text(text, "utf-8")
+    (problem,) = read_schema_file(tmp_path / "f.yaml").problems
+    assert f"'{name}' cannot be the name of an entity" in str(problem)
+    text = text.replace(f"entities: {{{name}: ", "entities: {customer: ")
+    (tmp_path / "f.yaml").write_text(text, "utf-8")
+    assert not read_schema_file(tmp_path / "f.yaml").problems
+
+
 @pytest.mark.parametrize(
     ("table", "entity", "place", "told"),
     [

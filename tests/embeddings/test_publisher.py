@@ -165,6 +165,28 @@ def test_gates_look_at_the_newest_version_that_is_whole(embeddings, tmp_path, en
         publish(fewer, tmp_path, "shop", run="run-2", gates=Gates(), **SOME)
 
 
+def test_without_latest_nothing_is_published_but_gates_hold(
+    embeddings, tmp_path, entity, run_writer
+):
+    publish(embeddings, tmp_path, "shop", run="run-1", **SOME)
+    (tmp_path / "shop" / "LATEST").unlink()
+    fewer = run_writer(tmp_path / "fewer", {"airport": entity(3)})
+    with pytest.raises(InvalidInput, match="has 3 rows, of 20 before"):
+        publish(fewer, tmp_path, "shop", run="run-2", gates=Gates(), **SOME)
+    assert not is_published(tmp_path / "shop", 1, "run-1")
+    again = publish(embeddings, tmp_path, "shop", run="run-1", gates=Gates(), **SOME)
+    assert (again.version, again.new, latest_version(tmp_path / "shop")) == (1, False, 1)
+    assert is_published(tmp_path / "shop", 1, "run-1")
+
+
+def test_the_same_files_of_another_graph_are_a_version_of_their_own(embeddings, tmp_path):
+    """Its manifest names that graph."""
+    for number, certificate in enumerate(("c", "d"), 1):
+        about = {"certificate": certificate, "fingerprints": {}}
+        made = publish(embeddings, tmp_path, "shop", run="run-1", **about)
+        assert (made.version, made.manifest.certificate) == (number, certificate)
+
+
 def test_a_late_retry_does_not_take_latest_back(embeddings, tmp_path):
     publish(embeddings, tmp_path, "shop", run="run-1", **SOME)
     publish(embeddings, tmp_path, "shop", run="run-2", **SOME)

@@ -202,6 +202,35 @@ def test_a_run_lies_in_the_folder_of_runs(pipeline, run_id):
         open_run(pipeline, run_id)
 
 
+def test_a_run_that_others_go_on_from_is_not_pruned(pipeline):
+    done(pipeline, "good", 1, "build", "features", "distill", "embed")
+    done(pipeline, "before", 2, "build", "features", "distill", "embed")
+    done(pipeline, "newest", 3, "build", "features", "distill", "embed")
+    begun = done(pipeline, "begun", 4, "build")
+    record = begun.record("build")
+    begun.remember(record.model_copy(update={"depends": {"since.run": '"before"'}}))
+    told = [made.what for made in prune(pipeline.runs, 1)]
+    assert told == ["left alone: a run goes on from it"] * 2 + ["removed run 'good'"]
+    assert {past.run.id for past in past_runs(pipeline.runs)} == {"begun", "newest", "before"}
+
+
+def test_a_folder_of_versions_is_no_run(pipeline):
+    """Also where what somebody published by hand lies among the runs."""
+    done(pipeline, "new", 2, "build")
+    versions = pipeline.runs / "published"
+    (versions / "v=000001").mkdir(parents=True)
+    for name in ("LATEST", ".lock"):
+        (versions / name).touch()
+    assert [past.run.id for past in past_runs(pipeline.runs)] == ["new"]
+    prune(pipeline.runs, 1)
+    assert (versions / "v=000001").is_dir()
+
+
+def test_a_record_tells_nothing_of_the_schema_file_but_that_it_is_another(tmp_path, pipeline):
+    run = done(pipeline, "r", 1, "build")
+    assert len(run.record("build").depends["schema"]) == 64 + len('""')
+
+
 def test_published_versions_outlive_their_runs(pipeline, tmp_path):
     done(pipeline, "old", 1, "build")
     done(pipeline, "new", 2, "build")

@@ -254,6 +254,26 @@ def test_urls_that_cannot_be_read_are_told_at_once_and_make_no_folders(tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.yaml", "schema.yaml"]
 
 
+def test_nothing_is_written_among_tables_or_versions_among_runs(tmp_path):
+    """It would be read as a table, and pruned as a run."""
+    data = tmp_path / "data"
+    shutil.copytree(TABLES, data)
+    (data / "schema.yaml").write_text(chain_from("path: ."), "utf-8")
+    file = pipeline_file(data)
+    with pytest.raises(InvalidInput) as told:
+        read_pipeline(file, {"schema": "schema.yaml"})
+    assert [one.where.split()[-1] for one in told.value.problems] == ["runs", "publish"]
+    outside = {"schema": "schema.yaml", "runs": "../out", "publish.path": "../out"}
+    with pytest.raises(InvalidInput, match="versions would lie among the runs"):
+        read_pipeline(file, outside)
+    with pytest.raises(InvalidInput, match="versions would lie among the runs"):
+        read_pipeline(file, outside | {"publish.path": "../out/shop", "publish.name": "published"})
+    read_pipeline(file, outside | {"publish.name": "shop-embeddings"})
+    done = CliRunner().invoke(app, ["build", str(data / "schema.yaml"), "--out", str(data / "g")])
+    assert "lies in the folder of the tables" in str(done.exception)
+    assert not (data / "g").exists()
+
+
 def with_model(folder: Path, model: Path) -> Path:
     features = f"features: {{encoder: transformers, model: {model.name}, dimensions: 8}}"
     return pipeline_file(folder, f"{features}\npublish: {{path: p}}\n")

@@ -290,6 +290,52 @@ def test_an_evaluation_makes_what_is_missing_for_itself(shop):
     assert Features.open(run.features).manifest.kept_from is None
 
 
+def test_all_stages_of_a_run_go_on_from_the_run_that_its_graph_does(shop):
+    tuesday = run_of(shop, "tuesday")
+    decided = (tuesday.folder / DECISION).read_bytes()
+    read = read_pipeline(shop.folder / "pipeline.yaml", {"since": "latest"})
+    for stage in ("features", "distill", "embed"):
+        with pytest.raises(IsohopError, match="was not built with 'since: latest'"):
+            run_stage(read, tuesday, stage)
+    assert (tuesday.folder / DECISION).read_bytes() == decided
+
+
+def test_latest_is_one_that_knew_all_rows_if_any_did(tmp_path):
+    """A day that is done again is no reason to forget what was learned since."""
+    shop = Shop(tmp_path)
+    shop.run("now")
+    shop.run("then", as_of="1970-01-02T00:00:00Z")
+    later = shop.run("later", since="latest")
+    assert json.loads((later.folder / DECISION).read_text("utf-8"))["run"] == "now"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda t: t.append_column("segment", pa.array([f"s {i}" for i in t["id"].to_pylist()])),
+            r"only now: customer.segment \(text\)",
+        ),
+        (lambda t: t.drop_columns("name"), "only before: .*customer.name"),
+        (lambda t: t.set_column(1, "name", t["id"]), "only before: .*customer.name"),
+    ],
+    ids=["new", "gone", "other"],
+)
+def test_a_column_that_came_or_went_or_is_another_is_learned_anew(tmp_path, change, said):
+    """An encoder that never read it would pass over it, and what has lost it means something
+    else."""
+    shop = Shop(tmp_path)
+    shop.run("monday")
+    file = tmp_path / "data" / "customer.parquet"
+    pq.write_table(change(pq.read_table(file)), file)
+    read = read_pipeline(shop.folder / "pipeline.yaml", {"since": "latest"})
+    tuesday = open_run(read, "tuesday")
+    run_stage(read, tuesday, "build")
+    assert json.loads((tuesday.folder / DECISION).read_text("utf-8"))["run"] is None
+    with pytest.raises(IsohopError, match=said):
+        shop.run("named", since="monday")
+
+
 def test_none_on_a_command_line_is_to_learn(shop):
     for said in ("none", "monday"):
         read = read_pipeline(shop.folder / "pipeline.yaml", {"since": said})
@@ -297,14 +343,22 @@ def test_none_on_a_command_line_is_to_learn(shop):
 
 
 def test_what_is_done_stays_done_and_nothing_else_goes_on_once_the_earlier_run_is_gone(shop):
-    others = {"since": "latest", "distill.steps": "7"}
-    shop.run("other", **others)
-    another = shop.run("another", **others)
+    steps = {"distill.steps": "7"}
+    shop.run("other", since="latest", **steps)
+    another = shop.run("another", since="other", **steps)
+    later = shop.run("later", since="latest", **steps)
+    assert json.loads((later.folder / DECISION).read_text("utf-8"))["run"] == "another"
     run_of(shop, "other").forget(["embed"])
-    assert shop.stages("another", **others) == set()
+    assert shop.stages("another", since="other", **steps) == set()
     another.forget(["features"])
+    done = {stage for stage in KEPT if another.record(stage) is not None}
     with pytest.raises(IsohopError, match="goes on from run 'other', which is gone or has changed"):
-        shop.run("another", **others)
+        shop.run("another", since="other", **steps)
+    assert {stage for stage in KEPT if another.record(stage) is not None} == done
+    # Who asked for the latest, and has but a graph, asks again.
+    later.forget(["features", "distill", "embed"])
+    assert shop.stages("later", since="latest", **steps) == set(KEPT)
+    assert json.loads((later.folder / DECISION).read_text("utf-8"))["run"] is None
 
 
 def test_the_report_says_where_was_learned_what_it_shows(shop):

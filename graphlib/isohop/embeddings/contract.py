@@ -156,7 +156,7 @@ def latest_named(text: str, where: str) -> int:
     if number is None:
         raise IsohopError(
             f"{where} holds '{text.strip()[:40]}', which names no version. "
-            "It must be one line such as 'v=000001'."
+            "It must be one line such as 'v=000001'. Write that, or remove it and publish again."
         )
     return number
 

@@ -117,8 +117,10 @@ def publish(
 
 def _pass(gates: Gates, home: Home, embeddings: Path, manifest: EmbeddingsManifest) -> None:
     """Raises `InvalidInput` with every gate that does not let the embeddings pass."""
-    latest = home.latest() or 0
-    before = (number for number in reversed(home.versions()) if number <= latest)
+    latest = home.latest()
+    there = home.versions()
+    # Where LATEST is gone, the newest that is whole was live, as far as anybody can tell.
+    before = (n for n in reversed(there) if latest not in there or n <= latest)
     known = None if gates == OPEN else next(filter(None, (_whole(home, n) for n in before)), None)
     if known is None:
         return  # there is nothing that could be better
@@ -140,20 +142,25 @@ def _sources(embeddings: Path) -> dict[str, Path]:
 
 
 def _published_before(home: Home, manifest: EmbeddingsManifest) -> PublishedVersion | None:
-    """The newest version of this run, where it is these files and they are whole: one before that
-    was replaced."""
+    """The newest version of this run, where it is these files of that graph and they are whole: one
+    before that was replaced."""
     for number in reversed(home.versions()):
         known = _manifest(home, number)
         if known is not None and known.run == manifest.run:
-            same = known.files == manifest.files and home.is_whole(known, contents=True)
+            other = {"version", "created"}
+            same = known.model_dump(exclude=other) == manifest.model_dump(exclude=other)
+            same = same and home.is_whole(known, contents=True)
             return PublishedVersion(home.place(number), known, new=False) if same else None
     return None
 
 
 def is_published(place: Path | StoredFolder, version: int, run: str) -> bool:
     """Whether a version below ``place`` is there, whole and of ``run``, by its manifest and the
-    checksums of its files (in a store, their sizes), or went because later ones came."""
+    checksums of its files (in a store, their sizes), or went because later ones came. Nothing is
+    published without LATEST."""
     home = home_of(place)
+    if home.latest() is None:
+        return False
     there = home.versions()
     if version not in there:
         return bool(there) and version < there[0]

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isohop.engines.frames import read_parquet
+from isohop.engines.object_store import is_url
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.spark import Engine, spark_session
 from isohop.engines.storage import folder_atomically, write_text_atomically
@@ -56,6 +57,14 @@ class Planned:
     plan: Plan
     as_of: datetime | None = None
     before: Graph | None = None
+
+    def holds(self, path: Path) -> bool:
+        """Whether ``path`` is among the tables, where these are in a folder of this machine: what
+        is written there would be read as a table."""
+        spec = self.schema.source
+        if spec.path is None or spec.package is not None or is_url(spec.path):
+            return False
+        return path.resolve().is_relative_to((self.file.path.parent / spec.path).resolve())
 
 
 def plan_schema(path: str | Path) -> Planned:
@@ -104,6 +113,11 @@ def construct_graph(
 ) -> Graph:
     """As `build`, in a session that is there already."""
     out = Path(out)
+    if planned.holds(out):
+        raise IsohopError(
+            f"{out} lies in the folder of the tables, where it would be read as one. Choose "
+            "another folder."
+        )
     with folder_atomically(out, "graph.json") as folder:
         _construct(planned, folder, session, progress)
     return Graph.open(out)

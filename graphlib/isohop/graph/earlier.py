@@ -23,10 +23,12 @@ class OtherTypes(IsohopError):
 
 def check_same_types(before: Graph, now: Graph) -> None:
     """Raises `OtherTypes` where the two differ in more than rows: what was learned on one is then
-    of no use for the other. With one schema file they may: an edge type without edges is none."""
+    of no use for the other. With one schema file they may: an edge type without edges is none, and
+    a column that came or went, or has values of another kind, is read as none ever was."""
     for what, one, other in (
         ("node types", _nodes(before), _nodes(now)),
         ("edge types", _edges(before), _edges(now)),
+        ("attributes", _attributes(before), _attributes(now)),
     ):
         if one != other:
             only = [f"only before: {', '.join(sorted(one - other))}"] if one - other else []
@@ -43,6 +45,10 @@ def _nodes(graph: Graph) -> set[str]:
 
 def _edges(graph: Graph) -> set[str]:
     return {edge.name for edge in graph.edge_types}
+
+
+def _attributes(graph: Graph) -> set[str]:
+    return {f"{n.name}.{a.name} ({a.kind})" for n in graph.node_types for a in n.attributes}
 
 
 def earlier_ids(before: Graph, now: Graph, node_type: str) -> np.ndarray:

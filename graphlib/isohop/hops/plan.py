@@ -350,7 +350,7 @@ def _check_attributes(plan: Plan, problems: list[Problem]) -> None:
             problems.append(Problem(f"attributes.{name}", "there is no such attribute.", hint))
 
 
-RESERVED_KEYS = {"node_id", "embedding", "source", "degree"}
+RESERVED_KEYS = {"node_id", "embedding", "source", "confidence", "degree"}
 """Columns of the embedding dataset, beside which the key's columns stand."""
 RESERVED_ATTRIBUTES = {"node_id"}
 RESERVED_FACTS = {"src", "dst", "count"}

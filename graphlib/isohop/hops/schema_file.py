@@ -116,6 +116,14 @@ def check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
     """Add to the file's problems what is named that is not there, or cannot be named so."""
     for name, entity in schema.entities.items():
         _check_name(file, ("entities", name), name)
+        # What readers of Parquet pass over, take for a partition, or find beside the entities.
+        if name.startswith("_") or "=" in name or name == "manifest.json":
+            file.add(
+                ("entities", name),
+                f"'{name}' cannot be the name of an entity: its embeddings are a folder.",
+                "Leave out a leading '_' and '=', and name it otherwise than 'manifest.json': "
+                "'table' says which table is meant.",
+            )
         if entity.table is None:
             continue
         if entity.table not in schema.tables:

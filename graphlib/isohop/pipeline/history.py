@@ -6,7 +6,8 @@ leave (`runs.py`) in ``home``, the folder of the pipeline's runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,8 +111,9 @@ def _state(past: PastRun, stage: str) -> str:
 
 def prune(home: Path | StoredFolder, keep: int) -> list[Made]:
     """Remove all but the newest ``keep`` runs, and in those that stay what killed processes left
-    behind. What is being written stays as it is, and so does a run with a damaged record, since
-    nobody knows how new it is: both are told. Published versions are untouched."""
+    behind. Of the others stay those that an unfinished run goes on from, and the newest that a run
+    can go on from. What is being written stays as it is, and so does a run with a damaged record,
+    since nobody knows how new it is: these are told. Published versions are untouched."""
     if keep < 1:
         raise IsohopError(f"Keep 1 run or more. Got {keep} instead.")
     found = past_runs(home)
@@ -120,7 +122,11 @@ def prune(home: Path | StoredFolder, keep: int) -> list[Made]:
         for p in found
         if p.damaged
     ]
+    needed = _needed(found)
     for number, past in enumerate(past for past in found if not past.damaged):
+        if number >= keep and past.run.id in needed:
+            told.append(Made(what="left alone: a run goes on from it", where=str(past.run.place)))
+            continue
         # Of one in an object store what was left behind lies in the copy that this machine wrote.
         run = Run.of(home, past.run.id)
         if number < keep and not run.folder.is_dir():
@@ -138,6 +144,14 @@ def prune(home: Path | StoredFolder, keep: int) -> list[Made]:
     # Runs whose removal was cut short.
     leftovers = sorted(home.glob(f"{TEMPORARY}*"))
     return told + [_remove(path, "leftover") for path in leftovers]
+
+
+def _needed(found: Sequence[PastRun]) -> set[str]:
+    """The runs that unfinished ones go on from, and the newest that any can."""
+    whole = [past for past in found if _depends(past, "embed") is not None]
+    built = (_depends(past, "build") or {} for past in found if past not in whole)
+    begun = {json.loads(depends["since.run"]) for depends in built if "since.run" in depends}
+    return {past.run.id for past in whole[:1]} | begun
 
 
 def _remove_run(run: Run, read: Path) -> Made:

@@ -89,12 +89,12 @@ class Pipeline:
     @property
     def runs(self) -> Path | StoredFolder:
         """Where the runs are."""
-        return self.folder(self.settings.runs) / self.settings.name
+        return _runs(self.file, self.settings)
 
     @property
     def published(self) -> Path | StoredFolder:
         """Where the versions are."""
-        return self.folder(self.settings.publish.path) / self.published_name
+        return _versions(self.file, self.settings)
 
     @property
     def features(self) -> FeatureSettings:
@@ -125,6 +125,7 @@ def read_pipeline(path: str | Path, instead: Mapping[str, str] | None = None) ->
         _check_places(file, settings)
         planned = _plan(file, settings)
         if planned is not None:
+            _check_outside(file, settings, planned)
             _check_attributes(file, settings, planned)
         _check_text_model(file, settings.features)
     file.raise_problems()
@@ -142,7 +143,7 @@ def home_of_runs(path: str | Path) -> Path | StoredFolder:
     file.raise_problems()
     if file.model is None:
         raise InvalidInput(file.title, file.problems)
-    return _folder(file, file.model.runs) / file.model.name
+    return _runs(file, file.model)
 
 
 def _folder(file: YamlFile[PipelineFile], written: str) -> Path | StoredFolder:
@@ -187,6 +188,37 @@ def _check_places(file: YamlFile[PipelineFile], settings: PipelineFile) -> None:
         problem = forbidden(written if is_url(written) else file.path.parent / written)
         if problem is not None:
             file.add(place, problem)
+    if not file.problems and _overlap(_runs(file, settings), _versions(file, settings)):
+        file.add(
+            ("publish",),
+            f"versions would lie among the runs, in {_versions(file, settings)}.",
+            "Give 'publish' another 'path'.",
+        )
+
+
+def _runs(file: YamlFile[PipelineFile], settings: PipelineFile) -> Path | StoredFolder:
+    return _folder(file, settings.runs) / settings.name
+
+
+def _versions(file: YamlFile[PipelineFile], settings: PipelineFile) -> Path | StoredFolder:
+    return _folder(file, settings.publish.path) / (settings.publish.name or settings.name)
+
+
+def _overlap(one: Path | StoredFolder, other: Path | StoredFolder) -> bool:
+    """Whether one lies in the other."""
+    longer, shorter = sorted((f"{one}/", f"{other}/"), key=len, reverse=True)
+    return longer.startswith(shorter)
+
+
+def _check_outside(file: YamlFile[PipelineFile], settings: PipelineFile, planned: Planned) -> None:
+    for place, written in ((("runs",), settings.runs), (("publish",), settings.publish.path)):
+        folder = _folder(file, written)
+        if isinstance(folder, Path) and planned.holds(folder):
+            file.add(
+                place,
+                f"{folder} lies in the folder of the tables, where it would be read as one.",
+                "Choose another folder, or move the tables into one of their own.",
+            )
 
 
 def _check_text_model(file: YamlFile[PipelineFile], features: FeatureSettings) -> None:

@@ -287,8 +287,9 @@ def runs_in(home: Path | StoredFolder) -> Iterator[Run]:
                 yield run
         return
     for folder in sorted(home.glob("*")):
-        hidden = folder.name.startswith(".")
-        if not hidden and ((folder / "stages").is_dir() or (folder / LOCK).is_file()):
+        # A folder of versions has such a lock too.
+        other = folder.name.startswith(".") or any(folder.glob("v=*"))
+        if not other and ((folder / "stages").is_dir() or (folder / LOCK).is_file()):
             yield Run(folder)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -128,13 +128,23 @@ def _latest(
     fit = []
     for name, other in known.items():
         try:
-            embedded = other.record("embed")
-            if embedded is not None and _unfit(pipeline, run, other, learning) is None:
-                fit.append((other.record("publish") is not None, embedded.order, name))
+            embedded, built = other.record("embed"), other.record("build")
+            if embedded is None or built is None:
+                continue
+            if _unfit(pipeline, run, other, learning) is None:
+                published, order = other.record("publish") is not None, embedded.order
+                fit.append((published, _known_until(built.depends), order, name))
         except IsohopError:
             continue  # a record that cannot be read: `isohop runs list` tells it
     newest = (known[name] for *_, name in sorted(fit, reverse=True))
     return next((one for one in newest if alike is None or _has_types_of(one, alike)), None)
+
+
+def _known_until(built: Mapping[str, str]) -> tuple[bool, datetime]:
+    """Greater of the run that knew later rows. ``built``: what its stage `build` depends on."""
+    known = json.loads(built.get("settings.as_of", "null"))
+    moment = datetime.max.replace(tzinfo=UTC) if known is None else datetime.fromisoformat(known)
+    return known is None, moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _has_types_of(run: Run, graph: Graph) -> bool:

@@ -17,6 +17,7 @@ from isohop.embeddings.contract import version_number
 from isohop.engines.object_store import WRITING
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import disk_full, is_disk_full
+from isohop.engines.storage import fingerprint as digest
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.model_folder import contents_of
 from isohop.graph import Graph
@@ -310,7 +311,7 @@ def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
     parts["settings"] = chosen
     if not stage.needs:
         planned = pipeline.planned
-        parts["schema"] = pipeline.planned.file.path.read_text("utf-8")
+        parts["schema"] = _schema(pipeline)
         parts["inputs"] = {name: planned.source.fingerprint(name) for name in planned.schema.tables}
     if stage.name == "features":
         folder = pipeline.features.text_model
@@ -325,11 +326,24 @@ def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
     return parts | before
 
 
+def _schema(pipeline: Pipeline) -> str:
+    """SHA-256 of the schema file, which may tell more than records are to."""
+    return digest(pipeline.planned.file.path)
+
+
 def _decision(pipeline: Pipeline, run: Run, stage: Stage) -> Decision | None:
-    """Which run a stage goes on from, where the pipeline file asks for one."""
+    """Which run a stage goes on from, where the pipeline file asks for one. Raises `IsohopError`
+    where a later stage is asked for another than `build` was."""
     if pipeline.settings.since is None or stage.name not in KEPT:
         return None
-    return decided(pipeline, run) or decide(pipeline, run, _learning(pipeline))
+    found = decided(pipeline, run)
+    if found is None and stage.name != KEPT[0]:
+        raise IsohopError(
+            f"Run '{run.id}' was not built with 'since: {pipeline.settings.since}', so "
+            f"'{stage.name}' cannot go on so. Run 'isohop stage {KEPT[0]}' with that first, or "
+            "'isohop run' for all stages."
+        )
+    return found or decide(pipeline, run, _learning(pipeline))
 
 
 def _learning(pipeline: Pipeline) -> dict[str, str]:
@@ -338,7 +352,7 @@ def _learning(pipeline: Pipeline) -> dict[str, str]:
     folder = pipeline.features.text_model
     learning = {
         "version": isohop.__version__,
-        "schema": pipeline.planned.file.path.read_text("utf-8"),
+        "schema": _schema(pipeline),
         "settings": pipeline.settings.model_dump(mode="json", include=learns),
         "text model": {} if folder is None else contents_of(folder),
     }
@@ -389,16 +403,19 @@ def _done(
     depends = dependencies(pipeline, run, stage)
     wanted = fingerprint_of(depends)
     record = run.record(name)
-    if record is not None and record.fingerprint == wanted and _there(pipeline, run, stage):
-        return record, False
+    done = record is not None and record.fingerprint == wanted and _there(pipeline, run, stage)
     decision = _decision(pipeline, run, stage)
     learning = {} if decision is None else _learning(pipeline)
-    if decision is not None and name == KEPT[0] and not stands(pipeline, run, decision, learning):
-        decision = decide(pipeline, run, learning)
-        wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
     if decision is not None and name == KEPT[0]:
-        _tell_of_itself(run, decision)
-    run.forget(_and_after(name))
+        # The latest run is another, where nothing but the graph was made of the one that is gone.
+        begun = not done or (decision.asked == LATEST and run.record(KEPT[1]) is None)
+        if begun and not stands(pipeline, run, decision, learning):
+            decision, done = decide(pipeline, run, learning), False
+            wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
+        if not done:
+            _tell_of_itself(run, decision)
+    if record is not None and done:
+        return record, False
     attempt = Attempt(pipeline.settings.name, run.id, name)
     if not stage.needs:
         attempt.inputs = [f"{pipeline.planned.schema.database}.{t}" for t in depends["inputs"]]
@@ -407,6 +424,7 @@ def _done(
     with told(attempt, run.folder):
         try:
             with going_on(pipeline, run, decision, learning) as earlier:
+                run.forget(_and_after(name))
                 made = _act(stage, Context(pipeline, run, progress, earlier))
         except OtherTypes as error:
             if decision is None or decision.asked != LATEST or name != KEPT[0]:
