@@ -298,6 +298,89 @@ def test_a_key_that_another_table_refers_by_is_tested_before_pairs_of_references
     assert "line.order_no, shop -> orders" in references(found)
 
 
+def test_a_bare_id_beside_a_tenant_is_its_own_tables(infer):
+    """And who refers to such a row names its table."""
+
+    def rows(count: int, **more: list) -> dict:
+        numbered = {"tenant_id": [1] * count + [2] * count, "id": [*range(1, count + 1)] * 2}
+        return numbered | {name: [*values, *values] for name, values in more.items()}
+
+    found = infer(
+        {
+            "customers": rows(30, city=[f"c{i % 5}" for i in range(30)]),
+            "products": rows(25, colour=[f"x{i % 3}" for i in range(25)]),
+            "purchases": rows(
+                60,
+                customer_id=[i % 30 + 1 for i in range(60)],
+                product_id=[i % 25 + 1 for i in range(60)],
+            ),
+        }
+    )
+    assert references(found) == {
+        "purchases.customer_id, tenant_id -> customers",
+        "purchases.product_id, tenant_id -> products",
+    }
+
+
+def test_what_rows_are_sorted_by_refers_to_no_order(infer):
+    found = infer(
+        {
+            "category": {
+                "id": range(8),
+                "name": [f"n{i}" for i in range(8)],
+                "sort_order": range(1, 9),
+            },
+            "orders": {"id": range(40), "total": [float(i) for i in range(40)]},
+        }
+    )
+    assert references(found) == set()
+
+
+@pytest.mark.parametrize("rows", [8, 60])
+def test_a_number_that_others_say_again_and_again_is_the_key_and_no_title(infer, rows):
+    numbers = [1000 + 7 * i for i in range(rows)]
+    found = infer(
+        {
+            "products": {
+                "ean": numbers,
+                "title": [f"a thing {i}" for i in range(rows)],
+                "grams": [50 + 3 * i for i in range(rows)],
+            },
+            "parcels": {"parcel_id": range(9), "grams": [9000 + i % 2 for i in range(9)]},
+            "sales": {"sale_id": range(200), "ean": [numbers[i % rows] for i in range(200)]},
+        }
+    )
+    assert found.tables["products"].key == ("ean",)
+    assert references(found) == {"sales.ean -> products"}
+
+
+@pytest.mark.parametrize("other", [3, None])
+def test_where_the_key_has_a_value_twice_or_none_no_name_is_taken_for_it(infer, other):
+    ids = [*range(119), other]
+    found = infer(
+        {
+            "customers": {"customer_id": ids, "name": [f"name {i}" for i in range(120)]},
+            "orders": {"order_id": range(300), "customer_id": [i % 119 for i in range(300)]},
+        }
+    )
+    assert found.tables["customers"].key is None
+    told = [e for e in found.evidence if e.where == "customers.customer_id" and not e.adopted]
+    assert any("the same value or none" in one.why for one in told)
+
+
+def test_a_key_of_two_columns_comes_before_a_name(infer):
+    found = infer(
+        {
+            "customers": {
+                "tenant_id": [1] * 30 + [2] * 30,
+                "customer_id": [*range(30)] * 2,
+                "name": [f"name {i}" for i in range(60)],
+            },
+        }
+    )
+    assert found.tables["customers"].key == ("customer_id", "tenant_id")
+
+
 def test_a_number_at_its_end_makes_no_name_an_identifier(infer):
     columns = {
         "login": words("login", 40),

@@ -148,11 +148,33 @@ class _Search:
         shared = {column for column, count in called.items() if count > 1}
         for name in sorted(self.tables):
             if self._without_key(name):
-                found = single_key(self.profiles[name], names, shared)
+                held = self.profiles[name]
+                referred = {c.name for c in held.columns.values() if self._repeated(name, c)}
+                found = single_key(held, names, shared, referred)
+                for column in [] if found is not None else not_quite_keys(held, names):
+                    why = f"some of its {held.rows} rows have the same value or none; mend that, or"
+                    why += " say the key: no other column is taken for it"
+                    self.evidence.append(self._key(name, (column,), False, why))
                 if found is not None:
                     column, why = found
                     self.keys[name] = (column,)
                     self.evidence.append(self._key(name, (column,), True, why))
+
+    def _repeated(self, name: str, column: ColumnProfile) -> bool:
+        """Whether another table says whole numbers of a column again and again, and no others."""
+        low, high = column.minimum, column.maximum
+        if not column.integers or low is None or high is None:
+            return False
+        return any(
+            naming.words(other.name) == naming.words(column.name)
+            and not other.unique
+            and other.minimum is not None
+            and other.maximum is not None
+            and low <= other.minimum <= other.maximum <= high
+            for table, held in self.profiles.items()
+            if table != name
+            for other in held.columns.values()
+        )
 
     def find_references(self) -> None:
         """References of one column to keys of one column."""
@@ -193,6 +215,7 @@ class _Search:
     def find_composite_references(self) -> None:
         """References of several columns, named like the key that they refer to."""
         composite = {n: key for n, key in self.keys.items() if key is not None and len(key) > 1}
+        names = naming.TableNames(dict.fromkeys(self.tables))
         candidates: dict[str, list[_Candidate]] = {}
         for name in sorted(self.tables):
             if not self._without_references(name):
@@ -202,7 +225,7 @@ class _Search:
                     continue
                 if set(self.keys[name] or ()) == set(key) and target > name:
                     continue
-                columns = self._named_like(name, target, key)
+                columns = self._named_like(name, target, key, names)
                 if columns is not None:
                     one = _Candidate(name, columns, target, naming.NAMED)
                     candidates.setdefault(name, []).append(one)
@@ -497,12 +520,19 @@ class _Search:
         """Whether the target's key already holds a reference to the table, as its details do."""
         return any(r.table == name and set(r.columns) <= set(key) for r in self.references[target])
 
-    def _named_like(self, name: str, target: str, key: tuple[str, ...]) -> tuple[str, ...] | None:
-        """Columns of ``name`` that are called like the key's columns."""
-        called = {"".join(naming.words(c)): p for c, p in self.profiles[name].columns.items()}
+    def _named_like(
+        self, name: str, target: str, key: tuple[str, ...], names: naming.TableNames
+    ) -> tuple[str, ...] | None:
+        """Columns of ``name`` that are called like the key's columns; like the target, where one of
+        these is a bare `id`: another table's is its own."""
+        held = self.profiles[name].columns
+        called = {"".join(naming.words(c)): p for c, p in held.items()}
+        of_target = [p for c, p in held.items() if names.names_table(c, target)]
         found = []
         for column in key:
             ours = called.get("".join(naming.words(column)))
+            if set(naming.words(column)) <= naming.BARE:
+                ours = of_target[0] if len(of_target) == 1 else None
             theirs = self.profiles[target].columns[column]
             if ours is None or not ours.given or not self._comparable(ours, theirs):
                 return None
@@ -520,15 +550,29 @@ _FITS = {
 }
 
 
+def not_quite_keys(table: TableProfile, names: naming.TableNames) -> list[str]:
+    """Columns that are called the table's key, whose values do not all differ."""
+    return [
+        column.name
+        for column in table.columns.values()
+        if not column.unique and _key_name(table.name, column, names) == OWN_KEY
+    ]
+
+
 def single_key(
-    table: TableProfile, names: naming.TableNames, shared: Set[tuple[str, ...]]
+    table: TableProfile,
+    names: naming.TableNames,
+    shared: Set[tuple[str, ...]],
+    referred: Set[str] = frozenset(),
 ) -> tuple[str, str] | None:
     """The column that is a table's key, and why; None when there is none.
 
     Of several the one with the best name, then UUIDs and hashes, whole numbers, codes, the shortest
     texts, and the first in the alphabet. ``shared``: names that other tables use as well.
+    ``referred``: columns whose whole numbers others say again and again.
     """
     found = []
+    named = bool(not_quite_keys(table, names))
     for column in table.columns.values():
         if not column.unique or (is_text(column.type) and column.mean_length > 64):
             continue
@@ -536,7 +580,9 @@ def single_key(
         known = table.rows >= SUPPORT or naming.words(column.name) in shared
         if not fit and known and column.code and not column.integers and column.mean_length <= 16:
             fit = 2  # a code identifies as well as a name does
-        if not _worth(table, column, fit):
+        if not fit and column.name in referred:
+            fit = 2
+        if not _worth(table, column, fit) or (named and fit <= 2):
             continue
         kind = 0 if column.opaque else 1 if column.integers else 2 if column.code else 3
         found.append((-fit, kind, column.mean_length, column.name))
@@ -551,14 +597,18 @@ def single_key(
     return name, why
 
 
+OWN_KEY = 5
+"""As `_key_name` tells it: the name is the key's of its table."""
+
+
 def _key_name(table: str, column: ColumnProfile, names: naming.TableNames) -> int:
     """How much a name is a key's, 0 to 5."""
     own = set(naming.words(column.name))
     marked = naming.is_identifier(column.name)
     if own <= naming.IDENTIFIERS:
-        return 5
+        return OWN_KEY
     if names.names_table(column.name, table):
-        return 5 if marked else 3
+        return OWN_KEY if marked else 3
     others = names.candidates(table, column.name, column.integers)
     others.pop(table, None)
     if max(others.values(), default=0) >= naming.ROLE:

@@ -22,6 +22,9 @@ IDENTIFIERS = wordset(
 )
 """Words that say: this identifies something."""
 
+BARE = IDENTIFIERS - wordset("code cd no nr num number nbr ref oid")
+"""Those of them that by themselves name the row that has them, and no other."""
+
 _PLAIN = wordset(
     "name title label type kind status date time year value text order int integer row record rec "
     "auto sys system internal global object obj entry seq sequence line item index idx unique"
@@ -152,6 +155,8 @@ class TableNames:
                     continue
                 if integers and not marked and (_COUNTS & set(own) or _plural(core[stop - 1])):
                     continue
+                if integers and not marked and fit < NAMED and core[stop - 1] in _PLAIN:
+                    continue  # by a `sort_order` of whole numbers rows are sorted
                 add(self._spellings.get(spelled, ()), fit)
                 if marked or not integers:
                     add(self._tails.get(spelled, ()), min(fit, ROLE) - 1)
