@@ -25,6 +25,7 @@ from isohop.coldbrew.choosing import (
     sources,
     with_confidence,
 )
+from isohop.coldbrew.trials import first_places
 
 NODES, CLASSES = 4000, 5
 
@@ -94,6 +95,13 @@ def test_where_nobody_keeps_many_edges_a_blend_is_not_given_up():
 def test_of_too_few_nodes_that_keep_their_edges_no_degree_is_learned():
     lost, keep = trial(1, guess=0.1), trial(2, FEWEST - 1, guess=1.0, edges="all")
     assert learn_choice([lost, keep]).teacher_from is None
+
+
+@pytest.mark.parametrize("candidates", [1, 4, 10, 19, 40, 99, 100, 1000])
+def test_an_answer_by_chance_is_hardly_ever_right(candidates):
+    places = first_places(candidates)
+    assert 1 <= places <= 10
+    assert places == 1 or places <= candidates / 10
 
 
 def test_confidence_holds_for_nodes_it_was_not_learned_from():

@@ -60,6 +60,8 @@ def test_a_number_is_told_by_its_distance(tmp_path):
         pa.array(1e30 * np.arange(COUNT)),
         pa.array(1e305 * np.arange(COUNT)),
         pa.array(1e-9 * np.arange(COUNT)),
+        pa.array(1e-27 * (3 + np.arange(COUNT))),  # masses in kilograms
+        pa.array(1e-305 * np.arange(COUNT)),
     ],
 )
 def test_numbers_are_told_apart_however_large_they_are(tmp_path, values):
@@ -71,6 +73,24 @@ def test_numbers_are_told_apart_however_large_they_are(tmp_path, values):
     assert labels.losses(rows, right).dtype == torch.float32
     assert labels.losses(rows, right).max() < 1e-6
     assert labels.right(right, labels.test) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("huge", [1e25, -9.97e36, 1e300])
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_number_far_from_all_that_training_knows_leaves_every_figure_finite(tmp_path, huge, part):
+    values = np.linspace(10, 1000, COUNT)
+    labels = labels_of(tmp_path / "g", pa.array(values), "number")
+    values[int(torch.nonzero(getattr(labels, part))[0, 0])] = huge
+    labels = labels_of(tmp_path / "h", pa.array(values), "number")
+    answers = torch.zeros(COUNT, 1)
+    assert np.isfinite(labels.right(answers, getattr(labels, part)))
+    assert torch.isfinite(labels.losses(torch.arange(COUNT), answers)).all()
+
+
+def test_bytes_are_no_label(tmp_path):
+    photos = pa.array([b"\xff\xd8", b"\xfe"] * (COUNT // 2))
+    with pytest.raises(IsohopError, match=r"'house\.price' is bytes, which is no label"):
+        labels_of(tmp_path / "g", photos, "category")
 
 
 @pytest.mark.parametrize(

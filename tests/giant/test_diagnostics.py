@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import sparse
 
 from isohop.giant.diagnostics import TreeLevel, diagnose
 from isohop.giant.evaluation import rank_edges, true_ranks
 from isohop.giant.targets import NodeIndex, neighbourhoods
-from isohop.graph import hold_out
+from isohop.graph import EdgeType, Graph, GraphManifest, NodeType, hold_out
 from isohop.graph.holdout import TEST
 from tests.worlds import library
 
@@ -86,6 +87,35 @@ def test_edges_of_all_types_together_are_the_edges_of_each(world):
     mean = sum(ranks.trained.mrr * ranks.count for ranks in each) / found["all"].count
     assert found["all"].trained.mrr == pytest.approx(mean)
     assert found["all"].tfidf.mrr == pytest.approx(found["all"].trained.mrr, abs=1e-6)
+
+
+def test_who_asks_for_a_neighbour_is_no_answer_itself(tmp_path):
+    """Papers that cite each other in pairs of fields: the neighbourhood of each is like itself."""
+    fields = np.repeat(np.arange(30), 6)
+    pairs = [(a, b) for a in range(180) for b in range(180) if a < b and fields[a] == fields[b]]
+    ids = np.arange(180)
+    paper = NodeType(name="paper", key=("id",), count=180)
+    cites = EdgeType(source="paper", role="cites", target="paper", count=len(pairs))
+    src, dst = np.array(pairs).T
+    graph = Graph.write(
+        tmp_path / "cited",
+        GraphManifest(name="g", certificate="0" * 32, node_types=(paper,), edge_types=(cites,)),
+        {"paper": pa.table({"node_id": ids, "id": ids})},
+        {cites.name: pa.table({"src": src, "dst": dst, "count": np.ones(len(src), np.int64)})},
+    )
+    held = hold_out(graph, 1)
+    features = np.eye(30, dtype=np.float32)[fields]
+    kinds = dict.fromkeys(("trained", "untrained", "tfidf"), features)
+    ranks = rank_edges(graph, held, kinds, TEST, 1)["all"].trained
+    # Of a field all but the known ones are as good, and there are at most four of these.
+    assert ranks.mrr > 0.4
+    own = np.eye(180, dtype=np.float32)
+    level = level_of_nodes(graph, held, NodeIndex.of(graph), "paper")
+    alike = TreeLevel("paper", 1, ids, level.targets, own, np.zeros(180, np.float32))
+    towards = own + 0.9 * knowing(graph, held, NodeIndex.of(graph))
+    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+    (figures,) = diagnose(graph, held, [alike], towards, 6.0, TEST, 1)
+    assert figures.mrr > 0.8
 
 
 def test_the_edge_that_carries_the_label_is_not_asked(world):

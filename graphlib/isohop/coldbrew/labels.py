@@ -28,6 +28,8 @@ CLASSES = "classes.parquet"
 _SEVERAL = (
     "label '{}' has several values a node, so it cannot be learned. Choose an attribute with one."
 )
+FARTHEST = 1e6
+"""Deviations that a number is from the mean, at most: one that was mistyped is to spoil no sum."""
 SHARPEN = 2.0
 """Power to which the mean answer is taken: the inverse of GRAND's temperature."""
 
@@ -92,13 +94,14 @@ class Labels:
         return (answers[:, 0] - self._standard(rows)).abs() <= 0.5
 
     def _standard(self, rows: Tensor) -> Tensor:
-        """float32 (rows,); of numbers that are far from 0 only once they are centred."""
+        """float32 (rows,); of numbers that are far from 0 only once they are centred. In whatever
+        unit they are, and however far one is from those that training knows."""
         known, own = self.values[self.train], self.values[rows]
-        # Squares of large numbers are infinite.
-        largest = known.abs().max().clamp(min=1.0)
+        # Squares of large numbers are infinite, and of small ones 0.
+        largest = known.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
         known, own = known / largest, own / largest
-        spread = known.std(correction=0).clamp(min=1e-12 / largest)
-        return ((own - known.mean()) / spread).float()
+        spread = known.std(correction=0).clamp(min=1e-12)
+        return ((own - known.mean()) / spread).clamp(-FARTHEST, FARTHEST).float()
 
     def agree(self, answers: Sequence[Tensor]) -> Tensor:
         """How far several answers about the same nodes, each (nodes, outputs), are from one; of
@@ -183,6 +186,8 @@ def _values(
     column = graph.nodes(entity, [attribute])[attribute]
     if pa.types.is_list(column.type):
         raise IsohopError(_SEVERAL.format(label))
+    if pa.types.is_binary(column.type):
+        raise IsohopError(f"'{label}' is bytes, which is no label. Choose another attribute.")
     kinds = {one.name: one.kind for one in graph.node_type(entity).attributes}
     if kinds[attribute] == "number":
         # Of integers beyond 2^53 the last digits go.

@@ -36,6 +36,11 @@ QUESTIONS = 500
 """Of each kind, at most, to nodes that lose edges."""
 
 
+def first_places(candidates: int) -> int:
+    """Among which the right answer is to be: among a few candidates it would be in any case."""
+    return min(K, max(1, candidates // K))
+
+
 def trials_of(serving: Serving) -> dict[str, list[Trial]]:
     """By entity, once the student is trained."""
     distiller = serving.distiller
@@ -126,7 +131,7 @@ def _trials(
                 partial(embedded, content.vectors[name][rows], serving.content),
                 partial(link_loss, score, candidates, one),
                 partial(_reciprocal, score, candidates, one),
-                enough=1 / K,
+                enough=1 / first_places(len(one.candidates)),
                 edges=edges,
             )
         )

@@ -91,7 +91,8 @@ def diagnose(
             largest=int(size.max()),
         )
         if level.target in asked:
-            rank = _cluster_ranks(level, features, scale, asked[level.target])
+            first = NodeIndex.of(graph).offset[level.target]
+            rank = _cluster_ranks(level, features, scale, asked[level.target], first)
             ranks = Ranks.of(rank)
             update = {"count": len(rank), "mrr": ranks.mrr, "hits_at_10": ranks.hits_at_10}
             update["in_beam"] = float(np.mean(rank <= BEAM))
@@ -117,14 +118,21 @@ def _both_directions(
 
 
 def _cluster_ranks(
-    level: TreeLevel, features: np.ndarray, scale: float, asked: np.ndarray
+    level: TreeLevel, features: np.ndarray, scale: float, asked: np.ndarray, first: int
 ) -> np.ndarray:
-    """float64 (asked,): ranks, from 1, of the true clusters."""
+    """float64 (asked,): ranks, from 1, of the true clusters. ``first``: of the target type's nodes
+    among all."""
     columns = normalise(level.vectors).T
+    left_out = level.targets
+    if len(np.unique(level.clusters)) == len(level.clusters):
+        # A node is no answer to itself.
+        at = (first + np.arange(len(level.clusters)), level.clusters)
+        itself = sparse.csr_matrix((np.ones(len(level.clusters)), at), shape=left_out.shape)
+        left_out = left_out + itself
     block = max(1, SCORES_AT_ONCE // columns.shape[1])
     ranks = []
     for start in range(0, asked.shape[1], block):
         asking, target = asked[:, start : start + block]
         score = scale * (features[asking] @ columns) + level.bias
-        ranks.append(true_ranks(score, level.clusters[target], level.targets[asking]))
+        ranks.append(true_ranks(score, level.clusters[target], left_out[asking]))
     return np.concatenate(ranks)

@@ -107,8 +107,19 @@ def rank_edges(
             candidates = np.union1d(some, target)
             known = known[:, candidates]
             target = np.searchsorted(candidates, target)
+        else:
+            candidates = np.arange(index.counts[asked])
+        left_out = known
+        if asking == asked:
+            # Nobody asks for itself, and its own neighbourhood is what it is most like.
+            itself = (
+                np.ones(len(candidates), np.float32),
+                (candidates, np.arange(len(candidates))),
+            )
+            left_out = known + sparse.csr_matrix(itself, shape=known.shape)
+        pairs = np.stack([source, target])
         found[edge.name] = {
-            kind: _centroid_ranks(values[index.rows(asking)], known, np.stack([source, target]))
+            kind: _centroid_ranks(values[index.rows(asking)], known, left_out, pairs)
             for kind, values in features.items()
         }
     if found:
@@ -138,9 +149,11 @@ def true_ranks(score: np.ndarray, true: np.ndarray, known: sparse.csr_matrix) ->
     return np.asarray(1 + better + equal / 2, np.float64)
 
 
-def _centroid_ranks(own: Features, known: sparse.csr_matrix, ends: np.ndarray) -> np.ndarray:
+def _centroid_ranks(
+    own: Features, known: sparse.csr_matrix, left_out: sparse.csr_matrix, ends: np.ndarray
+) -> np.ndarray:
     """float64 (edges,), of ``ends`` (2, edges): asking nodes, of features ``own`` (nodes, d), and
-    what they ask for. ``known``: (nodes, candidates)."""
+    what they ask for. ``known``: (nodes, candidates), and ``left_out`` those that are no answer."""
     candidates = _centroids(known.T.tocsr(), own)
     columns = candidates.T.tocsr() if sparse.issparse(candidates) else candidates.T  # type: ignore[union-attr]
     nobody = np.asarray(known.sum(0)).ravel() == 0
@@ -150,7 +163,7 @@ def _centroid_ranks(own: Features, known: sparse.csr_matrix, ends: np.ndarray) -
         score = own[asking] @ columns
         score = score.toarray() if sparse.issparse(score) else np.asarray(score)
         score[:, nobody] = -1
-        ranks.append(true_ranks(score, asked, known[asking]))
+        ranks.append(true_ranks(score, asked, left_out[asking]))
     return np.concatenate(ranks)
 
 
