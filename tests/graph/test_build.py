@@ -811,6 +811,38 @@ def test_who_is_whose_boss_is_a_fact(make):
     assert made[0].manifest.certificate == made[1].manifest.certificate
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_order_of_key_columns_is_no_fact(make, engine):
+    """Also where both hold the same values: from where to where, of stations."""
+    told = [
+        make(
+            f"""
+            entities: {{way: {{table: way}}}}
+            tables:
+              way: {{key: [{key}]}}
+              trip: {{key: id, surrogate: true, references: [{{columns: [{refers}], table: way}}]}}
+            """,
+            {
+                "way": {"a": [1, 2, 3], "b": [2, 3, 1], "km": [10, 20, 30]},
+                "trip": {"id": [1, 2], "x": [2, 2], "y": [3, 3], "seats": [4, 5]},
+            },
+            engine,
+        )
+        for key, refers in (("a, b", "x, y"), ("b, a", "y, x"))
+    ]
+    assert told[0].manifest.certificate == told[1].manifest.certificate
+
+
+def test_rows_that_cannot_be_read_are_a_finding_with_examples(tmp_path):
+    file = write_database(tmp_path, "entities: {p: {table: p}}\ntables: {p: {key: id}}", {})
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "p.csv").write_text("id,x\n1,a\n2,b,c\n", "utf-8")
+    graph = build(file, tmp_path / "graph")
+    (finding,) = rows_of(graph, "p")["findings"]
+    assert (finding["kind"], finding["count"]) == ("unreadable rows", 1)
+    assert finding["examples"] == ["line 3: 3 fields instead of 2"]
+
+
 @pytest.mark.parametrize("columns", ["p_id", "p_id, q_id"])
 def test_a_table_that_says_nothing_is_as_one_that_is_not_there(make, columns):
     entities = "p: {table: p}, q: {table: q}"

@@ -183,6 +183,17 @@ def test_where_nothing_looks_like_an_entity_infer_says_so(tmp_path):
     assert "No table looks like an entity" in done.output
 
 
+def test_rows_that_cannot_be_read_are_told_with_what_is_wrong(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [f"{i},n{i}" for i in range(9)]
+    (data / "person.csv").write_text("\n".join(["id,name", *rows, "9,a,b"]), "utf-8")
+    found = infer(str(data), ["person"])
+    (told,) = [one for one in found.rejected if one.what == "unreadable rows"]
+    assert told.where == "person"
+    assert told.why == "1 of 10 rows cannot be read: line 11: 3 fields instead of 2"
+
+
 def test_bytes_are_an_attribute_like_any_other(tmp_path):
     photos = pa.array([b"\x00\xff", b"\xff", None] * 10, pa.binary())
     source = written(tmp_path / "data", {"emp": {"id": range(30), "photo": photos}})

@@ -255,6 +255,10 @@ class _Inference:
                 name, self.folder / "landed" / name, types=self.declared.tables[name].types
             )
             clean[name] = read_landed(self.session, landed)
+            if landed.rejected:
+                why = f"{landed.rejected} of {landed.rows_read} rows cannot be read: "
+                why += "; ".join(landed.first_reasons())
+                self.found.rejected.append(Rejected("unreadable rows", name, why))
         wanted = {name.lower() for name in entities}
         needed = [name for name in clean if name.lower() in wanted]
         physical = infer_physical(clean, dict(self.declared.tables), needed)

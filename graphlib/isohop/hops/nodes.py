@@ -105,14 +105,21 @@ class Nodes:
 
     @staticmethod
     def _key_order(keys: DataFrame, names: Sequence[str]) -> list[int]:
-        """The key's columns in an order that names have no part in: by the digests of their values.
+        """The key's columns in an order that names have no part in: by the digests of their values,
+        and where some have the same ones, by the digest of all keys in each order of these.
 
-        Columns of exactly the same values stay in the order in which the schema file has them.
+        Columns that may change places, since each key is there the other way round as well, stay in
+        the order in which the schema file has them.
         """
         if len(names) == 1:
             return [0]
-        _, found = certificate.digests(keys, [certificate.columns_of(keys, [n]) for n in names])
-        return certificate.in_canonical_order([tuple(digest) for digest in found])[0]
+        alone = certificate.columns_of(keys, names)
+        _, found = certificate.digests(keys, [[column] for column in alone])
+        orders = certificate.in_canonical_order([tuple(digest) for digest in found])
+        if len(orders) == 1:
+            return orders[0]
+        _, found = certificate.digests(keys, [[alone[at] for at in order] for order in orders])
+        return orders[found.index(min(found))]
 
     def identity(self, node: str, frame: DataFrame, columns: Sequence[str]) -> list[Column]:
         """What a node's key is hashed as, where it stands in ``columns`` of ``frame``."""

@@ -116,6 +116,9 @@ class Integrity:
             counted = ledger.table(name)
             counted.rows = table.rows_read
             counted.quarantine("unreadable", table.rejected)
+            counted.find(
+                "unreadable rows", name, table.rejected, table.first_reasons(), "quarantine"
+            )
             for note in table.notes:
                 ledger.notes.append(f"{name}: {note}")
         if as_of is not None:

@@ -41,6 +41,9 @@ _HEXADECIMAL = np.array([f"{byte:02x}" for byte in range(256)], "S2")
 _REJECTED = pa.schema([("reason", pa.string()), ("line", pa.int64()), ("raw", pa.string())])
 
 
+EXAMPLES = 3
+
+
 @dataclass(frozen=True)
 class LandedTable:
     """A table that the engines can read."""
@@ -74,6 +77,15 @@ class LandedTable:
     def rejected(self) -> int:
         """Quarantined rows."""
         return self.rows_read - self.rows - self.later - self.untold
+
+    def first_reasons(self) -> list[str]:
+        """Of its quarantined rows the first few: where each is, and what is wrong with it."""
+        if self.quarantine is None:
+            return []
+        with pq.ParquetFile(self.quarantine) as file:
+            rows = next(file.iter_batches(EXAMPLES, columns=["reason", "line"])).to_pylist()
+        places = ("" if row["line"] is None else f"line {row['line']}: " for row in rows)
+        return [place + row["reason"] for place, row in zip(places, rows, strict=True)]
 
 
 class Notes:
