@@ -472,6 +472,20 @@ def test_parts_with_declared_references_to_parts(infer):
     assert references(found) == {"staff.boss -> staff"}
 
 
+def test_parts_of_which_one_has_a_column_of_another_type_are_reported(infer):
+    """As codes have that begin with 0 in one year alone."""
+    found = infer(
+        {
+            "orders_2023": {"order_id": range(1, 40), "zip": [f"0{i:04}" for i in range(1, 40)]},
+            "orders_2024": {"order_id": range(40, 80), "zip": [90000 + i for i in range(40)]},
+        }
+    )
+    assert set(found.tables) == {"orders_2023", "orders_2024"}
+    (told,) = [e for e in found.evidence if e.where == "orders_2023, orders_2024 -> orders"]
+    assert not told.adopted
+    assert "zip is int64 or string; say one type for all under 'types'" in told.why
+
+
 def test_alike_tables_with_other_names_are_reported(infer):
     one = {"id": range(10), "name": words("a", 10), "age": [1] * 10}
     found = infer({"cats": one, "dogs": one})

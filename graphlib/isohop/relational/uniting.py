@@ -6,7 +6,7 @@ behind it, and, which is counted, no key in common.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from isohop.engines.frames import united
@@ -31,7 +31,10 @@ def unite(tables: Mapping[str, CleanTable], declared: Mapping[str, Table]) -> Un
     """Unite the parts of tables; references to a part become references to the whole."""
     found = United(dict(tables), dict(declared))
     renamed: dict[str, str] = {}
-    for stem, names in sorted(_groups(tables, declared).items()):
+    groups = _groups(tables, declared)
+    for stem, names, why in _of_other_types(tables, groups):
+        found.evidence.append((stem, f"{', '.join(names)} -> {stem}", False, why))
+    for stem, names in sorted(groups.items()):
         where = f"{', '.join(names)} -> {stem}"
         if stem in tables and stem not in names:
             found.evidence.append((stem, where, False, f"another table is called {stem}"))
@@ -79,6 +82,30 @@ def _groups(
         if len(names) > 1 and len(shapes) == 1:
             parts[stem] = names
     return parts
+
+
+def _of_other_types(
+    tables: Mapping[str, CleanTable], groups: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, list[str], str]]:
+    """Stems whose tables are no parts for no other reason than that a column has other types in
+    some, as codes may have that begin with 0 in one alone: (stem, tables, why)."""
+    by_stem: dict[str, list[str]] = {}
+    for name in sorted(tables):
+        stem = naming.stem_of_part(name)
+        if stem is not None and stem not in groups and stem not in tables:
+            by_stem.setdefault(stem, []).append(name)
+    for stem, names in by_stem.items():
+        columns = {frozenset(tables[name].types) for name in names}
+        if len(names) < 2 or len(columns) > 1:
+            continue
+        several = {
+            column: sorted({str(tables[name].types[column]) for name in names})
+            for column in sorted(tables[names[0]].types)
+        }
+        told = [f"{column} is {' or '.join(t)}" for column, t in several.items() if len(t) > 1]
+        if told:
+            why = "the same columns, but of other types: " + ", ".join(told)
+            yield stem, names, why + "; say one type for all under 'types'"
 
 
 def _shape(table: CleanTable, declared: Table, stems: Mapping[str, str | None]) -> str:
