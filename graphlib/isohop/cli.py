@@ -163,6 +163,9 @@ def infer(
             help="The schema file to write; what was left out goes to NAME.left-out.md.",
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write it though there is a file of that name.")
+    ] = False,
     engine: EngineName = Engine.sail,
 ) -> None:
     """Find keys, references, dependencies and kinds, and write a first schema file.
@@ -172,6 +175,10 @@ def infer(
     from isohop.engines.storage import write_text_atomically
     from isohop.graph.infer import infer as infer_schema
 
+    if to is not None and to.exists() and not force:
+        raise IsohopError(
+            f"{to} is there already, perhaps mended by hand. Choose another name, or say --force."
+        )
     names = [name.strip() for name in entities.split(",") if name.strip()]
     base = to.parent if to is not None else None
     found = infer_schema(source, names, engine.value, base, TerminalProgress())

@@ -16,13 +16,15 @@ from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.distill import DistillManifest, read_manifest
 from isohop.coldbrew.embed import embed
 from isohop.coldbrew.known_graph import KnownGraph
-from isohop.coldbrew.message_passing import relations_of
-from isohop.coldbrew.new_edges import NO_ROW
+from isohop.coldbrew.message_passing import Relation, relations_of
+from isohop.coldbrew.new_edges import NO_ROW, EdgeFiles, match_edges
 from isohop.coldbrew.new_rows import NewEdges, NewRows, embed_new
 from isohop.coldbrew.tables import module_key
 from isohop.coldbrew.teacher import BODIES, Teacher, structural_nodes
 from isohop.engines import pieces
+from isohop.engines.pieces import pieces_of
 from isohop.errors import InvalidInput, IsohopError
+from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
 from tests.coldbrew.test_distill import read, vectors
 from tests.coldbrew.test_new_rows import DISTILL, World, books, made
 from tests.coldbrew.test_teacher import COUNTS, GRAPH, TYPES, inputs, settings, teacher
@@ -235,6 +237,36 @@ def test_edges_that_cannot_be_read_are_kept_apart_too(world, tmp_path):
     told, _ = new(world, tmp_path, rows, reads=reads)
     assert (told.edges, told.edges_quarantined) == (1, 2)
     assert f"{READS}: column 'id': 1 NaN or infinite, read as NULL" in told.notes
+
+
+def test_columns_of_keys_may_have_any_name(tmp_path):
+    person = NodeType(name="person", key=("edge", "row"), count=0)
+    city = NodeType(name="city", key=("row",), count=2)
+    lives = EdgeType(source="person", role="lives", target="city", count=0)
+    none = pa.array([], pa.int64())
+    graph = Graph.write(
+        tmp_path / "graph",
+        GraphManifest(
+            name="g", certificate="0" * 32, node_types=(person, city), edge_types=(lives,)
+        ),
+        {
+            "person": pa.table({"node_id": none, "edge": none, "row": none}),
+            "city": pa.table({"node_id": [0, 1], "row": [7, 8]}),
+        },
+        {lives.name: pa.table({"src": none, "dst": none, "count": none})},
+    )
+    rows = pa.table({"edge": [1, 2], "row": [3, 4]})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    pq.write_table(rows.append_column("known_row", pa.array([8, 7])), tmp_path / "lives.parquet")
+    relation = Relation(lives.name, "city", "person", reverse=True)
+    columns = pa.schema([(name, pa.int64()) for name in ("edge", "row", "known_row")])
+    files = EdgeFiles(relation, (tmp_path / "lives.parquet",), columns, ("edge", "row"), ("row",))
+    some = list(pieces_of([tmp_path / "rows.parquet"]))
+    found, useless, _ = match_edges([files], graph, some, rows.schema, tmp_path / "made")
+    assert useless.num_rows == 0
+    (matched,) = (pq.read_table(file) for file in found.glob("*.parquet"))
+    assert matched["node"].to_pylist() == [1, 0]
+    assert matched["row"].to_pylist() == [0, 1]
 
 
 def test_no_rows_and_no_edges(world, tmp_path):

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as numbers
 from typer.testing import CliRunner
 
 from isohop.cli import app
-from isohop.embeddings import publish, read_manifest
+from isohop.embeddings import publish, read_embeddings, read_manifest
 from isohop.embeddings.drift import drift, same_neighbours, snapshot
 from isohop.embeddings.settings import Gates
 from isohop.errors import InvalidInput, IsohopError
@@ -214,6 +214,25 @@ def test_one_node_and_another_key(tmp_path):
     published(tmp_path, "b", {"airport": make_entity(1, key={"other": ["x"]})})
     (one,) = drift(snapshot(home(tmp_path), 1), snapshot(home(tmp_path), 2)).entities
     assert (one.gone, one.new, one.neighbours) == (1, 1, None)
+
+
+def test_a_key_may_have_any_name(tmp_path):
+    key = {"row 0": [f"a{n}" for n in range(9)], "k0": [*range(9)]}
+    published(tmp_path, "a", {"airport": make_entity(9, key=key)})
+    published(tmp_path, "b", {"airport": make_entity(9, key=key)})
+    (one,) = drift(snapshot(home(tmp_path), 1), snapshot(home(tmp_path), 2)).entities
+    assert (one.gone, one.new) == (0, 0)
+
+
+def test_damaged_files_are_named(tmp_path):
+    for run in ("a", "b"):
+        published(tmp_path, run, {"airport": make_entity(20)})
+    file = next((home(tmp_path) / "v=000002").rglob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(IsohopError, match="v=000002/airport is damaged"):
+        drift(snapshot(home(tmp_path), 1), snapshot(home(tmp_path), 2))
+    with pytest.raises(IsohopError, match="v=000002/airport is damaged"):
+        read_embeddings(home(tmp_path))
 
 
 def test_versions_are_compared_on_the_command_line(tmp_path):

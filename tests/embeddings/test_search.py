@@ -55,6 +55,19 @@ def test_neighbours_come_with_their_keys(embeddings):
     assert nearest(embeddings, "airport", keys=["node 3"], k=1)["query"].to_pylist() == [3]
 
 
+def test_a_key_may_have_any_name(tmp_path, entity, run_writer):
+    names = {name: [f"{name} {row}" for row in range(5)] for name in ("row", "asked", "k0")}
+    run = run_writer(tmp_path / "odd", {"thing": entity(5, key=names)})
+    asked = [("row 3", "asked 3", "k0 3")]
+    assert nearest(run, "thing", keys=asked, k=1)["query"].to_pylist() == [3]
+
+
+@pytest.mark.parametrize("ids", [[1.9], ["1"], [True]])
+def test_what_is_no_whole_number_is_no_id(embeddings, ids):
+    with pytest.raises(IsohopError, match="whole numbers"):
+        nearest(embeddings, "airport", ids=ids)
+
+
 def test_all_unknown_keys_and_ids_are_named(embeddings):
     with pytest.raises(InvalidInput) as caught:
         nearest(embeddings, "airport", keys=["node 3", "node 99", "nobody"])

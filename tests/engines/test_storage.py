@@ -53,6 +53,15 @@ def test_folders_being_made_beside_it_are_left_alone(tmp_path):
     assert (tmp_path / "new-customers" / "x").exists()
 
 
+def test_of_two_that_make_one_folder_at_once_both_end_and_the_last_one_stays(tmp_path):
+    with folder_atomically(tmp_path / "a", "made.json") as folder:
+        (folder / "made.json").write_text("first", "utf-8")
+        write(tmp_path / "a", "second")
+        assert (tmp_path / "a" / "made.json").read_text("utf-8") == "second"
+    assert (tmp_path / "a" / "made.json").read_text("utf-8") == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_what_a_killed_process_left_goes(tmp_path):
     left = tmp_path / ".tmp-a-0123456789ab"
     left.mkdir()

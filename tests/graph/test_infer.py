@@ -164,6 +164,13 @@ def test_the_file_and_the_report_are_written(tmp_path):
     assert f"source: {{path: {source}}}" in file.read_text("utf-8")
     assert (tmp_path / "shop.left-out.md").read_text("utf-8").startswith("# Looked at and left out")
     build(file, tmp_path / "graph")
+    # What a person has mended is not written over.
+    file.write_text(file.read_text("utf-8") + "# mine\n", "utf-8")
+    words = ["infer", source, "--entities", "customer", "-o", str(file)]
+    assert "is there already" in str(CliRunner().invoke(app, words).exception)
+    assert file.read_text("utf-8").endswith("# mine\n")
+    assert CliRunner().invoke(app, [*words, "--force"]).exit_code == 0
+    assert not file.read_text("utf-8").endswith("# mine\n")
 
 
 def test_the_file_finds_the_database_from_where_it_lies(tmp_path, monkeypatch):

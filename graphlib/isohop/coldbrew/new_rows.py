@@ -117,6 +117,8 @@ def embed_new(
             raise IsohopError(
                 f"{given} lies in {out}, which is replaced as a whole. Choose another folder."
             )
+        if out.resolve().is_relative_to(given):
+            raise IsohopError(f"{out} lies in {given}, which is read. Choose another folder.")
     problems, unread = check_columns(files, bundle.rows, known.key, known.name)
     if problems:
         raise InvalidInput(f"New rows of '{known.name}' in {files[0]}", problems)
@@ -249,6 +251,8 @@ def embed_piece(
     except (OSError, pa.ArrowException) as raised:
         if is_disk_full(raised):
             raise disk_full("Embedding new rows") from raised
+        if not Path(out).is_dir():
+            raise IsohopError(f"{out} went away while it was written. Run it again.") from raised
         raise IsohopError(
             f"{piece['file']} cannot be read: {raised}. Write the file again."
         ) from raised

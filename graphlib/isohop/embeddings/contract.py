@@ -89,7 +89,7 @@ class EmbeddingsManifest(_Model):
     certificate: str
     """The graph's certificate."""
     fingerprints: Mapping[str, str]
-    """Of the schema and of the model, by those names."""
+    """Of what the run's stages depend on, by their names: ``build`` and ``distill``."""
     evaluation: Mapping[str, float] = {}
     """Figures of what is served, such as ``overall/mrr``, from 0 to 1."""
     entities: tuple[EntityEmbeddings, ...]

@@ -22,7 +22,7 @@ from isohop.embeddings.contract import (
     entity_folders,
     parquet_files,
 )
-from isohop.embeddings.reader import located
+from isohop.embeddings.reader import located, whole_files
 from isohop.embeddings.search import cosine_nearest
 from isohop.embeddings.settings import Gates
 from isohop.errors import IsohopError, Problem
@@ -95,7 +95,8 @@ class Drift:
 
 
 def drift(one: Snapshot, other: Snapshot) -> Drift:
-    """From one version to another. Reads keys as a whole, and of vectors a sample."""
+    """From one version to another. Reads keys as a whole, and of vectors a sample. Raises
+    `IsohopError` for files that are damaged."""
     both = [name for name in one.entities if name in other.entities]
     evaluation = {
         name: (value, other.evaluation[name])
@@ -158,16 +159,17 @@ def problems_of(found: Drift, gates: Gates) -> list[Problem]:
 
 def _entity_drift(name: str, one: Snapshot, other: Snapshot) -> EntityDrift:
     sides = (one, other)
-    data = [_dataset(side.folder, name) for side in sides]
     about = [side.entities[name] for side in sides]
     keys = [[(column.name, column.type) for column in entity.key] for entity in about]
     rows = (about[0].count, about[1].count)
     common = [np.zeros(0, np.int64)] * 2
-    if keys[0] == keys[1]:
-        common = _common(data, [column for column, _ in keys[0]])
-    count = len(common[0])
-    chosen = _spread(count, AMONG)
-    vectors = [_vectors(of, at[chosen]) for of, at in zip(data, common, strict=True)]
+    with whole_files(f"{one.folder / name} or {other.folder / name}"):
+        data = [_dataset(side.folder, name) for side in sides]
+        if keys[0] == keys[1]:
+            common = _common(data, [column for column, _ in keys[0]])
+        count = len(common[0])
+        chosen = _spread(count, AMONG)
+        vectors = [_vectors(of, at[chosen]) for of, at in zip(data, common, strict=True)]
     norms = [float(np.linalg.norm(of, axis=1).mean()) if len(of) else 0.0 for of in vectors]
     return EntityDrift(
         name,
@@ -205,10 +207,12 @@ def _dataset(folder: Path, name: str) -> ds.Dataset:
 def _common(data: Sequence[ds.Dataset], key: list[str]) -> list[np.ndarray]:
     """Rows, int64, of the keys that both have, in the order of the first."""
     numbered = []
+    places = [f"k{place}" for place in range(len(key))]  # a key may have any name
     for number, of in enumerate(data):
         table = of.to_table(columns=key)
-        numbered.append(table.append_column(f"row {number}", pa.array(np.arange(table.num_rows))))
-    joined = numbered[0].join(numbered[1], keys=key, join_type="inner").sort_by("row 0")
+        rows = np.arange(table.num_rows)
+        numbered.append(pa.table([*table.columns, rows], names=[*places, f"row {number}"]))
+    joined = numbered[0].join(numbered[1], keys=places, join_type="inner").sort_by("row 0")
     return [joined[f"row {number}"].to_numpy() for number in range(2)]
 
 

@@ -107,10 +107,10 @@ def publish(
             home.advance(existing.version)
             home.retain(keep)
     except OSError as error:
+        where = "" if error.filename is None else f" ({error.filename})"
         raise IsohopError(
-            f"{embeddings} could not be published to {place}: {error.strerror or error} "
-            f"({error.filename}). What was published before is untouched. Mend this and publish "
-            "again."
+            f"{embeddings} could not be published to {place}: {error.strerror or error}{where}. "
+            "What was published before is untouched. Mend this and publish again."
         ) from error
     return existing
 

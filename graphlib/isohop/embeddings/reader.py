@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -263,10 +264,26 @@ def _read(
     files = parquet_files(folders[entity])
     if not files:
         raise FileNotFoundError(folders[entity])
+    with whole_files(str(folders[entity])):
+        return _table(folders[entity], files, columns)
+
+
+@contextmanager
+def whole_files(where: str) -> Iterator[None]:
+    """Raises `IsohopError` where Parquet ``where`` turns out to be damaged."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise IsohopError(
+            f"{where} is damaged: {error}. Read another version, or publish again."
+        ) from error
+
+
+def _table(folder: Path, files: Sequence[Path], columns: Sequence[str] | None) -> pa.Table:
     schema = pq.read_schema(files[0]).remove_metadata()
     if columns is not None:
         problems = [
-            Problem(str(folders[entity]), f"no column '{name}'.", did_you_mean(name, schema.names))
+            Problem(str(folder), f"no column '{name}'.", did_you_mean(name, schema.names))
             for name in columns
             if name not in schema.names
         ]

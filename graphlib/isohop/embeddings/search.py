@@ -77,7 +77,10 @@ def nearest(
     if keys is not None:
         wanted = _rows_of_keys(table.select(key), keys)
     else:
-        wanted = np.asarray(ids, dtype=np.int64)
+        given = np.asarray(ids)
+        if given.size and not np.issubdtype(given.dtype, np.integer):
+            raise IsohopError(f"Node ids are whole numbers. Got {given.dtype} instead.")
+        wanted = given.astype(np.int64)
         unknown = wanted[(wanted < 0) | (wanted >= table.num_rows)]
         if len(unknown):
             problems = [Problem(f"node {node}", "there is no such node.") for node in unknown]
@@ -129,11 +132,12 @@ def _rows_of_keys(table: pa.Table, keys: Sequence[Any]) -> np.ndarray:
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         types = ", ".join(f"{field.name} {field.type}" for field in table.schema)
         raise IsohopError(f"Keys cannot be looked up: {error}. The key is ({types}).") from error
-    asked = pa.Table.from_arrays([*columns, pa.array(order)], names=[*names, "__asked"])
-    numbered = table.append_column("__row", pa.array(np.arange(table.num_rows)))
-    found = asked.join(numbered, keys=names, join_type="left outer").sort_by("__asked")
-    missing = pc.filter(found.column("__asked"), pc.is_null(found.column("__row"))).to_pylist()
+    places = [f"k{place}" for place in range(len(names))]  # a key may have any name
+    asked = pa.table([*columns, pa.array(order)], names=[*places, "asked"])
+    numbered = pa.table([*table.columns, np.arange(table.num_rows)], names=[*places, "row"])
+    found = asked.join(numbered, keys=places, join_type="left outer").sort_by("asked")
+    missing = pc.filter(found.column("asked"), pc.is_null(found.column("row"))).to_pylist()
     if missing:
         problems = [Problem(f"key {keys[row]!r}", "there is no such node.") for row in missing]
         raise InvalidInput("Keys cannot be looked up", problems)
-    return np.asarray(found.column("__row"), dtype=np.int64)
+    return np.asarray(found.column("row"), dtype=np.int64)

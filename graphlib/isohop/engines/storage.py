@@ -7,6 +7,7 @@ and renamed into place; a reader therefore sees the old one, the new one, or non
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -89,7 +90,8 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder; when the block succeeds it becomes ``path``, replacing what was.
 
     When the block fails the temporary folder is removed and ``path`` is left as it was. Leftovers
-    of a killed process (same destination) are removed on the next call.
+    of a killed process (same destination) are removed on the next call. Of two at once the last one
+    stays.
 
     ``made``: a file that every folder made here for the same purpose has. Where a person says what
     ``path`` is, no other folder may be replaced. Raises `IsohopError` for that, and where there can
@@ -110,6 +112,9 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
     _tidy(path)
     temporary = temporary_beside(path)
     temporary.mkdir()
+    # Held as long as it is being made: another call for the same destination leaves it alone.
+    held = os.open(temporary, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -130,6 +135,7 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(held)
 
 
 def _tidy(path: Path) -> None:
@@ -140,8 +146,24 @@ def _tidy(path: Path) -> None:
         found = names.fullmatch(leftover.name)
         if found and found["old"] and not path.exists():
             leftover.rename(path)
-        elif found:
+        elif found and not _is_held(leftover):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a process is making it, or just now ends. A lock goes with the process that had
+    it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -291,9 +291,11 @@ RAY = ("features", "distill", "embed")
 
 def open_run(pipeline: Pipeline, run_id: str, kind: str = WRITING) -> Run:
     """The run; it need not exist yet. ``kind``: as in `Run.of`."""
-    if not run_id or "/" in run_id or "\\" in run_id or run_id.startswith("."):
+    odd = any(sign in run_id for sign in "/\\") or not run_id.isprintable()
+    if not run_id or odd or run_id.startswith("."):
         raise IsohopError(
-            f"'{run_id}' cannot be the name of a run: leave out '/' and a leading '.'"
+            f"{run_id!r} cannot be the name of a run: leave out '/', '\\', a leading '.', and what "
+            "cannot be printed."
         )
     return Run.of(pipeline.runs, run_id, kind)
 
