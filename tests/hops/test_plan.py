@@ -417,6 +417,28 @@ def test_a_tie_that_folding_loses_is_said(plan):
     assert any("declare 'orders'" in warning for warning in made.warnings)
 
 
+def test_a_part_of_a_folded_table_loses_no_tie(plan):
+    made = plan(
+        """
+        tables:
+          orders: {key: id, surrogate: true, references: [{columns: c, table: customer}]}
+          coupon: {key: id, references: [{columns: id, table: orders}]}
+          payment: {references: [{columns: o, table: orders}]}
+          customer: {key: id}
+          product: {key: id}
+        entities: {customer: {table: customer}, product: {table: product}}
+        """,
+        {
+            "orders": "id c",
+            "coupon": "id code",
+            "payment": "o amount",
+            "customer": "id",
+            "product": "id",
+        },
+    )
+    assert not any("orders" in warning for warning in made.warnings)
+
+
 def test_a_misspelt_attribute_is_an_error_with_the_nearest_name(plan):
     with pytest.raises(InvalidInput, match=r"Did you mean 'customer\.city'"):
         plan(

@@ -205,6 +205,39 @@ def test_an_orphan_keeps_surrogate_keys_from_being_renumbered(tmp_path):
             Renumber("city", 1)(database)
 
 
+def test_a_key_that_is_referred_to_from_further_away_is_not_renumbered(tmp_path):
+    schema = """
+    entities: {customer: {table: customer}}
+    tables:
+      customer: {key: [id]}
+      orders: {key: [oid], surrogate: true, references: [{columns: [customer], table: customer}]}
+      line: {key: [oid, nr], references: [{columns: [oid], table: orders}]}
+      parcel: {key: [oid, nr], references: [{columns: [oid, nr], table: line}]}
+    """
+    lines = {"oid": [5, 5, 6], "nr": [1, 2, 1]}
+    tables = {
+        "customer": {"id": [1, 2]},
+        "orders": {"oid": [5, 6], "customer": [1, 2]},
+        "line": {**lines, "sum": [1.5, 2.5, 3.5]},
+        "parcel": {**lines, "weight": [10, 20, 30]},
+    }
+    file = write_database(tmp_path, schema, tables)
+    with spark_session("sail") as session:
+        database = open_database(plan_schema(file), session, tmp_path / "opened")
+        with pytest.raises(NotLossless, match="oid of 'line' is referred to in its turn"):
+            Renumber("orders", 1)(database)
+
+
+def test_columns_are_not_brought_to_a_part_of_the_table_that_has_them(tmp_path):
+    schema = SCHEMA + "  address: {key: [id], references: [{columns: [id], table: city}]}"
+    tables = {**ROWS, "address": {"id": [10, 11], "street": ["x", "y"]}}
+    file = write_database(tmp_path, schema, tables)
+    with spark_session("sail") as session:
+        database = open_database(plan_schema(file), session, tmp_path / "opened")
+        with pytest.raises(NotLossless, match="'address' is a part of 'city'"):
+            ChainToStar("city", 0)(database)
+
+
 def test_empty_tables_can_be_rewritten(tmp_path):
     empty = {name: pa.table(columns).slice(0, 0) for name, columns in ROWS.items()}
     file = write_database(tmp_path, SCHEMA, empty)

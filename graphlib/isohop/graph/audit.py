@@ -187,7 +187,7 @@ class Auditor:
             found.trials.append(outcome)
             if outcome.certificate == found.original.certificate:
                 return True
-        found.failure, found.error = self._shrink(found, tuple(rewrites)), error
+        found.failure, found.error = self._shrink(found, tuple(rewrites), error)
         return False
 
     def _try(
@@ -200,26 +200,32 @@ class Auditor:
         except Exception as error:  # noqa: BLE001 Whatever goes wrong with it is the finding.
             return None, f"{type(error).__name__}: {error}"
 
-    def _shrink(self, found: Audit, rewrites: tuple[Rewrite, ...]) -> tuple[Rewrite, ...]:
-        """Leave out rewrites one by one as long as what is left still changes the graph."""
+    def _shrink(
+        self, found: Audit, rewrites: tuple[Rewrite, ...], error: str
+    ) -> tuple[tuple[Rewrite, ...], str]:
+        """Leave out rewrites one by one as long as what is left still changes the graph; and with
+        what error that ends, '' where it is another graph."""
         index = 0
         while index < len(rewrites) and len(rewrites) > 1:
             fewer = rewrites[:index] + rewrites[index + 1 :]
-            if self._differs(found, fewer):
-                rewrites = fewer
-            else:
+            told = self._differs(found, fewer)
+            if told is None:
                 index += 1
-        return rewrites
+            else:
+                rewrites, error = fewer, told
+        return rewrites, error
 
-    def _differs(self, found: Audit, rewrites: tuple[Rewrite, ...]) -> bool:
+    def _differs(self, found: Audit, rewrites: tuple[Rewrite, ...]) -> str | None:
+        """The error, '' where the graph is another, None where it is the same."""
         database = self.database
         try:
             for rewrite in rewrites:
                 database = rewrite(database)
         except NotLossless:
-            return False
-        outcome, _ = self._try(rewrites, database)
-        return outcome is None or outcome.certificate != found.original.certificate
+            return None
+        outcome, error = self._try(rewrites, database)
+        same = outcome is not None and outcome.certificate == found.original.certificate
+        return None if same else error
 
     @contextmanager
     def _graph(self, database: Database) -> Iterator[tuple[Graph, Path]]:

@@ -420,7 +420,14 @@ def _warn(plan: Plan) -> None:
                 other
                 for other in schema.tables
                 for reference, partner in references(schema, other)
-                if reference.table == table and not partner and other != table
+                if reference.table == table
+                and not partner
+                and other != table
+                # A 1:1 part is one table with what it is a part of.
+                and (
+                    set(reference.columns) != set(schema.tables[other].key or ())
+                    or schema.home(other) is not None
+                )
             }
         )
         root = plan.roots.get(table)

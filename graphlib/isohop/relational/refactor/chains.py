@@ -52,6 +52,9 @@ class ChainToStar:
         )
         for name, _, outer in referrers:
             require(name != self.lookup, f"'{self.lookup}' refers to itself")
+            # A 1:1 part and what it is a part of are one table, which then had the columns twice.
+            part = set(outer.columns) == set(database.declared(name).key or ())
+            require(not part, f"'{name}' is a part of '{self.lookup}'")
             database = self._hoist(database, name, outer, inner)
         kept = {c: i for c, i in theirs.columns.items() if c not in inner.columns}
         return database.changed(

@@ -39,6 +39,11 @@ def _surrogate_key(database: Database, table: str) -> str:
             not any(set(r.columns) & set(reference.columns) for r in others),
             f"{', '.join(reference.columns)} of '{name}' refers to other tables too",
         )
+        held = set(reference.columns) & set(database.declared(name).key or ())
+        require(
+            not (held and database.referrers(name)),
+            f"{', '.join(sorted(held))} of '{name}' is referred to in its turn",
+        )
         require(
             not any_row(orphans(database, name, reference)),
             f"rows of '{name}' refer to rows that '{table}' lacks",
