@@ -407,17 +407,19 @@ def _done(
     record = run.record(name)
     done = record is not None and record.fingerprint == wanted and _there(pipeline, run, stage)
     decision = _decision(pipeline, run, stage)
+    decides = decision if name == KEPT[0] else None
+    # The latest run is another, where nothing but the graph was made of the one that is gone.
+    latest = decides is not None and decides.asked == LATEST and run.record(KEPT[1]) is None
+    if record is not None and done and not latest:
+        return record, False
     learning = {} if decision is None else _learning(pipeline)
-    if decision is not None and name == KEPT[0]:
-        # The latest run is another, where nothing but the graph was made of the one that is gone.
-        begun = not done or (decision.asked == LATEST and run.record(KEPT[1]) is None)
-        if begun and not stands(pipeline, run, decision, learning):
-            decision, done = decide(pipeline, run, learning), False
-            wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
-        if not done:
-            _tell_of_itself(run, decision)
+    if decides is not None and not stands(pipeline, run, decides, learning):
+        decision, done = decide(pipeline, run, learning), False
+        wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
     if record is not None and done:
         return record, False
+    if decides is not None and decision is not None:
+        _tell_of_itself(run, decision)
     attempt = Attempt(pipeline.settings.name, run.id, name)
     if not stage.needs:
         attempt.inputs = [f"{pipeline.planned.schema.database}.{t}" for t in depends["inputs"]]

@@ -11,7 +11,6 @@ columns can be the key, and one join a referred table for all columns that may r
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -142,39 +141,32 @@ class _Search:
     def find_keys(self) -> None:
         """Single keys, of the columns whose values all differ."""
         names = naming.TableNames(dict.fromkeys(self.tables))
-        called = Counter(
-            naming.words(column) for table in self.profiles.values() for column in table.columns
-        )
-        shared = {column for column, count in called.items() if count > 1}
+        called: dict[tuple[str, ...], list[tuple[str, ColumnProfile]]] = {}
+        for name, held in self.profiles.items():
+            for column in held.columns.values():
+                called.setdefault(naming.words(column.name), []).append((name, column))
+        shared = {words for words, columns in called.items() if len(columns) > 1}
         for name in sorted(self.tables):
             if self._without_key(name):
                 held = self.profiles[name]
-                referred = {c.name for c in held.columns.values() if self._repeated(name, c)}
+                referred = {
+                    column.name
+                    for column in held.columns.values()
+                    if any(
+                        other != name and _repeated(column, theirs)
+                        for other, theirs in called[naming.words(column.name)]
+                    )
+                }
                 found = single_key(held, names, shared, referred)
-                for column in [] if found is not None else not_quite_keys(held, names):
+                if found is not None:
+                    key, why = found
+                    self.keys[name] = (key,)
+                    self.evidence.append(self._key(name, (key,), True, why))
+                    continue
+                for key in not_quite_keys(held, names):
                     why = f"some of its {held.rows} rows have the same value or none; mend that, or"
                     why += " say the key: no other column is taken for it"
-                    self.evidence.append(self._key(name, (column,), False, why))
-                if found is not None:
-                    column, why = found
-                    self.keys[name] = (column,)
-                    self.evidence.append(self._key(name, (column,), True, why))
-
-    def _repeated(self, name: str, column: ColumnProfile) -> bool:
-        """Whether another table says whole numbers of a column again and again, and no others."""
-        low, high = column.minimum, column.maximum
-        if not column.integers or low is None or high is None:
-            return False
-        return any(
-            naming.words(other.name) == naming.words(column.name)
-            and not other.unique
-            and other.minimum is not None
-            and other.maximum is not None
-            and low <= other.minimum <= other.maximum <= high
-            for table, held in self.profiles.items()
-            if table != name
-            for other in held.columns.values()
-        )
+                    self.evidence.append(self._key(name, (key,), False, why))
 
     def find_references(self) -> None:
         """References of one column to keys of one column."""
@@ -548,6 +540,16 @@ _FITS = {
     naming.GUESS: "and the name may mean the table",
     0: "and no name says so",
 }
+
+
+def _repeated(column: ColumnProfile, other: ColumnProfile) -> bool:
+    """Whether another column says whole numbers of this one again and again, and no others."""
+    low, high = column.minimum, column.maximum
+    if not column.integers or low is None or high is None or other.unique:
+        return False
+    if other.minimum is None or other.maximum is None:
+        return False
+    return low <= other.minimum and other.maximum <= high
 
 
 def not_quite_keys(table: TableProfile, names: naming.TableNames) -> list[str]:
