@@ -22,7 +22,7 @@ from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.distill import distill
 from isohop.coldbrew.embed import embed
 from isohop.coldbrew.new_columns import NO_KEY, _cast, check_columns
-from isohop.coldbrew.new_rows import NewRows, embed_new
+from isohop.coldbrew.new_rows import NewRows, embed_new, embed_piece
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines import pieces
 from isohop.engines.storage import fingerprint
@@ -354,3 +354,15 @@ def test_parts_of_two_students_make_no_third(world, tmp_path):
     save_file({name: value + 1 for name, value in load_file(weights).items()}, weights)
     with pytest.raises(IsohopError, match=r"'student\.safetensors' is another file"):
         Bundle.open(tmp_path / "student", "book")
+
+
+def test_what_cannot_be_read_is_told_apart_from_what_cannot_be_written(world, tmp_path):
+    pq.write_table(books(world), tmp_path / "rows.parquet")
+    (piece,) = pieces.pieces_of([tmp_path / "rows.parquet"])
+    about = {"student": str(world.student), "entity": "book", "version": "1"}
+    with pytest.raises(IsohopError, match=r"cannot be embedded: .*No such file"):
+        embed_piece(dict(piece), **about, out=str(tmp_path / "gone"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "rows.parquet").unlink()
+    with pytest.raises(IsohopError, match=r"rows\.parquet cannot be read"):
+        embed_piece(dict(piece), **about, out=str(tmp_path / "out"))

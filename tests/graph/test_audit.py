@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from isohop.cli import app
 from isohop.graph.audit import audit
+from isohop.hops import proposals
 from isohop.relational.refactor import RenameColumn
+from tests.graph.conftest import write_database
 
 ROOT = Path(__file__).parents[2]
 SHOP = ROOT / "schemas" / "shop" / "chain.yaml"
@@ -64,3 +66,22 @@ def test_a_rewrite_that_loses_facts_is_found_and_shrunk(monkeypatch):
     (cause,) = [line for line in told if line.startswith("  ")][-1:]
     assert cause.startswith("  RenameColumn(")
     assert sum(line.startswith("  Re") for line in told) == 1
+
+
+def test_an_entity_that_no_table_is_of_keeps_the_name_that_it_is_known_by(tmp_path, monkeypatch):
+    """Told names alone, nobody could find it under another."""
+    kinds = [kind for kind in proposals._KINDS if "column" in kind.__name__]
+    monkeypatch.setattr(proposals, "_KINDS", kinds)
+    schema = """
+    entities: {customer_id: {key: [customer_id]}}
+    tables: {history: {key: [customer_id, since]}}
+    """
+    history = {
+        "customer_id": [n // 3 for n in range(60)],
+        "since": [f"2026-01-{n % 3 + 1:02}" for n in range(60)],
+        "city": [f"city {n * 7 % 11}" for n in range(60)],
+    }
+    file = write_database(tmp_path, schema, {"history": history})
+    found = audit(file, rewrites=4, seed=5, mapping=False)
+    assert found.failure is None, (found.failure, found.error)
+    assert found.refused["RenameColumn"] > 0

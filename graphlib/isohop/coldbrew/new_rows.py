@@ -23,7 +23,7 @@ twice is embedded twice.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -251,8 +251,17 @@ def embed_piece(
     except (OSError, pa.ArrowException) as raised:
         if is_disk_full(raised):
             raise disk_full("Embedding new rows") from raised
-        if not Path(out).is_dir():
-            raise IsohopError(f"{out} went away while it was written. Run it again.") from raised
+        raise IsohopError(
+            f"The rows of {piece['file']} cannot be embedded: {raised}. Mend this and run the same "
+            "command again."
+        ) from raised
+
+
+def _rows_of(piece: dict[str, Any], names: Sequence[str]) -> Iterator[pa.Table]:
+    """As `rows_of`. Raises `IsohopError` where the file cannot be read."""
+    try:
+        yield from rows_of(piece, names)
+    except (OSError, pa.ArrowException) as raised:
         raise IsohopError(
             f"{piece['file']} cannot be read: {raised}. Write the file again."
         ) from raised
@@ -284,7 +293,7 @@ class _Embedder:
         embedded = used = seen = 0
         bad: list[pa.Table] = []
         with pq.ParquetWriter(target, schema, use_dictionary=list(key)) as writer:
-            tables: Iterable[pa.Table] = rows_of(piece, bundle.rows.names)
+            tables: Iterable[pa.Table] = _rows_of(piece, bundle.rows.names)
             if self.known is not None:  # messages pass over all of it for each of them
                 tables = [pa.concat_tables(held)] if (held := list(tables)) else []
             for table in tables:

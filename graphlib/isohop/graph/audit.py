@@ -175,7 +175,7 @@ class Auditor:
                 if not says_the_same(self.schema, database, rewrite, after):
                     raise NotLossless("it declares what the schema file does not say, or hides it")
                 if not self.mapping:
-                    require_recognisable(database, rewrite, after)
+                    require_recognisable(self.schema, database, rewrite, after)
             except NotLossless:
                 found.refused[name] += 1
                 continue

@@ -64,12 +64,19 @@ def says_the_same(schema: SchemaFile, before: Database, rewrite: Rewrite, after:
     return all(tells[root] == told[root] for root in told.keys() & tells.keys())
 
 
-def require_recognisable(database: Database, rewrite: Rewrite, after: Database) -> None:
+def require_recognisable(
+    schema: SchemaFile, database: Database, rewrite: Rewrite, after: Database
+) -> None:
     """Refuse what no reader of keys and values could see through, told nothing else.
 
     A natural key that looks like a counter is taken for a surrogate; to a table in parts no
-    reference can be declared.
+    reference can be declared; an entity without a table is known by the name of its column.
     """
+    if isinstance(rewrite, RenameColumn):
+        known_by = {c for e in schema.entities.values() if e.table is None for c in e.key or ()}
+        called = database.declared(rewrite.table).columns.get(rewrite.column, rewrite.column)
+        if called in known_by:
+            raise NotLossless(f"an entity without a table is known by the name '{called}'")
     if isinstance(rewrite, SplitRows) and database.referrers(rewrite.table):
         raise NotLossless(f"no reference to the parts of '{rewrite.table}' can be declared")
     if isinstance(rewrite, ExtractLookup | NaturalKey):
