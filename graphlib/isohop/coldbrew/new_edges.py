@@ -26,6 +26,7 @@ from isohop.coldbrew.new_columns import (
     one_array,
     quarantined,
 )
+from isohop.engines.keys import by_place, places
 from isohop.engines.pieces import part_name, rows_of
 from isohop.errors import InvalidInput, Problem, did_you_mean
 from isohop.graph import Graph
@@ -165,9 +166,9 @@ def _read(of: EdgeFiles, graph: Graph, folder: Path) -> _Read:
     table = table.filter(pa.array(there))
     values, reasons = cast_columns(table, of.columns, row_key)
     nodes = graph.nodes(of.relation.source, of.node_key)
-    numbered = _by_place(values, known, "edge", np.arange(table.num_rows))
-    there_are = _by_place(nodes, of.node_key, "node", nodes["node_id"].to_numpy())
-    joined = numbered.join(there_are, keys=_places(known), join_type="inner")
+    numbered = by_place(values.select(known).columns, edge=np.arange(table.num_rows))
+    there_are = by_place(nodes.select(list(of.node_key)).columns, node=nodes["node_id"])
+    joined = numbered.join(there_are, keys=places(len(known)), join_type="inner")
     found = np.full(table.num_rows, -1, np.int64)
     found[joined["edge"].to_numpy()] = joined["node"].to_numpy()
     reasons[(found < 0) & (reasons == "")] = f"the graph knows no such '{of.relation.source}'"
@@ -175,31 +176,21 @@ def _read(of: EdgeFiles, graph: Graph, folder: Path) -> _Read:
 
 
 def _key_of(piece: Mapping[str, Any], rows: pa.Schema, names: Sequence[str]) -> pa.Table:
-    """The key of a piece's rows, as `_by_place` has it, and ``row``, its number there."""
+    """The key of a piece's rows, as `by_place` has it, and ``row``, its number there."""
     wanted = pa.schema([rows.field(name) for name in names])
     read = [wanted.empty_table()]
     for table in rows_of(dict(piece), names):
         read.append(cast_columns(table.combine_chunks(), wanted, names)[0])
     key = pa.concat_tables(read)
-    return _by_place(key, names, "row", np.arange(key.num_rows))
-
-
-def _places(names: Sequence[str]) -> list[str]:
-    return [f"k{place}" for place in range(len(names))]
-
-
-def _by_place(table: pa.Table, names: Sequence[str], more: str, values: np.ndarray) -> pa.Table:
-    """Columns of a key, named by their place, and another: users may call theirs what they like."""
-    columns = [table[name] for name in names]
-    return pa.table([*columns, pa.array(values)], names=[*_places(names), more])
+    return by_place(key.columns, row=np.arange(key.num_rows))
 
 
 def _matched(one: _Read, key: pa.Table, used: np.ndarray) -> pa.Table:
     """The edges of a piece's rows, which are marked in ``used``."""
     names = list(one.of.row_key)
     good = one.reasons == ""
-    columns = _by_place(one.values, names, "edge", np.arange(len(good)))
-    joined = columns.filter(pa.array(good)).join(key, keys=_places(names), join_type="inner")
+    columns = by_place(one.values.select(names).columns, edge=np.arange(len(good)))
+    joined = columns.filter(pa.array(good)).join(key, keys=places(len(names)), join_type="inner")
     edges = joined["edge"].to_numpy()
     used[edges] = True
     relation = pa.repeat(pa.scalar(one.of.relation.name), len(edges))

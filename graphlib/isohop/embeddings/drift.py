@@ -25,6 +25,7 @@ from isohop.embeddings.contract import (
 from isohop.embeddings.reader import located, whole_files
 from isohop.embeddings.search import cosine_nearest
 from isohop.embeddings.settings import Gates
+from isohop.engines.keys import by_place, places
 from isohop.errors import IsohopError, Problem
 
 NEIGHBOURS = 10
@@ -206,14 +207,13 @@ def _dataset(folder: Path, name: str) -> ds.Dataset:
 
 def _common(data: Sequence[ds.Dataset], key: list[str]) -> list[np.ndarray]:
     """Rows, int64, of the keys that both have, in the order of the first."""
-    numbered = []
-    places = [f"k{place}" for place in range(len(key))]  # a key may have any name
-    for number, of in enumerate(data):
-        table = of.to_table(columns=key)
-        rows = np.arange(table.num_rows)
-        numbered.append(pa.table([*table.columns, rows], names=[*places, f"row {number}"]))
-    joined = numbered[0].join(numbered[1], keys=places, join_type="inner").sort_by("row 0")
-    return [joined[f"row {number}"].to_numpy() for number in range(2)]
+    tables = [of.to_table(columns=key) for of in data]
+    one, other = (
+        by_place(table.columns, **{name: np.arange(table.num_rows)})
+        for name, table in zip(("row", "other"), tables, strict=True)
+    )
+    joined = one.join(other, keys=places(len(key)), join_type="inner").sort_by("row")
+    return [joined[name].to_numpy() for name in ("row", "other")]
 
 
 def _vectors(of: ds.Dataset, rows: np.ndarray) -> np.ndarray:

@@ -61,8 +61,8 @@ def publish(
     """Publish a run's embeddings as the next version under ``published/name``.
 
     ``embeddings`` is the run's folder of entities; ``run`` its identifier; ``certificate`` that of
-    its graph; ``fingerprints`` those of the schema and the model; ``evaluation`` what the manifest
-    tells of its quality. Afterwards the newest ``keep`` versions are left, and the one that LATEST
+    its graph; ``fingerprints`` as the manifest has them; ``evaluation`` what the manifest tells of
+    its quality. Afterwards the newest ``keep`` versions are left, and the one that LATEST
     names. What differs from the latest version by more than ``gates`` let pass is not published.
 
     Publishing the same files of the same run again returns the version they already are, so that

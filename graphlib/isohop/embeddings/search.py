@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from isohop.embeddings.contract import MEASURES
 from isohop.embeddings.reader import read_embeddings
+from isohop.engines.keys import by_place, places
 from isohop.errors import InvalidInput, IsohopError, Problem
 
 _BLOCK_VALUES = 1 << 24
@@ -132,10 +133,9 @@ def _rows_of_keys(table: pa.Table, keys: Sequence[Any]) -> np.ndarray:
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         types = ", ".join(f"{field.name} {field.type}" for field in table.schema)
         raise IsohopError(f"Keys cannot be looked up: {error}. The key is ({types}).") from error
-    places = [f"k{place}" for place in range(len(names))]  # a key may have any name
-    asked = pa.table([*columns, pa.array(order)], names=[*places, "asked"])
-    numbered = pa.table([*table.columns, np.arange(table.num_rows)], names=[*places, "row"])
-    found = asked.join(numbered, keys=places, join_type="left outer").sort_by("asked")
+    asked = by_place(columns, asked=order)
+    numbered = by_place(table.columns, row=np.arange(table.num_rows))
+    found = asked.join(numbered, keys=places(len(names)), join_type="left outer").sort_by("asked")
     missing = pc.filter(found.column("asked"), pc.is_null(found.column("row"))).to_pylist()
     if missing:
         problems = [Problem(f"key {keys[row]!r}", "there is no such node.") for row in missing]

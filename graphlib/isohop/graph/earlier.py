@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from isohop.engines.keys import by_place, places
 from isohop.errors import IsohopError
 from isohop.graph.dataset import EdgeType, Graph
 
@@ -55,17 +56,17 @@ def earlier_ids(before: Graph, now: Graph, node_type: str) -> np.ndarray:
     """int64 (nodes now,): the id that each node had before, by its key; `NOBODY` where it is new,
     or its key is of another type now."""
     key = now.node_type(node_type).key
-    names = [f"k{place}" for place in range(len(key))]
     tables = []
     for graph in (now, before):
         if not set(key) <= set(graph.node_type(node_type).key):
             return np.full(now.node_type(node_type).count, NOBODY)
         nodes = graph.nodes(node_type, key)
-        tables.append(pa.table([nodes["node_id"], *(nodes[k] for k in key)], ["id", *names]))
+        tables.append(by_place([nodes[name] for name in key], id=nodes["node_id"]))
     ours, theirs = tables
     if ours.schema != theirs.schema:
         return np.full(ours.num_rows, NOBODY)
-    theirs = theirs.rename_columns(["before", *names])
+    names = places(len(key))
+    theirs = theirs.rename_columns([*names, "before"])
     joined = ours.join(theirs, names, join_type="left outer").sort_by("id")
     return joined["before"].fill_null(NOBODY).to_numpy()
 

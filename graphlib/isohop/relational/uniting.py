@@ -65,13 +65,10 @@ def _groups(
     tables: Mapping[str, CleanTable], declared: Mapping[str, Table]
 ) -> dict[str, list[str]]:
     """Stem -> the tables that may be its parts, sorted; two at least."""
-    stems = {name: naming.stem_of_part(name) for name in sorted(tables)}
-    groups: dict[str, list[str]] = {}
-    for name, stem in stems.items():
-        if stem is not None:
-            groups.setdefault(stem, []).append(name)
+    by_stem = _by_stem(tables)
+    stems = {name: stem for stem, names in by_stem.items() for name in names}
     parts = {}
-    for stem, names in groups.items():
+    for stem, names in by_stem.items():
         if stem in tables:
             names = sorted([*names, stem])
         shapes = {_shape(tables[n], declared.get(n, Table()), stems) for n in names}
@@ -84,19 +81,24 @@ def _groups(
     return parts
 
 
+def _by_stem(tables: Mapping[str, CleanTable]) -> dict[str, list[str]]:
+    """Stem -> the tables whose names say that they are its parts, sorted."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(tables):
+        stem = naming.stem_of_part(name)
+        if stem is not None:
+            found.setdefault(stem, []).append(name)
+    return found
+
+
 def _of_other_types(
     tables: Mapping[str, CleanTable], groups: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, list[str], str]]:
     """Stems whose tables are no parts for no other reason than that a column has other types in
     some, as codes may have that begin with 0 in one alone: (stem, tables, why)."""
-    by_stem: dict[str, list[str]] = {}
-    for name in sorted(tables):
-        stem = naming.stem_of_part(name)
-        if stem is not None and stem not in groups and stem not in tables:
-            by_stem.setdefault(stem, []).append(name)
-    for stem, names in by_stem.items():
+    for stem, names in _by_stem(tables).items():
         columns = {frozenset(tables[name].types) for name in names}
-        if len(names) < 2 or len(columns) > 1:
+        if stem in groups or stem in tables or len(names) < 2 or len(columns) > 1:
             continue
         several = {
             column: sorted({str(tables[name].types[column]) for name in names})
@@ -108,11 +110,10 @@ def _of_other_types(
             yield stem, names, why + "; say one type for all under 'types'"
 
 
-def _shape(table: CleanTable, declared: Table, stems: Mapping[str, str | None]) -> str:
+def _shape(table: CleanTable, declared: Table, stems: Mapping[str, str]) -> str:
     """What parts have in common, as text; a reference to a part counts as one to its stem."""
-    renamed = {name: stem for name, stem in stems.items() if stem is not None}
     columns = sorted((name, str(type_)) for name, type_ in table.types.items())
-    return f"{columns} {_redirected(declared, renamed).model_dump_json()}"
+    return f"{columns} {_redirected(declared, stems).model_dump_json()}"
 
 
 def _redirected(table: Table, renamed: Mapping[str, str]) -> Table:
