@@ -93,7 +93,7 @@ FEW = DistillSettings(
     structural_penalty=0.0,
     batch=1024,
 )
-WITH_LINKS = DistillSettings(steps=100, dropout=0.3, link_weight=0.05, structural_penalty=0.0025)
+WITH_LINKS = DistillSettings(dropout=0.3, link_weight=0.05, structural_penalty=0.0025)
 SETTINGS = {
     "cora": FEW.model_copy(update={"answers": 4, "weight_decay": 1e-3}),
     "actor": FEW.model_copy(update={"teacher": "message-passing", "steps": 100}),
@@ -275,7 +275,7 @@ class Comparison:
         for model in models:
             clock = time.monotonic()
             made.start(model)
-            made.train(made.settings.steps)
+            made.train(made.steps)
             made.finish()
             self.note(f"{setting}/{model}/seconds", time.monotonic() - clock)
 

@@ -83,7 +83,7 @@ def measure_hops(settings: str, folder: Path) -> dict[str, float]:
     distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS[settings])
     distiller.start("teacher")
     clock = time.perf_counter()
-    _, validation = distiller.train(distiller.settings.steps)
+    _, validation = distiller.train(distiller.steps)
     found = {"teacher/seconds": time.perf_counter() - clock}
     return found if validation is None else found | {"teacher/validation": validation}
 
@@ -96,7 +96,7 @@ def measure_sampled(folder: Path) -> dict[str, float]:
     for model in MODELS:
         clock = time.perf_counter()
         found[f"{model}/ms a step"] = measure_steps(distiller, model)
-        distiller.train(distiller.settings.steps)
+        distiller.train(distiller.steps)
         distiller.finish()
         found[f"{model}/seconds"] = time.perf_counter() - clock
         print(f"{model}: {found[f'{model}/seconds']:.1f} s", flush=True)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from isohop.coldbrew import training
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.choosing import confidence_of
 from isohop.coldbrew.content import content_in_answers, content_in_vectors
@@ -22,7 +23,7 @@ from isohop.coldbrew.evaluation import FEWEST
 from isohop.coldbrew.learners import BESIDE_LABEL, Told
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.sampling import Sampler
-from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.settings import FEWEST_STEPS, PASSES, DistillSettings
 from isohop.coldbrew.tables import module_key
 from isohop.coldbrew.teacher import Teacher
 from isohop.engines.workers import Workers
@@ -163,20 +164,40 @@ def test_parts_teach_what_the_whole_graph_teaches(tmp_path, settings):
     pairs = np.unique(pairs[camp[pairs[:, 0]] == camp[pairs[:, 1]]], axis=0)
     more = {"steps": 200, "learning_rate": 0.02, "batch": 40, "fanout": 8}
     chosen = settings.model_copy(update=more)
-    distiller = Distiller.of(*citations(tmp_path, pairs), chosen, 1, None, 1)
-    features = distiller.inputs.features["paper"]
-    features[:, 0] += torch.from_numpy(camp * 1.6 - 0.8)
-    assert distiller.sampled
-    learn(distiller)
-    connected = distiller.connected["paper"].numpy()
-    near = {}
-    told = {name: told.vectors["paper"] for name, told in distiller.told.items()}
-    for name, vectors in (told | {"features": features}).items():
-        unit = functional.normalize(vectors, dim=1)
-        nearest = (unit @ unit.T).fill_diagonal_(-9).argmax(1).numpy()
-        near[name] = (camp[nearest] == camp)[connected].mean()
-    assert near["teacher"] > 0.95
-    assert near["student"] > 0.9 > near["features"]
+    made = citations(tmp_path, pairs)
+    near: dict[str, list[float]] = {}
+    for training_seed in (1, 2, 3):
+        distiller = Distiller.of(*made, chosen, 1, None, 1, training_seed=training_seed)
+        features = distiller.inputs.features["paper"]
+        features[:, 0] += torch.from_numpy(camp * 1.6 - 0.8)
+        assert distiller.sampled
+        learn(distiller)
+        connected = distiller.connected["paper"].numpy()
+        told = {name: told.vectors["paper"] for name, told in distiller.told.items()}
+        for name, vectors in (told | {"features": features}).items():
+            unit = functional.normalize(vectors, dim=1)
+            nearest = (unit @ unit.T).fill_diagonal_(-9).argmax(1).numpy()
+            near.setdefault(name, []).append((camp[nearest] == camp)[connected].mean())
+    assert np.mean(near["teacher"]) > 0.95
+    assert np.mean(near["student"]) > 0.9 > np.mean(near["features"])
+
+
+def test_large_graphs_are_learned_for_as_many_steps_as_ask_about_each_node_some_times():
+    settings = DistillSettings(batch=1000)
+    assert settings.steps_of(0) == settings.steps_of(5_000) == FEWEST_STEPS
+    assert settings.steps_of(1_000_000) == 1000 * PASSES
+    assert settings.model_copy(update={"steps": 7}).steps_of(1_000_000) == 7
+
+
+def test_however_many_steps_there_are_the_whole_graph_is_looked_at_a_few_times(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "VALIDATIONS", 2)
+    settings = SMALL.model_copy(update={"steps": 90})
+    distiller = Distiller.of(*citations(tmp_path, some_edges()), settings, 1, None, 1)
+    distiller.start("mlp")
+    looks = [step for step in range(1, 91) if distiller.train(1)[1] is not None]
+    assert looks == [60, 90]
 
 
 @pytest.mark.parametrize("label", [None, "paper.topic"])

@@ -132,10 +132,39 @@ def test_a_convolution_without_residual_is_a_gcn():
 def test_how_long_features_are_matters_to_no_convolution():
     of, features = teacher("convolution"), inputs().features
     longer = {name: 100 * values for name, values in features.items()}
-    for layer in of.body.project.of.values():
-        torch.nn.init.zeros_(layer[0].bias)
     for name, values in told(of, features).items():
         torch.testing.assert_close(values, told(of, longer)[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("residual", [0.0, 0.5])
+def test_a_teacher_begins_with_all_types_in_one_space(kind, residual):
+    """What is alike is told alike, whatever its type, before anything is learned."""
+    of, features = teacher(kind, initial_residual=residual), dict(inputs().features)
+    features["author"] = features["author"].clone()
+    features["author"][5] = features["paper"][27]
+    held = told(of, features)
+    torch.testing.assert_close(held["author"][5], held["paper"][27])
+
+
+@pytest.mark.parametrize("residual", [0.0, 0.5])
+def test_messages_begin_as_the_sum_of_what_a_node_and_its_relations_hold(residual):
+    of, features = (
+        teacher("message-passing", initial_residual=residual, layers=1),
+        inputs().features,
+    )
+    with torch.no_grad():
+        begun = of.body.project(features)
+        weights = GRAPH.weights({})
+        heard = {n: values.clone() for n, values in begun.items()}
+        for relation in GRAPH.relations:
+            heard[relation.target] += GRAPH.mean(relation, begun[relation.source], weights)
+        expected = {
+            n: functional.layer_norm((1 - residual) * heard[n] + residual * begun[n], (5,))
+            for n in COUNTS
+        }
+    for name, values in told(of, features).items():
+        torch.testing.assert_close(values, expected[name])
 
 
 def test_a_hop_wise_teacher_begins_with_the_mean_of_all_hops():

@@ -35,7 +35,7 @@ from torch.nn import functional
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import GatedMLP, LatentIndex
-from isohop.coldbrew.tables import by_blocks, mlp
+from isohop.coldbrew.tables import ResidualMLP, by_blocks
 from isohop.engines.storage import fingerprint
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.documents import Field
@@ -63,7 +63,7 @@ class BundleManifest(BaseModel):
     """``bundle.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[8] = 8
+    format: Literal[9] = 9
     certificate: str
     """Of the graph that the student learned from."""
     settings: DistillSettings
@@ -274,9 +274,9 @@ def _student(
         return Projection(state["axes"])
     d = settings.part
     modules = {
-        "first": mlp(width, d, 0.0),
+        "first": ResidualMLP(width, d, 0.0),
         "second": GatedMLP(width + d, d, 0.0),
-        "content": mlp(width, d, 0.0),
+        "content": ResidualMLP(width, d, 0.0),
     }
     teacher = None
     if any(name.startswith("teacher.") for name in state):

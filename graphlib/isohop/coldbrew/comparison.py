@@ -130,7 +130,7 @@ def _trained(
         raise IsohopError(f"There is nothing to evaluate: {distiller.skipped}.")
     for model in MODELS if distiller.labels is None else (*MODELS, "graph-mlp"):
         distiller.start(model)
-        distiller.train(distiller.settings.steps)
+        distiller.train(distiller.steps)
         distiller.finish()
     return {
         "figures": [figure.model_dump() for figure in distiller.evaluate()],

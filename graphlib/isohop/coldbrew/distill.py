@@ -44,7 +44,7 @@ class DistillManifest(BaseModel):
     """``distill.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[4] = 4
+    format: Literal[5] = 5
     seed: int
     certificate: str | None = None
     """Of the graph that it was distilled from."""
@@ -242,10 +242,10 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     for model in MODELS[len(distiller.told) :] if distiller.skipped is None else ():
         clock = time.monotonic()
         if first:
-            log.begin(model, settings.steps)
+            log.begin(model, distiller.steps)
         if distiller.model != model:
             distiller.start(model)
-        while distiller.done < settings.steps:
+        while distiller.done < distiller.steps:
             losses, valid = distiller.train(STEPS_AT_ONCE - distiller.done % STEPS_AT_ONCE)
             point = {"loss": round(float(np.mean(losses)), 6)}
             if valid is not None:

@@ -91,6 +91,8 @@ class Distiller:
         compute_deterministically(threads)
         torch.manual_seed(seed)
         self.settings = settings
+        self.steps = settings.steps_of(max(inputs.counts[name] for name in inputs.entities))
+        """Of each model."""
         self.seed = seed
         self.workers = workers
         self.notes: list[str] = []
@@ -275,7 +277,7 @@ class Distiller:
             model,
             learner,
             self.settings,
-            self.settings.steps if steps is None else steps,
+            self.steps if steps is None else steps,
             (self.seed, 1, *number),
             self.workers,
             lambda step: self._draw((*number, step)),
@@ -408,7 +410,7 @@ class Distiller:
         """MLP₁ learns the teacher's vectors, then finds every entity's latent neighbours."""
         first = FirstGuess(self, taught.vectors)
         if guess is None:
-            steps = max(1, self.settings.steps // 2)
+            steps = max(1, self.steps // 2)
             self._training_of("teacher's first guess", first, steps, part=1).train(steps)
         else:
             first.module.load_state_dict(dict(guess))

@@ -235,6 +235,10 @@ class ByTeacher:
     def __init__(self, distiller: Distiller):
         self.module = distiller.student
         self._of = distiller
+        taught = distiller.told["teacher"].vectors
+        for name, latent in distiller.latent.items() if distiller.begun is None else ():
+            features, connected = distiller.inputs.features[name], distiller.connected[name]
+            self.module.begin(name, features, latent, taught[name], connected)
 
     def loss(self, batch: Batch) -> Tensor:
         of, module = self._of, self.module
@@ -285,6 +289,9 @@ class FirstGuess:
     def __init__(self, distiller: Distiller, taught: Table):
         self.module = distiller.student.first
         self._of = distiller
+        for name in distiller.inputs.entities if distiller.begun is None else ():
+            features, connected = distiller.inputs.features[name], distiller.connected[name]
+            distiller.student.begin_to_guess(name, features, taught[name], connected)
         self._taught = taught
 
     def loss(self, batch: Batch) -> Tensor:

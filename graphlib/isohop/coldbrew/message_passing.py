@@ -21,6 +21,7 @@ os.environ.setdefault("DGLBACKEND", "pytorch")
 import dgl
 from dgl.ops import copy_u_mean, u_mul_e_sum
 
+from isohop.coldbrew.beginning import begin_as_identity
 from isohop.coldbrew.tables import Table, module_key
 from isohop.graph.holdout import reverses
 
@@ -272,11 +273,16 @@ class RelationalLayer(nn.Module):
         super().__init__()
         self.initial_residual = initial_residual
         self.own = nn.ModuleDict(
-            {module_key(name): nn.Linear(dimensions, dimensions) for name in node_types}
+            {
+                module_key(name): begin_as_identity(nn.Linear(dimensions, dimensions))
+                for name in node_types
+            }
         )
         self.relation = nn.ModuleDict(
             {
-                module_key(relation.name): nn.Linear(dimensions, dimensions, bias=False)
+                module_key(relation.name): begin_as_identity(
+                    nn.Linear(dimensions, dimensions, bias=False)
+                )
                 for relation in relations
             }
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from isohop.yaml_file import StrictModel
+
+FEWEST_STEPS = 300
+PASSES = 4
 
 
 class DistillSettings(StrictModel):
@@ -29,11 +33,13 @@ class DistillSettings(StrictModel):
     structural_degree: int = Field(3, ge=1)
     """Nodes of fewer edges have no structural embedding: too little to learn it from. Where a label
     is learned, edges to nodes whose label training knows."""
-    steps: int = Field(100, ge=1)
-    """Steps of the teacher, of the MLP beside it, and of the student, each."""
+    steps: int | None = Field(None, ge=1)
+    """Steps of the teacher, of the MLP beside it, and of the student, each. Where none are given
+    `FEWEST_STEPS`, and more of large graphs: as many as ask `PASSES` times about each node of the
+    largest entity."""
     batch: int = Field(4096, ge=1)
     """Edges of each type in a step, at most."""
-    full_graph: int = Field(2_000_000, ge=0)
+    full_graph: int = Field(50_000, ge=0)
     """Nodes and edges up to which a step passes messages over the whole graph. Of a larger one it
     looks at a sample, and learns from as many nodes of each entity as edges of a type."""
     fanout: int = Field(16, ge=1)
@@ -65,6 +71,12 @@ class DistillSettings(StrictModel):
     imitation: float = Field(1.0, ge=0)
     """Weight of the student's answering as the teacher does, where there is a label: of few labels;
     less of more, and none where training knows as many as there are connected nodes besides."""
+
+    def steps_of(self, nodes: int) -> int:
+        """Steps where the largest entity has so many ``nodes``."""
+        if self.steps is not None:
+            return self.steps
+        return max(FEWEST_STEPS, math.ceil(PASSES * nodes / self.batch))
 
     @property
     def part(self) -> int:

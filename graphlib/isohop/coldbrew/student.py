@@ -9,8 +9,9 @@ new node will not be either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import faiss
 import numpy as np
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.coldbrew.beginning import begin_alike, begin_as_best
 from isohop.coldbrew.dropout import dropout
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.tables import Table, by_blocks, mlp, module_key
+from isohop.coldbrew.tables import ResidualMLP, Table, by_blocks, module_key
 
 BLOCK = 1 << 12
 """Rows that are looked for at once."""
@@ -44,9 +46,20 @@ class GatedMLP(nn.Module):
         self.gate = nn.Linear(inputs, 1)
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, SHUT)
-        self.mlp = mlp(inputs, outputs, dropout)
+        self.mlp = ResidualMLP(inputs, outputs, dropout)
         self.latent = outputs
         self.register_buffer("hears", torch.ones(()))
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The linear layer of its MLP."""
+        return self.mlp.linear
+
+    def begin(self, parts: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """As the linear map that is nearest to the last of ``parts``: x, ẽ and what is wanted."""
+        opening = torch.sigmoid(self.gate.bias.detach())
+        both = ((torch.cat([x, opening * latent], 1), wanted) for x, latent, wanted in parts)
+        begin_as_best(self.linear, both)
 
     def forward(self, both: Tensor) -> Tensor:
         own, latent = both[:, : -self.latent], both[:, -self.latent :]
@@ -66,13 +79,15 @@ class FeatureMLP(nn.Module):
         widths: Mapping[str, int],
         dimensions: int,
         dropout: float,
-        make: Callable[[int, int, float], nn.Module] = mlp,
+        make: Callable[[int, int, float], ResidualMLP | GatedMLP] = ResidualMLP,
     ):
         super().__init__()
         self.dropout = dropout
-        self.mlp = nn.ModuleDict(
-            {module_key(name): make(width, dimensions, dropout) for name, width in widths.items()}
-        )
+        made = {
+            module_key(name): make(width, dimensions, dropout) for name, width in widths.items()
+        }
+        begin_alike(one.linear for one in made.values())
+        self.mlp = nn.ModuleDict(made)
 
     def forward(self, features: Table) -> dict[str, Tensor]:
         return {name: by_blocks(partial(self.of, name), x) for name, x in features.items()}
@@ -96,6 +111,23 @@ class Student(nn.Module):
         gated = partial(GatedMLP, silent=settings.latent_dropout)
         self.second = FeatureMLP(both, d, settings.dropout, gated)
 
+    def begin_to_guess(
+        self, entity: str, features: Tensor, taught: Tensor, connected: Tensor
+    ) -> None:
+        """MLP₁ of an entity as the linear map that is nearest to the teacher's vectors (nodes, d)
+        of ``connected`` nodes, a mask."""
+        first = self.first.mlp[module_key(entity)]
+        if isinstance(first, ResidualMLP):
+            begin_as_best(first.linear, _blocks_of(connected, features, taught))
+
+    def begin(
+        self, entity: str, features: Tensor, latent: Tensor, taught: Tensor, connected: Tensor
+    ) -> None:
+        """MLP₂ likewise."""
+        second = self.second.mlp[module_key(entity)]
+        if isinstance(second, GatedMLP):
+            second.begin(_blocks_of(connected, features, latent, taught))
+
     def hear(self, entity: str, whether: bool) -> None:
         """Of latent neighbours."""
         second = self.second.mlp[module_key(entity)]
@@ -107,6 +139,12 @@ class Student(nn.Module):
             name: by_blocks(partial(self.second.of, name), features[name], heard)
             for name, heard in latent.items()
         }
+
+
+def _blocks_of(among: Tensor, *tables: Tensor) -> Iterator[Any]:
+    """Of ``tables`` (n, …) the rows that a mask tells, a block at a time."""
+    for mask, *parts in zip(*(table.split(BLOCK) for table in (among, *tables)), strict=True):
+        yield tuple(part[mask] for part in parts)
 
 
 EXACT = 8192

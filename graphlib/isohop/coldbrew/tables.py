@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.coldbrew.beginning import begin_with_nothing
 from isohop.coldbrew.dropout import Dropout
 
 Table = Mapping[str, Tensor]
@@ -57,3 +58,18 @@ def mlp(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
         Dropout(dropout),
         nn.Linear(HIDDEN, outputs),
     )
+
+
+class ResidualMLP(nn.Module):
+    """float32 (n, inputs) -> (n, outputs): a linear layer, and what an `mlp` adds to it, which at
+    first is nothing."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.added = mlp(inputs, outputs, dropout)
+        begin_with_nothing(self.added[-1])
+
+    def forward(self, values: Tensor) -> Tensor:
+        told: Tensor = self.linear(values) + self.added(values)
+        return told

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.coldbrew.beginning import begin_alike, begin_as_identity
 from isohop.coldbrew.dropout import dropout
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.links import LinkScore
@@ -41,7 +42,7 @@ from isohop.coldbrew.message_passing import (
 )
 from isohop.coldbrew.sampling import Sample
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.tables import Table, by_blocks, mlp, module_key
+from isohop.coldbrew.tables import Table, by_blocks, module_key
 from isohop.coldbrew.walks import Walk
 
 IDENTITY = 0.5
@@ -86,8 +87,14 @@ class Teacher(nn.Module):
             )
             for _ in range(self.body.places)
         )
-        out = nn.Identity if self.body.final else partial(nn.Linear, d, d)
-        self.out = nn.ModuleDict({module_key(name): out() for name in names})
+        self.out = nn.ModuleDict(
+            {
+                module_key(name): nn.Identity()
+                if self.body.final
+                else begin_as_identity(nn.Linear(d, d))
+                for name in names
+            }
+        )
         self.score = LinkScore(tuple(inputs.edge_types), d, "distmult", settings.scale)
         self.classify = nn.Linear(d, outputs) if outputs else None
 
@@ -220,25 +227,34 @@ class LoneTeacher(nn.Module):
 
 
 class Projection(nn.Module):
-    """Features of every node type, (nodes, its width), each into as many dimensions by a layer of
-    its own."""
+    """Features of every node type, (nodes, its width), each into as many dimensions by a linear
+    layer of its own, then ``normed`` or not. All begin alike."""
 
-    def __init__(self, features: Table, make: Callable[[int], nn.Module], dropout: float):
+    def __init__(self, features: Table, dimensions: int, dropout: float, normed: bool):
         super().__init__()
         self.dropout = dropout
-        self.of = nn.ModuleDict({module_key(n): make(x.shape[1]) for n, x in features.items()})
+        linear = {
+            module_key(name): nn.Linear(x.shape[1], dimensions) for name, x in features.items()
+        }
+        begin_alike(linear.values())
+        self.linear = nn.ModuleDict(linear)
+        self.norm = nn.ModuleDict(
+            {name: nn.LayerNorm(dimensions) if normed else nn.Identity() for name in linear}
+        )
 
     def forward(self, features: Table) -> dict[str, Tensor]:
         return {name: by_blocks(partial(self._read, name), x) for name, x in features.items()}
 
     def _read(self, name: str, values: Tensor) -> Tensor:
-        read: Tensor = self.of[module_key(name)](dropout(values, self.dropout, self.training))
-        return read
+        key = module_key(name)
+        read: Tensor = self.linear[key](dropout(values, self.dropout, self.training))
+        normed: Tensor = self.norm[key](read)
+        return normed
 
     def carried(self, name: str, values: Tensor) -> Tensor:
         """Of features of a type after a walk, beside them how much of a node they are, (…, width +
         1): as if they had gone through a linear layer first, and then walked."""
-        layer: nn.Linear = self.of[module_key(name)]  # type: ignore[assignment]
+        layer: nn.Linear = self.linear[module_key(name)]  # type: ignore[assignment]
         read = functional.linear(
             dropout(values[..., :-1], self.dropout, self.training), layer.weight
         )
@@ -261,11 +277,7 @@ class MessagePassing(nn.Module):
         d = settings.part
         self.places = settings.layers
         self.dropout = settings.dropout
-        self.project = Projection(
-            inputs.features,
-            lambda width: nn.Sequential(mlp(width, d, settings.dropout), nn.LayerNorm(d)),
-            settings.dropout,
-        )
+        self.project = Projection(inputs.features, d, settings.dropout, normed=True)
         relations = relations_of(inputs.edge_types)
         self.layers = nn.ModuleList(
             RelationalLayer(tuple(inputs.counts), relations, d, settings.initial_residual)
@@ -280,8 +292,8 @@ class MessagePassing(nn.Module):
         for place, layer in enumerate(self.layers):
             heard = layer(graph, placed(held[-1], place), initial, weights)
             # Between layers: what vectors are read from is whole.
-            share = self.dropout if place + 1 < len(self.layers) else 0.0
-            held.append(_activated(heard, share, self.training))
+            last = place + 1 == len(self.layers)
+            held.append(heard if last else _activated(heard, self.dropout, self.training))
         return held
 
 
@@ -299,14 +311,12 @@ class Convolution(nn.Module):
         self.initial_residual = settings.initial_residual
         self.final = not self.initial_residual
         names = inputs.features
-        self.project = Projection(
-            names,
-            lambda width: nn.Sequential(nn.Linear(width, d), nn.LayerNorm(d)),
-            settings.dropout,
-        )
+        self.project = Projection(names, d, settings.dropout, normed=True)
         self.layers = nn.ModuleDict(
             {
-                module_key(name): nn.ModuleList(nn.Linear(d, d) for _ in range(settings.layers - 1))
+                module_key(name): nn.ModuleList(
+                    begin_as_identity(nn.Linear(d, d)) for _ in range(settings.layers - 1)
+                )
                 for name in names
             }
         )
@@ -345,7 +355,7 @@ class HopWise(nn.Module):
         self.dropout = settings.dropout
         self.node_dropout = settings.node_dropout
         names = inputs.features
-        self.project = Projection(names, lambda width: nn.Linear(width, d), settings.dropout)
+        self.project = Projection(names, d, settings.dropout, normed=False)
         # A hop's weight at a node is the softmax of this over hops: the mean of all, to begin with.
         self.weigh = nn.ParameterDict(
             {module_key(name): nn.Parameter(torch.zeros(d)) for name in names}

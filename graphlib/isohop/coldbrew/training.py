@@ -23,6 +23,8 @@ from isohop.errors import IsohopError
 from isohop.giant.row_table import gradient_of
 
 VALIDATE_EVERY = 20
+VALIDATIONS = 16
+"""At most, of however many steps: each looks at the whole graph."""
 
 
 def mixed(*numbers: int) -> int:
@@ -48,6 +50,7 @@ class Training:
         self.name = name
         self.learner = learner
         self.steps = steps
+        self._every = VALIDATE_EVERY * -(-steps // (VALIDATE_EVERY * VALIDATIONS))
         self.done = 0
         self._seed = tuple(seed)
         self._workers = workers
@@ -75,7 +78,7 @@ class Training:
         valid = None
         for _ in range(min(steps, self.steps - self.done)):
             losses.append(self._step())
-            if self._score and (self.done % VALIDATE_EVERY == 0 or self.done == self.steps):
+            if self._score and (self.done % self._every == 0 or self.done == self.steps):
                 valid = self._validate(self._score)
         return losses, valid
 
