@@ -304,7 +304,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
 
 def disk_full(folder: Path, usual: Usual, draw: random.Random) -> Result:
     """Runs and versions on a disk that ends somewhere in the middle, and is made larger then."""
-    with small_disk(folder / "disk", size=draw.randrange(1 << 12, 1 << 19)) as disk:
+    with small_disk(folder / "disk", size=draw.randrange(1 << 12, 1 << 18)) as disk:
         pipeline = Pipeline.make(folder / "pipeline", home=str(disk))
         code, said = pipeline.run()
         assert code == 1, f"{code}: {said}"
