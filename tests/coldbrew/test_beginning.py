@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +10,11 @@ from isohop.coldbrew.beginning import begin_alike, begin_as_best
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import Student
 from isohop.coldbrew.tables import ResidualMLP
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    """Of a normal distribution, others for each shape."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
 def test_layers_that_read_equally_many_features_begin_as_one_and_others_for_themselves():
@@ -25,7 +29,7 @@ def test_layers_that_read_equally_many_features_begin_as_one_and_others_for_them
 def test_more_dimensions_than_features_keep_all_that_features_say():
     layer = nn.Linear(3, 8)
     begin_alike([layer])
-    features = torch.randn(20, 3)
+    features = drawn(20, 3)
     torch.testing.assert_close(
         torch.cdist(layer(features), layer(features)).detach(),
         torch.cdist(features, features),
@@ -35,9 +39,7 @@ def test_more_dimensions_than_features_keep_all_that_features_say():
 
 
 def test_the_best_linear_map_is_found():
-    random = torch.Generator().manual_seed(3)
-    features = torch.randn(200, 5, generator=random) + 3
-    weight, bias = torch.randn(4, 5, generator=random), torch.randn(4, generator=random)
+    features, weight, bias = drawn(200, 5) + 3, drawn(4, 5), drawn(4)
     layer = nn.Linear(5, 4)
     wanted = features @ weight.T + bias
     begin_as_best(layer, zip(features.split(64), wanted.split(64), strict=True))
@@ -57,16 +59,13 @@ def test_of_few_rows_or_of_features_that_say_nothing_it_is_finite(rows):
 
 def test_an_mlp_begins_as_its_linear_layer():
     module = ResidualMLP(6, 4, 0.0)
-    rows = torch.randn(10, 6)
+    rows = drawn(10, 6)
     assert torch.equal(module(rows), module.linear(rows))
 
 
 def test_a_student_begins_with_what_is_linear_in_its_evidence():
     """In features, and in what its latent neighbours say."""
-    draw = np.random.default_rng(0)
-    features, latent = (
-        torch.from_numpy(draw.normal(size=(400, width)).astype(np.float32)) for width in (6, 4)
-    )
+    features, latent = drawn(400, 6), drawn(400, 4)
     taught = features[:, :4] + latent
     student = Student({"paper": 6}, DistillSettings(dimensions=8)).eval()
     connected = torch.arange(400) < 300
@@ -79,7 +78,7 @@ def test_a_student_begins_with_what_is_linear_in_its_evidence():
 
 
 def test_a_student_begins_with_nodes_that_have_edges():
-    features, taught = torch.randn(400, 6), torch.randn(400, 4)
+    features, taught = drawn(400, 6), drawn(400, 4)
     connected = torch.arange(400) < 300
     students = [Student({"paper": 6}, DistillSettings(dimensions=8)).eval() for _ in range(2)]
     students[0].begin_to_guess("paper", features, taught, connected)

@@ -200,6 +200,42 @@ def test_however_many_steps_there_are_the_whole_graph_is_looked_at_a_few_times(
     assert looks == [60, 90]
 
 
+def doubtful(path: Path, settings: DistillSettings) -> Distiller:
+    """Half of the edges join papers of one topic, which their features tell; half lead anywhere."""
+    papers = 150
+    anywhere = np.random.default_rng(4).integers(0, papers, (400, 2))
+    graph, features = citations(path, np.vstack([within_topics(papers, 1200), anywhere]), papers)
+    distiller = Distiller.of(graph, features, settings, 1, None, 1)
+    topics = functional.one_hot(torch.arange(papers) % 3, 5).float()
+    distiller.inputs.features["paper"].mul_(0.1).add_(topics)
+    return distiller
+
+
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED, WALKED], ids=["whole", "sampled", "walked"])
+def test_where_that_is_better_the_second_half_learns_by_messages_as_credible_as_their_edges(
+    tmp_path, settings, monkeypatch
+):
+    better = iter(range(100))
+    monkeypatch.setattr(Distiller, "_validation_score", lambda *_: float(next(better)))
+    longer = settings.model_copy(update={"steps": 50, "learning_rate": 0.02})
+    distiller = doubtful(tmp_path / "a", longer)
+    distiller.start("teacher")
+    distiller.train(25)
+    assert not distiller.weighed
+    distiller.train(1)
+    assert distiller.weighed
+    assert distiller.graph.credible.keys() == {"paper--cites--paper"}
+    distiller.save_checkpoint(tmp_path / "c.safetensors")
+    distiller.train(24)
+    resumed = doubtful(tmp_path / "b", longer)
+    resumed.resume(tmp_path / "c.safetensors")
+    assert resumed.weighed
+    resumed.train(24)
+    for one in (distiller, resumed):
+        one.finish()
+    assert equal(distiller, resumed)
+
+
 @pytest.mark.parametrize("label", [None, "paper.topic"])
 @pytest.mark.parametrize("settings", [SMALL, SAMPLED, WALKED], ids=["whole", "sampled", "walked"])
 @pytest.mark.parametrize(("stopped", "steps"), [(0, 7), (1, 20), (2, 21)])

@@ -144,6 +144,26 @@ def test_an_edge_that_is_not_credible_is_as_good_as_none(made, seed):
         torch.testing.assert_close(one, other)
 
 
+@given(graphs(), st.integers(0, 100))
+@settings(max_examples=40)
+def test_a_message_says_as_much_as_its_edges_are_believed(made, seed):
+    """By a mean whose weights add up to 1 a doubtful edge would say all, where it is the only
+    one."""
+    counts, edges = made
+    random = torch.Generator().manual_seed(seed)
+    credible = {name: torch.rand(e.shape[1], generator=random) + 0.01 for name, e in edges.items()}
+    graph = MessageGraph(counts, TYPES, edges, credible)
+    for relation in graph.relations:
+        values = torch.randn(counts[relation.source], 3, generator=random)
+        source, target = graph.ends(relation)
+        loop = (source == target) & (relation.source == relation.target)
+        weight = torch.where(loop, 0.0, credible[relation.edge_type])
+        total = torch.zeros(counts[relation.target]).index_add(0, target, weight)
+        found = graph.mean(relation, values, graph.weights({}))
+        expected = torch.zeros_like(found).index_add(0, target, weight[:, None] * values[source])
+        torch.testing.assert_close(found, expected / total.clamp(min=1)[:, None])
+
+
 def test_degree_counts_both_ends_and_is_zero_without_edges():
     edges = {CITES: torch.tensor([[0, 0, 3], [1, 2, 3]]), WROTE: torch.tensor([[1], [0]])}
     degree = MessageGraph({"paper": 4, "author": 2, "alone": 3}, TYPES, edges).degrees()

@@ -20,14 +20,18 @@ TYPES = {CITES: ("paper", "paper"), WRITES: ("paper", "author"), SHELF: ("paper"
 COUNTS = {"paper": 40, "author": 9, "shelf": 3, "alone": 2}
 
 
-def a_graph(seed: int) -> MessageGraph:
+def a_graph(seed: int, doubted: bool = False) -> MessageGraph:
     draw = np.random.default_rng(seed)
     edges = {}
     for name, (source, target) in TYPES.items():
         size = int(draw.integers(0, 120))
         ends = [draw.integers(0, COUNTS[one], size) for one in (source, target)]
         edges[name] = torch.from_numpy(np.stack(ends))
-    return MessageGraph(COUNTS, TYPES, edges)
+    credible = {
+        name: torch.from_numpy(draw.random(ends.shape[1]).astype(np.float32))
+        for name, ends in edges.items()
+    }
+    return MessageGraph(COUNTS, TYPES, edges, credible if doubted else None)
 
 
 def a_teacher(graph: MessageGraph, layers: int, seed: int) -> tuple[Teacher, dict]:
@@ -48,9 +52,9 @@ def ids(seed: int) -> dict[str, np.ndarray]:
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 10_000), layers=st.integers(1, 3))
-def test_where_all_neighbours_are_heard_vectors_are_those_of_the_whole_graph(seed, layers):
-    graph = a_graph(seed)
+@given(seed=st.integers(0, 10_000), layers=st.integers(1, 3), doubted=st.booleans())
+def test_where_all_neighbours_are_heard_vectors_are_those_of_the_whole_graph(seed, layers, doubted):
+    graph = a_graph(seed, doubted)
     teacher, features = a_teacher(graph, layers, seed)
     draw = np.random.default_rng(seed)
     left_out = {
@@ -81,7 +85,7 @@ def test_a_node_hears_true_neighbours_as_many_as_allowed_and_none_that_is_left_o
     heard: dict[str, dict[int, int]] = {}
     for name, nodes in ids(seed).items():
         of = heard[name] = dict.fromkeys(nodes.tolist(), 0)
-        for relation, source, target in sampler._heard(name, np.unique(nodes), left_out, draw):
+        for relation, source, target, *_ in sampler._heard(name, np.unique(nodes), left_out, draw):
             kept = np.ones(graph.edges[relation.edge_type].shape[1], bool)
             kept[left_out[relation.edge_type]] = False
             ends = torch.stack(graph.ends(relation))[:, torch.from_numpy(kept)].T.tolist()
@@ -104,11 +108,31 @@ def test_one_director_is_not_drowned_by_fifty_actors():
     counts = {"film": films, "director": films, "actor": 50}
     graph = MessageGraph(counts, types, {n: torch.from_numpy(e) for n, e in edges.items()})
     heard = Sampler(graph, 8, 1)._heard("film", np.arange(films), {}, np.random.default_rng(1))
-    directors = next(target for one, _, target in heard if one.source == "director")
-    actors = next(target for one, _, target in heard if one.source == "actor")
+    directors = next(target for one, _, target, *_ in heard if one.source == "director")
+    actors = next(target for one, _, target, *_ in heard if one.source == "actor")
     # Half of 8 draws are of directors: none of them in 1 of 256 films.
     assert len(np.unique(directors)) > 0.97 * films
     assert 3 < len(actors) / films < 5
+
+
+def test_of_many_doubtful_neighbours_a_few_say_on_average_what_all_do():
+    """However few are drawn: that their weights add up to less than 1 is no reason to say less."""
+    count, name = 400, "paper--cites--author"
+    ends = torch.stack([torch.zeros(count, dtype=torch.int64), torch.arange(count)])
+    draw = np.random.default_rng(2)
+    credible = {name: torch.from_numpy(draw.random(count).astype(np.float32) * 0.2)}
+    about = {"paper": 1, "author": count}, {name: ("paper", "author")}, {name: ends}
+    graph = MessageGraph(*about, credible)
+    values = torch.from_numpy(draw.normal(1.0, 1.0, (count, 1)).astype(np.float32))
+    back = graph.relations[1]
+    whole = graph.mean(back, values, graph.weights({}))
+    sampler, asked = Sampler(graph, 4, 1), {"paper": np.zeros(1, np.int64)}
+    told = []
+    for _ in range(400):
+        sample = sampler.sample(asked, {}, draw)
+        mean = sample.graph.mean(back, values[sample.nodes["author"]], sample.weights)
+        told.append(mean[0, 0])
+    assert abs(torch.stack(told).mean() - whole[0, 0]) < 0.1
 
 
 @settings(max_examples=40)

@@ -44,7 +44,7 @@ class DistillManifest(BaseModel):
     """``distill.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[5] = 5
+    format: Literal[6] = 6
     seed: int
     certificate: str | None = None
     """Of the graph that it was distilled from."""
@@ -60,8 +60,8 @@ class DistillManifest(BaseModel):
     """By edge type that was judged: edges that are more likely to lead anywhere than to be true,
     and all that training saw. ``credible/<edge type>.parquet`` has each, the least credible first.
     """
-    weighed: bool = False
-    """Whether messages weigh as much as their edges are credible."""
+    weighed: int = 0
+    """By which power of how credible their edges are messages are weighed; 0: all alike."""
     unheard: tuple[str, ...] = ()
     """Edge types of which training saw no edge: no message passes over them, since nothing was
     learned of what they say."""

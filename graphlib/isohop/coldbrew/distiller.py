@@ -43,7 +43,7 @@ from isohop.coldbrew.learners import (
 from isohop.coldbrew.links import LinkTask, queries_of, some_of
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.oversmoothing import figures_of
-from isohop.coldbrew.reliability import credible_edges
+from isohop.coldbrew.reliability import POWERS, credible_edges, sharpened
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.serving import Serving
 from isohop.coldbrew.settings import DistillSettings
@@ -109,8 +109,8 @@ class Distiller:
         """What messages pass over; what it is compared with knows nothing of credible edges."""
         self.connected = {name: degree > 0 for name, degree in self.graph.degrees().items()}
         self.credible: dict[str, Tensor] = {}
-        self.weighed = False
-        """Whether that is how messages are weighed."""
+        self.weighed = 0
+        """The power of it by which messages are weighed; 0 where they are not."""
         self.outputs = labels.outputs if labels else 0
         self.structural = self.structural_nodes()
         self.queries = queries_of(inputs.edge_types, frozenset(inputs.entities))
@@ -120,12 +120,8 @@ class Distiller:
         edges = sum(edges.shape[1] for edges in self.visible.values())
         self.sampled = sum(inputs.counts.values()) + edges > settings.full_graph
         """Whether a step learns from a part of the graph."""
-        self._parts: Sampler | Walks | None = None  # the teacher's, and large: until it is trained
-        if self.sampled and settings.teacher == "message-passing":
-            self._parts = Sampler(self.unweighed, settings.fanout, settings.layers)
-        elif self.sampled and settings.teacher == "hop-wise":
-            self._parts = Walks(self.unweighed, inputs.features, settings.hops, seed)
-        sparse = self._parts is not None
+        self.parts = self._parts_of(self.graph)  # the teacher's, and large: until it is trained
+        sparse = self.parts is not None
         self.teacher = Teacher(inputs, self.structural, settings, self.outputs, sparse)
         self.baseline = Baseline(self)
         widths = {n: inputs.features[n].shape[1] for n in inputs.entities}
@@ -231,7 +227,9 @@ class Distiller:
     def start(self, model: str) -> None:
         """Begin to train one model."""
         score = partial(self._selection_score, model)
-        self._training = self._training_of(model, self._learner_of(model), score=score)
+        halfway = self._judge_halfway if model == "teacher" else None
+        learner = self._learner_of(model)
+        self._training = self._training_of(model, learner, score=score, halfway=halfway)
         if self.begun is not None:
             self._training.consider()
 
@@ -251,12 +249,12 @@ class Distiller:
     def _learner_of(self, model: str) -> Learner:
         torch.manual_seed(mixed(self.seed, 0, len(self.told)))
         if model == "teacher":
-            return ByMessages(self, self.teacher, self.settings, self._parts)
+            return ByMessages(self, self.teacher, self.settings)
         if model == "gcn":
             settings = self.settings.model_copy(update=PLAIN)
             nobody = {n: torch.zeros(0, dtype=torch.int64) for n in self.inputs.counts}
             self.gcn = Teacher(self.inputs, nobody, settings, self.outputs)
-            return ByMessages(self, self.gcn, settings, None)
+            return ByMessages(self, self.gcn, settings, plain=True)
         if model == "graph-mlp":
             if self.labels is None:
                 raise IsohopError("Graph-MLP learns a label. Name one in the pipeline file.")
@@ -270,6 +268,7 @@ class Distiller:
         steps: int | None = None,
         part: int = 0,
         score: Callable[[Told], float] | None = None,
+        halfway: Callable[[], None] | None = None,
     ) -> Training:
         """``part``: of what a model learns, 0 but for MLP₁."""
         number = len(self.told), part
@@ -282,12 +281,22 @@ class Distiller:
             self.workers,
             lambda step: self._draw((*number, step)),
             score,
+            halfway,
         )
+
+    def _parts_of(self, graph: MessageGraph) -> Sampler | Walks | None:
+        """What the teacher learns of a large graph from."""
+        settings = self.settings
+        if self.sampled and settings.teacher == "message-passing":
+            return Sampler(graph, settings.fanout, settings.layers)
+        if self.sampled and settings.teacher == "hop-wise":
+            return Walks(graph, self.inputs.features, settings.hops, self.seed)
+        return None
 
     def _draw(self, number: tuple[int, ...]) -> Batch:
         """The same on all workers, but for what each draws for itself."""
         random = torch.Generator().manual_seed(mixed(self.seed, 2, *number))
-        walks = self._parts if isinstance(self._parts, Walks) else None
+        walks = self.parts if isinstance(self.parts, Walks) else None
         links = self.task.draw(random, None if walks is None else walks.left_out(number[-1]))
         nodes, labelled = self._nodes, self._labelled
         if self.sampled:
@@ -334,11 +343,9 @@ class Distiller:
         """What follows from a model's weights. ``guess``: those of MLP₁, where they are known."""
         learner.module.eval()
         if model == "teacher":
-            self._parts = None
+            self.parts = None
         with torch.no_grad():
-            told = learner.tell()
-            if model == "teacher":
-                told = self._believe(told)
+            told = self._believe() if model == "teacher" else learner.tell()
         if model == "teacher":
             self._teach_latent(told, guess)
         self.told[model] = told
@@ -370,8 +377,26 @@ class Distiller:
         raw = teacher(graph, self.inputs.features, graph.weights(left_out), unplaced)
         return self.told_by(raw, teacher.classify)
 
-    def _believe(self, told: Told) -> Told:
-        """Judge how credible edges are; that weighs messages where validation says so."""
+    def _judge_halfway(self) -> None:
+        """The second half of the teacher's steps learns by messages that are weighed, where that
+        is better by then."""
+        self.teacher.eval()
+        with torch.no_grad():
+            self._believe()
+        self.teacher.train()
+        if self.weighed:
+            self._weigh(self.graph, self.weighed)
+
+    def _weigh(self, graph: MessageGraph, power: int) -> None:
+        """The teacher learns from messages over that graph."""
+        self.graph, self.weighed = graph, power
+        self.parts = self._parts_of(graph)
+
+    def _believe(self) -> Told:
+        """What the teacher says, having judged how credible edges are; that weighs messages where
+        validation says so."""
+        self.graph, self.weighed = self.unweighed, 0
+        told = self.teach()
         self.credible = credible_edges(
             self.queries,
             self.visible,
@@ -382,15 +407,18 @@ class Distiller:
         )
         if not self.credible:
             return told
-        counts, types = self.inputs.counts, self.inputs.edge_types
-        graph = MessageGraph(counts, types, self.visible, self.credible)
-        weighed = self.pass_messages(self.teacher, graph, {})
-        valid = [self._validation_score("teacher", one, False) for one in (told, weighed)]
-        self.weighed = valid[1] > valid[0]
-        if not self.weighed:
-            return told
-        self.graph = graph
-        return weighed
+        best = self._validation_score("teacher", told, False)
+        for power in POWERS:
+            graph = self._weighed_by(self.credible, power)
+            weighed = self.pass_messages(self.teacher, graph, {})
+            score = self._validation_score("teacher", weighed, False)
+            if score > best:
+                told, best = weighed, score
+                self.graph, self.weighed = graph, power
+        return told
+
+    def _weighed_by(self, credible: Table, power: int) -> MessageGraph:
+        return self.unweighed.weighed(sharpened(credible, power))
 
     def listen(self, told: Mapping[bool, Told]) -> Told:
         """What the student says, and what it hears of from now on: latent neighbours of an entity
@@ -432,8 +460,10 @@ class Distiller:
         if self._training is not None:
             parts, about = self._training.checkpoint()
             about["model"] = self._training.name
-            if isinstance(self._parts, Walks):
-                parts["walks"] = self._parts.kept()
+            if isinstance(self.parts, Walks):
+                parts["walks"] = self.parts.kept()
+            if self._training.name == "teacher" and self.weighed:
+                parts["credible"], about["weighed"] = self.credible, str(self.weighed)
         modules = {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}
         for name in self.told:
             parts[f"done {name}"] = modules[name].state_dict()
@@ -451,10 +481,14 @@ class Distiller:
             self._conclude(name, learner, parts["first guess"])
         if "model" in about:
             self.start(about["model"])
+        if "credible" in parts:
+            self.credible = parts["credible"]
+            power = int(about["weighed"])
+            self._weigh(self._weighed_by(self.credible, power), power)
         if self._training is not None:
             self._training.resume(parts, about)
-        if isinstance(self._parts, Walks) and "walks" in parts:
-            self._parts.resume(parts["walks"], self.done)
+        if isinstance(self.parts, Walks) and "walks" in parts:
+            self.parts.resume(parts["walks"], self.done)
 
     # Evaluation
 

@@ -21,7 +21,7 @@ from isohop.coldbrew.distill import DistillManifest, read_manifest
 from isohop.coldbrew.inputs import Inputs, read_inputs
 from isohop.coldbrew.links import queries_of
 from isohop.coldbrew.message_passing import MessageGraph, Relation
-from isohop.coldbrew.reliability import credible_edges
+from isohop.coldbrew.reliability import credible_edges, sharpened
 from isohop.coldbrew.tables import Table, unit
 from isohop.coldbrew.teacher import Teacher
 from isohop.errors import IsohopError
@@ -31,7 +31,7 @@ from isohop.graph import Graph
 @dataclass(frozen=True)
 class KnownGraph:
     """``teacher``: none where nothing was learned. ``credible``: by edge type float32 (edges,),
-    where messages weigh as much as their edges are credible. ``messages``: over all edges, those
+    where messages are weighed by it. ``messages``: over all edges, those
     too that training did not see."""
 
     inputs: Inputs
@@ -63,6 +63,7 @@ class KnownGraph:
         load_weights(teacher, load_file(model / "teacher.safetensors"), model)
         teacher.eval()
         judged: Table = {}
+        messages = MessageGraph(*about)
         if manifest.weighed and credible is not None:
             judged = read_credible(credible, graph, inputs.edge_types)
         elif manifest.weighed:
@@ -70,11 +71,11 @@ class KnownGraph:
                 queries_of(inputs.edge_types, frozenset(inputs.entities)),
                 inputs.edges,
                 inputs.counts,
-                partial(_teach, teacher, MessageGraph(*about), inputs.features),
+                partial(_teach, teacher, messages, inputs.features),
                 teacher.score,
                 manifest.seed,
             )
-        return cls(inputs, manifest, teacher, judged, MessageGraph(*about, judged))
+        return cls(inputs, manifest, teacher, {}, messages).with_credible(judged)
 
     @property
     def relations(self) -> tuple[Relation, ...]:
@@ -84,9 +85,8 @@ class KnownGraph:
 
     def with_credible(self, credible: Table) -> KnownGraph:
         """The same, whose edges are as credible as that says."""
-        inputs = self.inputs
-        messages = MessageGraph(inputs.counts, inputs.edge_types, inputs.edges, credible)
-        return replace(self, credible=credible, messages=messages)
+        weights = sharpened(credible, self.manifest.weighed)
+        return replace(self, credible=credible, messages=self.messages.weighed(weights))
 
     def teach(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The teacher's vectors of all nodes, float32 (nodes, d) by type, and their degree by how
@@ -119,7 +119,8 @@ class KnownGraph:
                 credible[name] = torch.cat([credible[name], torch.ones(len(node))])
         counts = {**inputs.counts, entity: known + len(features)}
         unheard = {entity: known}
-        graph = MessageGraph(counts, inputs.edge_types, together, credible, unheard)
+        weights = sharpened(credible, self.manifest.weighed)
+        graph = MessageGraph(counts, inputs.edge_types, together, weights, unheard)
         everything = {**inputs.features, entity: torch.cat([inputs.features[entity], features])}
         taught = _teach(self.teacher, graph, everything, {})[entity][known:]
         return taught, graph.degrees_in(graph.weights({}))[entity][known:]

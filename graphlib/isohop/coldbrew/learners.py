@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.links import Links, LinkScore, Vectors
+from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import FeatureMLP
@@ -131,20 +132,20 @@ def label_loss(
 
 
 class ByMessages:
-    """The teacher, or a GCN. ``parts``: what it learns a large graph from; None where messages pass
-    over all of it."""
+    """The teacher, or a GCN, which is ``plain``: messages pass over all of a graph whose edges are
+    all believed."""
 
     def __init__(
         self,
         distiller: Distiller,
         module: Teacher,
         settings: DistillSettings,
-        parts: Sampler | Walks | None,
+        plain: bool = False,
     ):
         self.module = module
         self.settings = settings
         self._of = distiller
-        self._parts = parts
+        self._plain = plain
 
     def loss(self, batch: Batch) -> Tensor:
         of, settings, module = self._of, self.settings, self.module
@@ -167,29 +168,35 @@ class ByMessages:
         """One part of the graph, as often as it is asked for, each time under dropout of its own;
         and the penalty of its structural embeddings."""
         of = self._of
-        left_out = of.unweighed.both_ways(batch.links.positions)
+        graph, parts = self._heard
+        left_out = graph.both_ways(batch.links.positions)
         features = of.inputs.features
-        if self._parts is None:
-            weights = of.unweighed.weights(left_out)
-            whole = [self.module(of.unweighed, features, weights) for _ in range(times)]
+        if parts is None:
+            weights = graph.weights(left_out)
+            whole = [self.module(graph, features, weights) for _ in range(times)]
             return [Seen(None, held) for held in whole], self.module.penalty()
         some = () if of.labels is None else (of.labels.entity,)
         nodes = asked_of(of, batch, targets=True, some=some)
         look: Callable[[], tuple[dict[str, Tensor], Tensor]]
-        if isinstance(self._parts, Walks):
-            walk = self._parts.of(batch.step, self.module)
+        if isinstance(parts, Walks):
+            walk = parts.of(batch.step, self.module)
             look = partial(self.module.of_walk, walk, nodes, features)
         else:
             seeds = {name: ids.numpy() for name, ids in nodes.items()}
             gone = {name: at.numpy() for name, at in left_out.items()}
-            sample = self._parts.sample(seeds, gone, batch.draw)
+            sample = parts.sample(seeds, gone, batch.draw)
             nodes = dict(sample.nodes)
             look = partial(self.module.of_sample, sample, features)
         looks = [look() for _ in range(times)]
         return [Seen(nodes, held) for held, _ in looks], looks[0][1]
 
     def tell(self) -> Told:
-        return self._of.pass_messages(self.module, self._of.unweighed, {})
+        return self._of.pass_messages(self.module, self._heard[0], {})
+
+    @property
+    def _heard(self) -> tuple[MessageGraph, Sampler | Walks | None]:
+        """The graph, and what is learned from of a large one."""
+        return (self._of.unweighed, None) if self._plain else (self._of.graph, self._of.parts)
 
 
 class Baseline(nn.Module):

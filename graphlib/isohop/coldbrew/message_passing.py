@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,8 +25,6 @@ from dgl.ops import copy_u_mean, u_mul_e_sum
 from isohop.coldbrew.beginning import begin_as_identity
 from isohop.coldbrew.tables import Table, module_key
 from isohop.graph.holdout import reverses
-
-TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,14 @@ class Weights:
     sums: Mapping[tuple[str, str], Tensor]
 
 
-EVEN = Weights({}, {}, {})
-"""All that a sample needs: its edges weigh the same, and none is left out."""
+def mean_of(weights: Tensor, totals: Tensor, all_of_them: Tensor | None = None) -> Tensor:
+    """What makes a sum over edges a mean, float32 (edges, 1): ``weights`` of ``totals`` at their
+    targets, (edges,) each. Of one edge that is believed by a half, half of what it says: in a mean
+    whose weights sum up to 1 it would say as much as a sure one. ``all_of_them``: (edges,), what
+    share of a target's edges these are."""
+    least = torch.ones(()) if all_of_them is None else all_of_them
+    return (weights / totals.clamp(min=least))[:, None]
+
 
 Ends = Mapping[str, tuple[Tensor, Tensor]]
 """By relation: sources and targets of its edges, (edges,) each."""
@@ -121,9 +126,15 @@ class MessageGraph(RelationGraph):
         self.edges = {name: edges[name] for name in edge_types}
         relations = relations_of(edge_types)
         super().__init__(counts, relations, {one.name: self.ends(one) for one in relations})
-        self._credible = dict(credible or {})
+        self.credible = dict(credible or {})
         self._unheard = dict(unheard or {})
         self._whole: Weights | None = None
+
+    def weighed(self, credible: Mapping[str, Tensor]) -> MessageGraph:
+        """The same structure, whose edges are as ``credible`` as that says."""
+        found = copy(self)
+        found.credible, found._whole = dict(credible), None
+        return found
 
     def ends(self, relation: Relation) -> tuple[Tensor, Tensor]:
         """Sources and targets of a relation's edges, int64 (edges,) each."""
@@ -191,7 +202,7 @@ class MessageGraph(RelationGraph):
         for relation in self.relations:
             name = relation.edge_type
             if name not in of_type:
-                known = self._credible.get(name)
+                known = self.credible.get(name)
                 keep = torch.ones(self.edges[name].shape[1]) if known is None else known.clone()
                 if name in left_out:
                     keep[left_out[name]] = 0.0
@@ -204,9 +215,9 @@ class MessageGraph(RelationGraph):
             if from_on is not None:
                 keep = keep.masked_fill(source >= from_on, 0.0)
             total = torch.bincount(target, keep, minlength=self.counts[relation.target])
-            uneven = any(name in of for of in (left_out, self._credible, self.loops))
+            uneven = any(name in of for of in (left_out, self.credible, self.loops))
             if uneven or from_on is not None:
-                means[relation.name] = (keep / total.clamp(min=TINY)[target])[:, None]
+                means[relation.name] = mean_of(keep, total[target])
             kept[relation.name] = keep
             at = (name, relation.target)
             sums[at] = sums[at] + total if at in sums else total

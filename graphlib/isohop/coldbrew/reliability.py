@@ -23,6 +23,10 @@ from isohop.coldbrew.tables import Table
 from isohop.giant.evaluation import ROUNDING
 from isohop.graph.holdout import reverses
 
+POWERS = (1, 2, 4, 8)
+"""Of how credible edges are, by which messages may be weighed: what a wrong one spoils may be more
+than what a true one tells."""
+
 PARTS = 5
 RANDOM = 256
 """Random nodes that an edge's end is compared with."""
@@ -91,6 +95,12 @@ def credible_edges(
         judged[name] = np.ones(len(of), np.float32)
         judged[name][~loops[name]] = credibility(of[~loops[name]])
     return {name: torch.from_numpy(of) for name, of in judged.items()}
+
+
+def sharpened(credible: Table, power: int) -> dict[str, Tensor]:
+    """What edges of each type weigh, float32 (edges,), one of `POWERS` of how credible they
+    are."""
+    return {name: of**power for name, of in credible.items()}
 
 
 def credibility(shares: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
 A node hears as many of its neighbours as ``fanout`` says, over all relations; so do these, as many
 hops away as messages come from. Who is heard is drawn, an edge with probability inverse to the mean
 fan-out of its relation: else fifty actors would drown one director. Within a relation all
-neighbours are as likely, so that the mean of those that are heard is that of all.
+neighbours are as likely, so that the mean of those that are heard is that of all; where it is known
+how credible edges are, it weighs them as it does in the whole graph.
 """
 
 from __future__ import annotations
@@ -15,15 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isohop.coldbrew.message_passing import MessageGraph, Relation, RelationGraph
+from isohop.coldbrew.message_passing import (
+    MessageGraph,
+    Relation,
+    RelationGraph,
+    Weights,
+    mean_of,
+)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """``nodes``: int64 ids by type, ascending; ``graph``: of them, a node numbered by its place."""
+    """``nodes``: int64 ids by type, ascending; ``graph``: of them, a node numbered by its place;
+    ``weights``: of its edges."""
 
     nodes: Mapping[str, Tensor]
     graph: RelationGraph
+    weights: Weights
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class Sampler:
     def __init__(self, graph: MessageGraph, fanout: int, hops: int):
         self.counts = graph.counts
         self.relations = graph.relations
+        self.credible = graph.credible
         self.fanout = fanout
         self.hops = hops
         self._into: dict[str, list[_Incoming]] = {name: [] for name in graph.counts}
@@ -77,29 +87,35 @@ class Sampler:
         nothing = np.zeros(0, np.int64)
         nodes = {name: np.unique(seeds.get(name, nothing)) for name in self.counts}
         new = dict(nodes)
-        heard: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
+        heard: dict[str, list[tuple[np.ndarray, ...]]] = {
             relation.name: [] for relation in self.relations
         }
         for _ in range(self.hops):
             found: dict[str, list[np.ndarray]] = {name: [] for name in self.counts}
             for name, asking in new.items():
-                for relation, source, target in self._heard(name, asking, gone, draw):
-                    heard[relation.name].append((source, target))
-                    found[relation.source].append(source)
+                for relation, *edges in self._heard(name, asking, gone, draw):
+                    heard[relation.name].append(tuple(edges))
+                    found[relation.source].append(edges[0])
             for name, parts in found.items():
                 new[name] = np.setdiff1d(np.concatenate([nothing, *parts]), nodes[name])
                 nodes[name] = np.union1d(nodes[name], new[name])
-        ends = {}
+        counts = {name: len(ids) for name, ids in nodes.items()}
+        ends, means = {}, {}
         for relation in self.relations:
-            parts_of = zip(*heard[relation.name], strict=True) if heard[relation.name] else ((), ())
-            source, target = (np.concatenate([nothing, *parts]) for parts in parts_of)
+            parts = heard[relation.name] or [(nothing,) * 4]
+            source, target, position, share = map(np.concatenate, zip(*parts, strict=True))
             ends[relation.name] = (
                 torch.from_numpy(np.searchsorted(nodes[relation.source], source)),
                 torch.from_numpy(np.searchsorted(nodes[relation.target], target)),
             )
-        counts = {name: len(ids) for name, ids in nodes.items()}
+            if relation.edge_type in self.credible:
+                keep = self.credible[relation.edge_type][torch.from_numpy(position)]
+                at = ends[relation.name][1]
+                total = torch.bincount(at, keep, minlength=counts[relation.target])
+                means[relation.name] = mean_of(keep, total[at], torch.from_numpy(share).float())
         graph = RelationGraph(counts, self.relations, ends)
-        return Sample({name: torch.from_numpy(ids) for name, ids in nodes.items()}, graph)
+        ids = {name: torch.from_numpy(of) for name, of in nodes.items()}
+        return Sample(ids, graph, Weights(means, {}, {}))
 
     def _heard(
         self,
@@ -107,8 +123,9 @@ class Sampler:
         nodes: np.ndarray,
         gone: Mapping[str, np.ndarray],
         draw: np.random.Generator,
-    ) -> list[tuple[Relation, np.ndarray, np.ndarray]]:
-        """By relation, sources and targets of the edges at ``nodes`` of a type that are heard."""
+    ) -> list[tuple[Relation, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """By relation, of the edges at ``nodes`` of a type that are heard, sources, targets,
+        positions, and the share of its target's edges that was drawn."""
         incoming = self._into[name]
         if not incoming or not len(nodes):
             return []
@@ -129,11 +146,15 @@ class Sampler:
             every = np.repeat(all_, size) + np.arange(size.sum()) - before
             # An edge that is drawn twice is heard once.
             places = np.unique(np.concatenate([every, some[degree[at, number] > 0]]))
+            target = np.searchsorted(one.start, places, side="right") - 1
+            position = one.position[places]
+            # They are in the order of their targets.
+            heard = np.searchsorted(target, target, "right") - np.searchsorted(target, target)
+            edges = [one.source[places], target, position, heard / one.degree(target)]
             out = gone.get(one.relation.edge_type)
             if out is not None and len(out):
-                position = one.position[places]
                 place = np.minimum(np.searchsorted(out, position), len(out) - 1)
-                places = places[out[place] != position]
-            target = np.searchsorted(one.start, places, side="right") - 1
-            found.append((one.relation, one.source[places], target))
+                stays = out[place] != position
+                edges = [of[stays] for of in edges]
+            found.append((one.relation, *edges))
         return found

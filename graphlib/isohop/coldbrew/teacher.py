@@ -33,7 +33,6 @@ from isohop.coldbrew.dropout import dropout
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.links import LinkScore
 from isohop.coldbrew.message_passing import (
-    EVEN,
     MessageGraph,
     RelationalLayer,
     RelationGraph,
@@ -129,7 +128,7 @@ class Teacher(nn.Module):
         """Vectors of a sample's nodes, by its numbers; right for its seeds, and for others only
         what is heard of them. ``features``: of all nodes. And the `penalty` of these nodes."""
         own, placed, penalty = self._some(sample.nodes, features)
-        return self.read(self.body(sample.graph, own, placed, EVEN)[-1]), penalty
+        return self.read(self.body(sample.graph, own, placed, sample.weights)[-1]), penalty
 
     def of_walk(
         self, walk: Walk, nodes: Mapping[str, Tensor], features: Table

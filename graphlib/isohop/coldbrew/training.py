@@ -34,7 +34,8 @@ def mixed(*numbers: int) -> int:
 
 class Training:
     """``seed``: numbers that no other training has. ``draw``: the batch of a step; ``score``: of
-    what the model says, on validation, where it is to be validated."""
+    what the model says, on validation, where it is to be validated; ``halfway``: to be done before
+    the first step of the second half."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Training:
         workers: Workers,
         draw: Callable[[int], Batch],
         score: Callable[[Told], float] | None = None,
+        halfway: Callable[[], None] | None = None,
     ):
         self.name = name
         self.learner = learner
@@ -56,6 +58,7 @@ class Training:
         self._workers = workers
         self._draw = draw
         self._score = score
+        self._halfway = halfway
         self._best: tuple[float, dict[str, Tensor]] | None = None
         self._begun = False
         """Whether the weights that it begins with are as good as any."""
@@ -77,6 +80,8 @@ class Training:
         losses = []
         valid = None
         for _ in range(min(steps, self.steps - self.done)):
+            if self._halfway and self.done == self.steps // 2:
+                self._halfway()
             losses.append(self._step())
             if self._score and (self.done % self._every == 0 or self.done == self.steps):
                 valid = self._validate(self._score)
