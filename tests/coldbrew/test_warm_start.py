@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from isohop.coldbrew import reliability
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.keeping import keep_model
@@ -74,6 +75,35 @@ def test_on_the_same_graph_it_begins_where_the_other_ended(tmp_path, teacher, la
     before = saved(tmp_path, settings, label)
     after = warm((before_graph(tmp_path), tmp_path / "features"), tmp_path, settings, label)
     assert equal(before, after)
+
+
+def test_its_teacher_is_judged_by_weighed_messages_from_the_start_and_anew_half_way(
+    tmp_path, monkeypatch
+):
+    """What it begins with may have learned by them. Here they are better at first, and not half-way;
+    a checkpoint knows that."""
+    monkeypatch.setattr(reliability, "FEWEST", 10)
+    saved(tmp_path)
+    better = iter(range(100))
+
+    def score(distiller: Distiller, *_: object) -> float:
+        return float(next(better)) if distiller.done == 0 else 0.0
+
+    monkeypatch.setattr(Distiller, "_validation_score", score)
+    later = grown(tmp_path / "later")
+    distiller, resumed = warm(later, tmp_path), warm(later, tmp_path)
+    distiller.start("teacher")
+    assert distiller.weighed
+    distiller.train(SMALL.steps // 2)
+    assert distiller.weighed
+    distiller.train(1)
+    assert not distiller.weighed
+    distiller.save_checkpoint(tmp_path / "c.safetensors")
+    resumed.resume(tmp_path / "c.safetensors")
+    assert not resumed.weighed
+    for one in (distiller, resumed):
+        one.train(SMALL.steps)
+    assert equal(distiller, resumed)
 
 
 def before_graph(folder: Path) -> Graph:

@@ -227,10 +227,12 @@ class Distiller:
     def start(self, model: str) -> None:
         """Begin to train one model."""
         score = partial(self._selection_score, model)
-        halfway = self._judge_halfway if model == "teacher" else None
+        halfway = self._judge if model == "teacher" else None
         learner = self._learner_of(model)
         self._training = self._training_of(model, learner, score=score, halfway=halfway)
         if self.begun is not None:
+            if model == "teacher":
+                self._judge()
             self._training.consider()
 
     def train(self, steps: int) -> tuple[list[float], float | None]:
@@ -377,20 +379,16 @@ class Distiller:
         raw = teacher(graph, self.inputs.features, graph.weights(left_out), unplaced)
         return self.told_by(raw, teacher.classify)
 
-    def _judge_halfway(self) -> None:
-        """The second half of the teacher's steps learns by messages that are weighed, where that
-        is better by then."""
+    def _judge(self) -> None:
+        """From here on the teacher learns by messages that are weighed, where that is better by
+        now: once it knows something, half-way or from the start."""
+        before = self.graph
         self.teacher.eval()
         with torch.no_grad():
             self._believe()
         self.teacher.train()
-        if self.weighed:
-            self._weigh(self.graph, self.weighed)
-
-    def _weigh(self, graph: MessageGraph, power: int) -> None:
-        """The teacher learns from messages over that graph."""
-        self.graph, self.weighed = graph, power
-        self.parts = self._parts_of(graph)
+        if self.graph is not before:
+            self.parts = self._parts_of(self.graph)
 
     def _believe(self) -> Told:
         """What the teacher says, having judged how credible edges are; that weighs messages where
@@ -418,7 +416,7 @@ class Distiller:
         return told
 
     def _weighed_by(self, credible: Table, power: int) -> MessageGraph:
-        return self.unweighed.weighed(sharpened(credible, power))
+        return self.unweighed.weighed(sharpened(credible, power)) if power else self.unweighed
 
     def listen(self, told: Mapping[bool, Told]) -> Told:
         """What the student says, and what it hears of from now on: latent neighbours of an entity
@@ -462,8 +460,9 @@ class Distiller:
             about["model"] = self._training.name
             if isinstance(self.parts, Walks):
                 parts["walks"] = self.parts.kept()
-            if self._training.name == "teacher" and self.weighed:
-                parts["credible"], about["weighed"] = self.credible, str(self.weighed)
+            if self._training.name == "teacher":
+                about["weighed"] = str(self.weighed)
+                parts["credible"] = self.credible if self.weighed else {}
         modules = {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}
         for name in self.told:
             parts[f"done {name}"] = modules[name].state_dict()
@@ -481,10 +480,10 @@ class Distiller:
             self._conclude(name, learner, parts["first guess"])
         if "model" in about:
             self.start(about["model"])
-        if "credible" in parts:
-            self.credible = parts["credible"]
-            power = int(about["weighed"])
-            self._weigh(self._weighed_by(self.credible, power), power)
+        if "weighed" in about:
+            self.credible, self.weighed = parts.get("credible", {}), int(about["weighed"])
+            self.graph = self._weighed_by(self.credible, self.weighed)
+            self.parts = self._parts_of(self.graph)
         if self._training is not None:
             self._training.resume(parts, about)
         if isinstance(self.parts, Walks) and "walks" in parts:
