@@ -80,8 +80,8 @@ def test_on_the_same_graph_it_begins_where_the_other_ended(tmp_path, teacher, la
 def test_its_teacher_is_judged_by_weighed_messages_from_the_start_and_anew_half_way(
     tmp_path, monkeypatch
 ):
-    """What it begins with may have learned by them. Here they are better at first, and not half-way;
-    a checkpoint knows that."""
+    """What it begins with may have learned by them. Here they are better at first and not half-way,
+    which a checkpoint knows."""
     monkeypatch.setattr(reliability, "FEWEST", 10)
     saved(tmp_path)
     better = iter(range(100))

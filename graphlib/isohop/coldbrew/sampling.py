@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +63,17 @@ class _Incoming:
         return self.start[nodes + 1] - self.start[nodes]
 
 
+class _Heard(NamedTuple):
+    """Edges of a relation, (edges,) each: ``source`` and ``target``, ``position`` in its edge type,
+    and what share of the target's edges were ``drawn``."""
+
+    relation: Relation
+    source: np.ndarray
+    target: np.ndarray
+    position: np.ndarray
+    drawn: np.ndarray
+
+
 class Sampler:
     """Draws samples of a graph: of ``fanout`` neighbours a node at most, ``hops`` away."""
 
@@ -87,23 +99,24 @@ class Sampler:
         nothing = np.zeros(0, np.int64)
         nodes = {name: np.unique(seeds.get(name, nothing)) for name in self.counts}
         new = dict(nodes)
-        heard: dict[str, list[tuple[np.ndarray, ...]]] = {
-            relation.name: [] for relation in self.relations
-        }
+        heard: dict[str, list[_Heard]] = {relation.name: [] for relation in self.relations}
         for _ in range(self.hops):
             found: dict[str, list[np.ndarray]] = {name: [] for name in self.counts}
             for name, asking in new.items():
-                for relation, *edges in self._heard(name, asking, gone, draw):
-                    heard[relation.name].append(tuple(edges))
-                    found[relation.source].append(edges[0])
-            for name, parts in found.items():
-                new[name] = np.setdiff1d(np.concatenate([nothing, *parts]), nodes[name])
+                for one in self._heard(name, asking, gone, draw):
+                    heard[one.relation.name].append(one)
+                    found[one.relation.source].append(one.source)
+            for name, sources in found.items():
+                new[name] = np.setdiff1d(np.concatenate([nothing, *sources]), nodes[name])
                 nodes[name] = np.union1d(nodes[name], new[name])
         counts = {name: len(ids) for name, ids in nodes.items()}
         ends, means = {}, {}
         for relation in self.relations:
-            parts = heard[relation.name] or [(nothing,) * 4]
-            source, target, position, share = map(np.concatenate, zip(*parts, strict=True))
+            parts = heard[relation.name]
+            source, target, position, drawn = (
+                np.concatenate([nothing, *(getattr(part, of) for part in parts)])
+                for of in ("source", "target", "position", "drawn")
+            )
             ends[relation.name] = (
                 torch.from_numpy(np.searchsorted(nodes[relation.source], source)),
                 torch.from_numpy(np.searchsorted(nodes[relation.target], target)),
@@ -112,7 +125,7 @@ class Sampler:
                 keep = self.credible[relation.edge_type][torch.from_numpy(position)]
                 at = ends[relation.name][1]
                 total = torch.bincount(at, keep, minlength=counts[relation.target])
-                means[relation.name] = mean_of(keep, total[at], torch.from_numpy(share).float())
+                means[relation.name] = mean_of(keep, total[at], torch.from_numpy(drawn).float())
         graph = RelationGraph(counts, self.relations, ends)
         ids = {name: torch.from_numpy(of) for name, of in nodes.items()}
         return Sample(ids, graph, Weights(means, {}, {}))
@@ -123,9 +136,8 @@ class Sampler:
         nodes: np.ndarray,
         gone: Mapping[str, np.ndarray],
         draw: np.random.Generator,
-    ) -> list[tuple[Relation, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """By relation, of the edges at ``nodes`` of a type that are heard, sources, targets,
-        positions, and the share of its target's edges that was drawn."""
+    ) -> list[_Heard]:
+        """By relation, the edges at ``nodes`` of a type that are heard."""
         incoming = self._into[name]
         if not incoming or not len(nodes):
             return []
@@ -149,12 +161,12 @@ class Sampler:
             target = np.searchsorted(one.start, places, side="right") - 1
             position = one.position[places]
             # They are in the order of their targets.
-            heard = np.searchsorted(target, target, "right") - np.searchsorted(target, target)
-            edges = [one.source[places], target, position, heard / one.degree(target)]
+            count = np.searchsorted(target, target, "right") - np.searchsorted(target, target)
+            edges = [one.source[places], target, position, count / one.degree(target)]
             out = gone.get(one.relation.edge_type)
             if out is not None and len(out):
                 place = np.minimum(np.searchsorted(out, position), len(out) - 1)
                 stays = out[place] != position
                 edges = [of[stays] for of in edges]
-            found.append((one.relation, *edges))
+            found.append(_Heard(one.relation, *edges))
         return found
