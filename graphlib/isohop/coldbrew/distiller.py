@@ -407,7 +407,7 @@ class Distiller:
             return told
         best = self._validation_score("teacher", told, False)
         for power in POWERS:
-            graph = self._weighed_by(self.credible, power)
+            graph = self._weighed_by(power)
             weighed = self.pass_messages(self.teacher, graph, {})
             score = self._validation_score("teacher", weighed, False)
             if score > best:
@@ -415,8 +415,10 @@ class Distiller:
                 self.graph, self.weighed = graph, power
         return told
 
-    def _weighed_by(self, credible: Table, power: int) -> MessageGraph:
-        return self.unweighed.weighed(sharpened(credible, power)) if power else self.unweighed
+    def _weighed_by(self, power: int) -> MessageGraph:
+        if not power:
+            return self.unweighed
+        return self.unweighed.weighed(sharpened(self.credible, power))
 
     def listen(self, told: Mapping[bool, Told]) -> Told:
         """What the student says, and what it hears of from now on: latent neighbours of an entity
@@ -482,7 +484,7 @@ class Distiller:
             self.start(about["model"])
         if "weighed" in about:
             self.credible, self.weighed = parts.get("credible", {}), int(about["weighed"])
-            self.graph = self._weighed_by(self.credible, self.weighed)
+            self.graph = self._weighed_by(self.weighed)
             self.parts = self._parts_of(self.graph)
         if self._training is not None:
             self._training.resume(parts, about)
