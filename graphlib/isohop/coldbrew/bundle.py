@@ -63,7 +63,7 @@ class BundleManifest(BaseModel):
     """``bundle.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[9] = 9
+    format: Literal[10] = 10
     certificate: str
     """Of the graph that the student learned from."""
     settings: DistillSettings

@@ -44,7 +44,7 @@ class DistillManifest(BaseModel):
     """``distill.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[6] = 6
+    format: Literal[7] = 7
     seed: int
     certificate: str | None = None
     """Of the graph that it was distilled from."""
@@ -52,6 +52,7 @@ class DistillManifest(BaseModel):
     """Likewise: equal where a node has the same id."""
     label: str | None
     settings: DistillSettings
+    """As they were settled: with steps and layers of this run."""
     outputs: int = 0
     """Of the label: its classes, or 1 for a number."""
     structural: Mapping[str, tuple[int, ...]] = {}
@@ -181,7 +182,7 @@ def _run(
         certificate=graph.manifest.certificate,
         numbering=graph.manifest.numbering,
         label=label,
-        settings=settings,
+        settings=about["settings"],
         outputs=about["outputs"],
         structural=about["structural"],
         doubtful=about["doubtful"],

@@ -90,7 +90,7 @@ class Distiller:
     ):
         compute_deterministically(threads)
         torch.manual_seed(seed)
-        self.settings = settings
+        self.settings = settings = settings.settled(labels is not None)
         self.steps = settings.steps_of(max(inputs.counts[name] for name in inputs.entities))
         """Of each model."""
         self.seed = seed
@@ -169,6 +169,8 @@ class Distiller:
         inputs = read_inputs(graph, features, label)
         entity = "" if label is None else label.rpartition(".")[0]
         begun = None if before is None else WarmStart.of(*before, graph, label)
+        if begun is not None and settings.layers is None:
+            settings = settings.model_copy(update={"layers": begun.layers})
         learned, parts = (None, None) if begun is None else (begun.learned, begun.parts)
         holdout = hold_out(graph, seed, label, until=until, learned=learned)
         labels = None
@@ -198,6 +200,7 @@ class Distiller:
     def about(self) -> dict[str, Any]:
         """What the manifest says besides curves and figures, as plain values."""
         return {
+            "settings": self.settings.model_dump(mode="json"),
             "skipped": self.skipped,
             "notes": self.notes,
             "outputs": self.outputs,
@@ -290,7 +293,7 @@ class Distiller:
         """What the teacher learns of a large graph from."""
         settings = self.settings
         if self.sampled and settings.teacher == "message-passing":
-            return Sampler(graph, settings.fanout, settings.layers)
+            return Sampler(graph, settings.fanout, settings.depth)
         if self.sampled and settings.teacher == "hop-wise":
             return Walks(graph, self.inputs.features, settings.hops, self.seed)
         return None

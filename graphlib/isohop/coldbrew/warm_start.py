@@ -30,6 +30,9 @@ from isohop.graph.earlier import all_new, check_same_types, later_nodes
 from isohop.graph.held_out import HELD_OUT, learned_from, parts_of_label
 from isohop.graph.holdout import Learned
 
+OF_CLASSES = ("classify.weight", "classify.bias", "classify.linear.", "classify.added.4.")
+"""Of what answers about a label, the layers that have an output for each of its classes."""
+
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
 
@@ -38,13 +41,14 @@ if TYPE_CHECKING:
 class WarmStart:
     """What training goes on from: the weights in the folder ``model``. ``later``: where the nodes
     of its graph are now, as of `later_nodes`; ``learned``: what it has seen; ``parts``: int8
-    (nodes,), those of a label, as of `Labels.parts`; ``content``: the share that it has in vectors,
-    None where none was chosen."""
+    (nodes,), those of a label, as of `Labels.parts`; ``layers``: the teacher's; ``content``: the
+    share that it has in vectors, None where none was chosen."""
 
     model: Path
     later: Mapping[str, np.ndarray]
     learned: Learned
     parts: np.ndarray | None
+    layers: int | None
     content: float | None
 
     @classmethod
@@ -63,9 +67,11 @@ class WarmStart:
         if label is not None:
             parts = parts_of_label(kept, now, label.rpartition(".")[0], later)
         # One for all entities.
-        content = {choice.content for choice in read_manifest(model).choices.values()}
+        manifest = read_manifest(model)
+        content = {choice.content for choice in manifest.choices.values()}
         learned = learned_from(before, kept, now, later)
-        return cls(model, later, learned, parts, min(content, default=None))
+        layers = manifest.settings.layers
+        return cls(model, later, learned, parts, layers, min(content, default=None))
 
     def give_weights(self, distiller: Distiller) -> None:
         """Raises `IsohopError` where the model has another form."""
@@ -116,10 +122,10 @@ def _begin(
     """``known``: as of `WarmStart._classes`; what is answered about new ones begins anew."""
     own = module.state_dict()
     fit = {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape}
-    answers = [name for name in own if name.startswith("classify.")]
-    for name in answers:
-        fit[name] = own[name]
-        if known is not None and name in weights:
+    for name in (name for name in own if name.startswith("classify.")):
+        if known is None:
+            fit[name] = own[name]
+        elif name in weights and name.startswith(OF_CLASSES):
             fit[name] = own[name].index_copy(0, known[0], weights[name][known[1]])
     missing = [name for name in own if name not in fit]
     if missing:
