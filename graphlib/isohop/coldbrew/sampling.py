@@ -1,7 +1,8 @@
 """A sample of a large graph: what a step needs of it to tell the vectors of some nodes.
 
-A node hears as many of its neighbours as ``fanout`` says, over all relations; so do these, as many
-hops away as messages come from. Who is heard is drawn, an edge with probability inverse to the mean
+A node hears as many of its neighbours as ``fanout`` says, over all relations; these hear theirs, as
+many hops away as messages come from, a quarter as many for each hop: what is far away says less, and
+is more. Who is heard is drawn, an edge with probability inverse to the mean
 fan-out of its relation: else fifty actors would drown one director. Within a relation all
 neighbours are as likely, so that the mean of those that are heard is that of all; where it is known
 how credible edges are, it weighs them as it does in the whole graph.
@@ -24,6 +25,10 @@ from isohop.coldbrew.message_passing import (
     Weights,
     mean_of,
 )
+
+
+FEWER = 4
+"""Of how many neighbours that a node hears one further away hears one."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class _Heard(NamedTuple):
 
 
 class Sampler:
-    """Draws samples of a graph: of ``fanout`` neighbours a node at most, ``hops`` away."""
+    """Draws samples of a graph: of ``fanout`` neighbours a node at most, ``hops`` away a quarter for
+    each hop."""
 
     def __init__(self, graph: MessageGraph, fanout: int, hops: int):
         self.counts = graph.counts
@@ -100,10 +106,11 @@ class Sampler:
         nodes = {name: np.unique(seeds.get(name, nothing)) for name in self.counts}
         new = dict(nodes)
         heard: dict[str, list[_Heard]] = {relation.name: [] for relation in self.relations}
-        for _ in range(self.hops):
+        for hop in range(self.hops):
+            fanout = max(1, self.fanout // FEWER**hop)
             found: dict[str, list[np.ndarray]] = {name: [] for name in self.counts}
             for name, asking in new.items():
-                for one in self._heard(name, asking, gone, draw):
+                for one in self._heard(name, asking, fanout, gone, draw):
                     heard[one.relation.name].append(one)
                     found[one.relation.source].append(one.source)
             for name, sources in found.items():
@@ -134,6 +141,7 @@ class Sampler:
         self,
         name: str,
         nodes: np.ndarray,
+        fanout: int,
         gone: Mapping[str, np.ndarray],
         draw: np.random.Generator,
     ) -> list[_Heard]:
@@ -142,10 +150,10 @@ class Sampler:
         if not incoming or not len(nodes):
             return []
         degree = np.stack([one.degree(nodes) for one in incoming], 1)
-        few = degree.sum(1) <= self.fanout
+        few = degree.sum(1) <= fanout
         many = np.flatnonzero(~few)
         mass = np.cumsum(degree[many] * np.array([one.likely for one in incoming]), 1)
-        drawn = draw.random((len(many), self.fanout, 2))
+        drawn = draw.random((len(many), fanout, 2))
         which = (drawn[:, :, :1] * mass[:, None, -1:] >= mass[:, None, :]).sum(2)
         found = []
         for number, one in enumerate(incoming):
