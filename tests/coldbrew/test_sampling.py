@@ -85,7 +85,9 @@ def test_a_node_hears_true_neighbours_as_many_as_allowed_and_none_that_is_left_o
     heard: dict[str, dict[int, int]] = {}
     for name, nodes in ids(seed).items():
         of = heard[name] = dict.fromkeys(nodes.tolist(), 0)
-        for relation, source, target, *_ in sampler._heard(name, np.unique(nodes), left_out, draw):
+        for relation, source, target, *_ in sampler._heard(
+            name, np.unique(nodes), fanout, left_out, draw
+        ):
             kept = np.ones(graph.edges[relation.edge_type].shape[1], bool)
             kept[left_out[relation.edge_type]] = False
             ends = torch.stack(graph.ends(relation))[:, torch.from_numpy(kept)].T.tolist()
@@ -94,6 +96,18 @@ def test_a_node_hears_true_neighbours_as_many_as_allowed_and_none_that_is_left_o
             for node in target.tolist():
                 of[node] += 1
     assert all(count <= fanout for of in heard.values() for count in of.values())
+
+
+def test_who_is_a_hop_away_hears_a_quarter_as_many():
+    name, draw = "paper--cites--paper", np.random.default_rng(4)
+    edges = torch.from_numpy(draw.integers(0, 500, (2, 20_000)))
+    graph = MessageGraph({"paper": 500}, {name: ("paper", "paper")}, {name: edges})
+    sample = Sampler(graph, 8, 2).sample({"paper": np.array([7])}, {}, draw)
+    heard = sum(graph.in_degrees() for graph in sample.graph._graphs.values())
+    seed = torch.searchsorted(sample.nodes["paper"], torch.tensor([7]))
+    assert 4 < heard[seed] <= 8
+    others = heard[torch.arange(len(heard)) != seed[0]]
+    assert others.max() == 2
 
 
 def test_one_director_is_not_drowned_by_fifty_actors():
@@ -107,7 +121,7 @@ def test_one_director_is_not_drowned_by_fifty_actors():
     }
     counts = {"film": films, "director": films, "actor": 50}
     graph = MessageGraph(counts, types, {n: torch.from_numpy(e) for n, e in edges.items()})
-    heard = Sampler(graph, 8, 1)._heard("film", np.arange(films), {}, np.random.default_rng(1))
+    heard = Sampler(graph, 8, 1)._heard("film", np.arange(films), 8, {}, np.random.default_rng(1))
     directors = next(target for one, _, target, *_ in heard if one.source == "director")
     actors = next(target for one, _, target, *_ in heard if one.source == "actor")
     # Half of 8 draws are of directors: none of them in 1 of 256 films.

@@ -1,7 +1,7 @@
 """A sample of a large graph: what a step needs of it to tell the vectors of some nodes.
 
-A node hears as many of its neighbours as ``fanout`` says, over all relations; these hear theirs, as
-many hops away as messages come from, a quarter as many for each hop: what is far away says less, and
+A node hears as many of its neighbours as ``fanout`` says, over all relations; these hear theirs, a
+quarter as many, and so on for as many hops as messages come from: what is far away says less, and
 is more. Who is heard is drawn, an edge with probability inverse to the mean
 fan-out of its relation: else fifty actors would drown one director. Within a relation all
 neighbours are as likely, so that the mean of those that are heard is that of all; where it is known
@@ -25,7 +25,6 @@ from isohop.coldbrew.message_passing import (
     Weights,
     mean_of,
 )
-
 
 FEWER = 4
 """Of how many neighbours that a node hears one further away hears one."""
@@ -80,8 +79,8 @@ class _Heard(NamedTuple):
 
 
 class Sampler:
-    """Draws samples of a graph: of ``fanout`` neighbours a node at most, ``hops`` away a quarter for
-    each hop."""
+    """Draws samples of a graph, ``hops`` wide: ``fanout`` neighbours a node at most, a quarter as
+    many for each hop that the node is away."""
 
     def __init__(self, graph: MessageGraph, fanout: int, hops: int):
         self.counts = graph.counts
