@@ -6,8 +6,9 @@ The graph of `giant_scale.py`, with features that tell a node's community throug
 is measured in processes of its own, one thread, with the settings of the stage. *sampled*: each
 step from a sample of the graph, as large graphs are distilled; teacher, MLP and student with all
 that follows from them (validation, credible edges, latent neighbours, choosing), and one step of
-each. *whole*: messages over all of it; a step of the teacher. *walked* and *walking*: all steps of
-a hop-wise teacher with three hops, by walks that are made once for many steps, as large graphs are
+each. *labelled*: a step of the teacher, likewise, where there is a label of ten classes. *whole*:
+messages over all of it; a step of the teacher. *walked* and *walking*: all steps of a hop-wise
+teacher with three hops, by walks that are made once for many steps, as large graphs are
 distilled, and by one in each step; and how well it ranks validation edges. ``slope`` is that of
 log(time) or log(memory) by log(nodes + edges): 1 is in proportion.
 
@@ -33,6 +34,7 @@ from torch import Tensor
 from isohop.coldbrew import DistillSettings
 from isohop.coldbrew.distill import MODELS
 from isohop.coldbrew.distiller import Distiller
+from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.message_passing import MessageGraph, Relation, RelationGraph, Weights
 from isohop.graph import Graph, hold_out
 
@@ -43,17 +45,19 @@ WARM_UP, STEPS = 2, 10
 EVERYTHING = 1 << 62
 SETTINGS = {
     "sampled": DistillSettings(full_graph=0),
+    "labelled": DistillSettings(full_graph=0),
     "whole": DistillSettings(full_graph=EVERYTHING),
     "walked": DistillSettings(full_graph=0, teacher="hop-wise", hops=3),
     "walking": DistillSettings(full_graph=EVERYTHING, teacher="hop-wise", hops=3),
 }
 
 
-def distiller_of(graph: Graph, settings: DistillSettings) -> Distiller:
+def distiller_of(graph: Graph, settings: DistillSettings, classes: int = 0) -> Distiller:
+    """``classes``: of a label of papers, 0 for none."""
     nodes = sum(node.count for node in graph.node_types)
     communities = max(1, nodes // COMMUNITY)
     centres = torch.randn(communities, DIMENSIONS, generator=torch.Generator().manual_seed(SEED))
-    features = {}
+    features, labels = {}, None
     for node in graph.node_types:
         # As `write_graph` scatters them.
         of = Scattered(node.count, communities, {"author": 3, "paper": 5}[node.name])
@@ -61,8 +65,11 @@ def distiller_of(graph: Graph, settings: DistillSettings) -> Distiller:
         noise = torch.randn(node.count, DIMENSIONS, generator=random)
         community = torch.from_numpy(of.community(np.arange(node.count)))
         features[node.name] = centres[community] + 2 * noise
+        if classes and node.name == "paper":
+            part = torch.randint(5, (node.count,), generator=random)
+            labels = Labels("paper", community % classes, classes, part > 1, part == 0, part == 1)
     holdout = hold_out(graph, SEED)
-    return Distiller(inputs_of(graph, features), holdout, None, settings, SEED, 1)
+    return Distiller(inputs_of(graph, features), holdout, labels, settings, SEED, 1)
 
 
 def measure_steps(distiller: Distiller, model: str) -> float:
@@ -72,6 +79,11 @@ def measure_steps(distiller: Distiller, model: str) -> float:
     clock = time.perf_counter()
     distiller.train(STEPS)
     return (time.perf_counter() - clock) / STEPS * 1e3
+
+
+def measure_labelled(folder: Path) -> dict[str, float]:
+    distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS["labelled"], classes=10)
+    return {"teacher/ms a step": measure_steps(distiller, "teacher")}
 
 
 def measure_whole(folder: Path) -> dict[str, float]:
@@ -174,6 +186,7 @@ def asked_nodes(folder: Path) -> int:
 PARTS = {
     "graph": measure_graph,
     "sampled": measure_sampled,
+    "labelled": measure_labelled,
     "whole": measure_whole,
     "walked": partial(measure_hops, "walked"),
     "walking": partial(measure_hops, "walking"),

@@ -59,7 +59,7 @@ class Labels:
 
     @property
     def outputs(self) -> int:
-        """Of the linear layer that answers."""
+        """Of the layer that answers."""
         return self.classes or 1
 
     @property
