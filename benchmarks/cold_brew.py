@@ -96,7 +96,7 @@ FEW = DistillSettings(
 WITH_LINKS = DistillSettings(dropout=0.3, link_weight=0.05, structural_penalty=0.0025)
 SETTINGS = {
     "cora": FEW.model_copy(update={"answers": 4, "weight_decay": 1e-3, "hops": 4}),
-    "actor": FEW.model_copy(update={"teacher": "message-passing", "steps": 100}),
+    "actor": FEW.model_copy(update={"teacher": "message-passing", "steps": 100, "layers": 1}),
     "gutenberg": WITH_LINKS,
     "wordnet": WITH_LINKS,
 }
