@@ -81,13 +81,8 @@ def measure_steps(distiller: Distiller, model: str) -> float:
     return (time.perf_counter() - clock) / STEPS * 1e3
 
 
-def measure_labelled(folder: Path) -> dict[str, float]:
-    distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS["labelled"], classes=10)
-    return {"teacher/ms a step": measure_steps(distiller, "teacher")}
-
-
-def measure_whole(folder: Path) -> dict[str, float]:
-    distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS["whole"])
+def measure_teacher(settings: str, classes: int, folder: Path) -> dict[str, float]:
+    distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS[settings], classes)
     return {"teacher/ms a step": measure_steps(distiller, "teacher")}
 
 
@@ -186,8 +181,8 @@ def asked_nodes(folder: Path) -> int:
 PARTS = {
     "graph": measure_graph,
     "sampled": measure_sampled,
-    "labelled": measure_labelled,
-    "whole": measure_whole,
+    "labelled": partial(measure_teacher, "labelled", 10),
+    "whole": partial(measure_teacher, "whole", 0),
     "walked": partial(measure_hops, "walked"),
     "walking": partial(measure_hops, "walking"),
     "kernels": measure_kernels,

@@ -64,6 +64,9 @@ class ResidualMLP(nn.Module):
     """float32 (n, inputs) -> (n, outputs): a linear layer, and what an `mlp` adds to it, which at
     first is nothing."""
 
+    of_outputs = ("linear.", "added.4.")
+    """What names of the parameters begin with that have a row for each output."""
+
     def __init__(self, inputs: int, outputs: int, dropout: float):
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)

@@ -23,18 +23,18 @@ from torch import Tensor
 from isohop.coldbrew.distill import read_manifest
 from isohop.coldbrew.keeping import moved_teacher
 from isohop.coldbrew.labels import CLASSES, Labels
-from isohop.coldbrew.tables import module_key
+from isohop.coldbrew.tables import ResidualMLP, module_key
 from isohop.errors import IsohopError
 from isohop.graph import Graph
 from isohop.graph.earlier import all_new, check_same_types, later_nodes
 from isohop.graph.held_out import HELD_OUT, learned_from, parts_of_label
 from isohop.graph.holdout import Learned
 
-OF_CLASSES = ("classify.weight", "classify.bias", "classify.linear.", "classify.added.4.")
-"""Of what answers about a label, the layers that have an output for each of its classes."""
-
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
+
+OF_CLASSES = tuple(f"classify.{name}" for name in ("weight", "bias", *ResidualMLP.of_outputs))
+"""Of what answers about a label, the parameters that have a row for each of its classes."""
 
 
 @dataclass(frozen=True)
