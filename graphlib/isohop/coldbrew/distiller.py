@@ -90,7 +90,8 @@ class Distiller:
     ):
         compute_deterministically(threads)
         torch.manual_seed(seed)
-        self.settings = settings = settings.settled(labels is not None)
+        layers = None if begun is None else begun.layers
+        self.settings = settings = settings.settled(labels is not None, layers)
         self.steps = settings.steps_of(max(inputs.counts[name] for name in inputs.entities))
         """Of each model."""
         self.seed = seed
@@ -169,8 +170,6 @@ class Distiller:
         inputs = read_inputs(graph, features, label)
         entity = "" if label is None else label.rpartition(".")[0]
         begun = None if before is None else WarmStart.of(*before, graph, label)
-        if begun is not None and settings.layers is None:
-            settings = settings.model_copy(update={"layers": begun.layers})
         learned, parts = (None, None) if begun is None else (begun.learned, begun.parts)
         holdout = hold_out(graph, seed, label, until=until, learned=learned)
         labels = None

@@ -80,11 +80,13 @@ class DistillSettings(StrictModel):
             return self.steps
         return max(FEWEST_STEPS, math.ceil(PASSES * nodes / self.batch))
 
-    def settled(self, labelled: bool) -> DistillSettings:
-        """With layers for a label or for none, if none are given."""
+    def settled(self, labelled: bool, begun: int | None = None) -> DistillSettings:
+        """With layers for a label or for none, if none are given; what goes on from an earlier
+        model keeps as many as that has ``begun`` with."""
         if self.layers is not None:
             return self
-        return self.model_copy(update={"layers": LAYERS_OF_LABEL if labelled else 1})
+        layers = begun or (LAYERS_OF_LABEL if labelled else 1)
+        return self.model_copy(update={"layers": layers})
 
     @property
     def depth(self) -> int:
