@@ -17,7 +17,7 @@ from isohop.coldbrew.distill import DistillManifest, read_manifest
 from isohop.coldbrew.embed import embed
 from isohop.coldbrew.known_graph import KnownGraph
 from isohop.coldbrew.message_passing import Relation, relations_of
-from isohop.coldbrew.new_edges import NO_ROW, EdgeFiles, match_edges
+from isohop.coldbrew.new_edges import BAD_ROW, NO_ROW, EdgeFiles, match_edges
 from isohop.coldbrew.new_rows import NewEdges, NewRows, embed_new
 from isohop.coldbrew.tables import module_key
 from isohop.coldbrew.teacher import BODIES, Teacher, structural_nodes
@@ -239,13 +239,38 @@ def test_edges_that_cannot_be_read_are_kept_apart_too(world, tmp_path):
     assert f"{READS}: column 'id': 1 NaN or infinite, read as NULL" in told.notes
 
 
+def test_edges_of_a_row_that_is_kept_apart_are_kept_apart_too(tmp_path):
+    """But for those that another row of the same key has."""
+    graph = _people(tmp_path)
+    pages = [4.5, 3.0, 4.5, 1.0]
+    rows = pa.table({"edge": [1, 2, 3, 3], "row": [3, 4, 5, 5], "pages": pages})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    lives = {"edge": [1, 2, 3, 4], "row": [3, 4, 5, 6], "known_row": [7, 7, 7, 7]}
+    wanted = rows.schema.set(2, pa.field("pages", pa.int64()))
+    matched, useless = _matched_of(tmp_path, graph, wanted, pa.table(lives))
+    assert matched["row"].to_pylist() == [1, 3]
+    assert [row["reason"] for row in useless.to_pylist()] == [BAD_ROW, NO_ROW]
+
+
 def test_columns_of_keys_may_have_any_name(tmp_path):
+    graph = _people(tmp_path)
+    rows = pa.table({"edge": [1, 2], "row": [3, 4]})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    lives = rows.append_column("known_row", pa.array([8, 7]))
+    matched, useless = _matched_of(tmp_path, graph, rows.schema, lives)
+    assert useless.num_rows == 0
+    assert matched["node"].to_pylist() == [1, 0]
+    assert matched["row"].to_pylist() == [0, 1]
+
+
+def _people(folder: Path) -> Graph:
+    """Persons, whose key has two columns, of which there are none; each lives in a city."""
     person = NodeType(name="person", key=("edge", "row"), count=0)
     city = NodeType(name="city", key=("row",), count=2)
     lives = EdgeType(source="person", role="lives", target="city", count=0)
     none = pa.array([], pa.int64())
-    graph = Graph.write(
-        tmp_path / "graph",
+    return Graph.write(
+        folder / "graph",
         GraphManifest(
             name="g", certificate="0" * 32, node_types=(person, city), edge_types=(lives,)
         ),
@@ -255,18 +280,22 @@ def test_columns_of_keys_may_have_any_name(tmp_path):
         },
         {lives.name: pa.table({"src": none, "dst": none, "count": none})},
     )
-    rows = pa.table({"edge": [1, 2], "row": [3, 4]})
-    pq.write_table(rows, tmp_path / "rows.parquet")
-    pq.write_table(rows.append_column("known_row", pa.array([8, 7])), tmp_path / "lives.parquet")
-    relation = Relation(lives.name, "city", "person", reverse=True)
+
+
+def _matched_of(
+    folder: Path, graph: Graph, rows: pa.Schema, lives: pa.Table
+) -> tuple[pa.Table, pa.Table]:
+    """What becomes of ``lives`` of new persons, which lie in the folder: what matches, and what
+    cannot be used."""
+    pq.write_table(lives, folder / "lives.parquet")
+    (edge,) = graph.edge_types
+    relation = Relation(edge.name, "city", "person", reverse=True)
     columns = pa.schema([(name, pa.int64()) for name in ("edge", "row", "known_row")])
-    files = EdgeFiles(relation, (tmp_path / "lives.parquet",), columns, ("edge", "row"), ("row",))
-    some = list(pieces_of([tmp_path / "rows.parquet"]))
-    found, useless, _ = match_edges([files], graph, some, rows.schema, tmp_path / "made")
-    assert useless.num_rows == 0
+    files = EdgeFiles(relation, (folder / "lives.parquet",), columns, ("edge", "row"), ("row",))
+    some = list(pieces_of([folder / "rows.parquet"]))
+    found, useless, _ = match_edges([files], graph, some, rows, folder / "made")
     (matched,) = (pq.read_table(file) for file in found.glob("*.parquet"))
-    assert matched["node"].to_pylist() == [1, 0]
-    assert matched["row"].to_pylist() == [0, 1]
+    return matched, useless
 
 
 def test_no_rows_and_no_edges(world, tmp_path):

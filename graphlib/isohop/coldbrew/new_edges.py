@@ -37,6 +37,7 @@ from isohop.relational.parquet_files import land_parquet
 
 REVERSE = "^-1"
 NO_ROW = "no new row has this key"
+BAD_ROW = "the new row with this key is kept apart"
 _MATCHED = pa.schema([("relation", pa.string()), ("node", pa.int64()), ("row", pa.int64())])
 
 
@@ -115,7 +116,8 @@ def _columns(
 class _Read:
     """Edges of one type: ``table`` as it was read, ``values`` of it with the types that they should
     have, ``reasons`` why an edge is of no use ('' where it is), and ``nodes``, int64 (edges,), the
-    known node; what is no edge is not among them. ``landed``: how they were read."""
+    known node; what is no edge is not among them. ``landed``: how they were read. ``used``, and
+    ``of_bad``: masks of edges that a new row has which can be used, and which cannot."""
 
     of: EdgeFiles
     landed: LandedTable
@@ -123,6 +125,8 @@ class _Read:
     values: pa.Table
     reasons: np.ndarray
     nodes: np.ndarray
+    used: np.ndarray
+    of_bad: np.ndarray
 
 
 def match_edges(
@@ -138,16 +142,16 @@ def match_edges(
     read = [_read(one, graph, folder / str(number)) for number, one in enumerate(given)]
     out = folder / "matched"
     out.mkdir(parents=True)
-    used = [np.zeros(len(one.nodes), bool) for one in read]
     for piece in pieces:
         key = _key_of(piece, rows, read[0].of.row_key)
-        found = [_matched(one, key, mark) for one, mark in zip(read, used, strict=True)]
+        found = [_matched(one, key) for one in read]
         together = pa.concat_tables(found).group_by(_MATCHED.names).aggregate([])
         order = [(name, "ascending") for name in ("relation", "row", "node")]
         pq.write_table(together.sort_by(order).cast(_MATCHED), out / part_name(dict(piece)))
     bad, notes = [], []
-    for one, mark in zip(read, used, strict=True):
-        one.reasons[~mark & (one.reasons == "")] = NO_ROW
+    for one in read:
+        one.reasons[one.of_bad & ~one.used & (one.reasons == "")] = BAD_ROW
+        one.reasons[~one.used & (one.reasons == "")] = NO_ROW
         bad.append(quarantined(one.table, one.reasons))
         if one.landed.quarantine is not None:
             bad.append(pq.read_table(one.landed.quarantine).cast(bad[0].schema))
@@ -172,26 +176,33 @@ def _read(of: EdgeFiles, graph: Graph, folder: Path) -> _Read:
     found = np.full(table.num_rows, -1, np.int64)
     found[joined["edge"].to_numpy()] = joined["node"].to_numpy()
     reasons[(found < 0) & (reasons == "")] = f"the graph knows no such '{of.relation.source}'"
-    return _Read(of, landed, table, values, reasons, found)
+    used, of_bad = np.zeros((2, len(found)), bool)
+    return _Read(of, landed, table, values, reasons, found, used, of_bad)
 
 
 def _key_of(piece: Mapping[str, Any], rows: pa.Schema, names: Sequence[str]) -> pa.Table:
-    """The key of a piece's rows, as `by_place` has it, and ``row``, its number there."""
-    wanted = pa.schema([rows.field(name) for name in names])
-    read = [wanted.empty_table()]
-    for table in rows_of(dict(piece), names):
-        read.append(cast_columns(table.combine_chunks(), wanted, names)[0])
+    """The key of a piece's rows, as `by_place` has it, ``row``, its number there, and whether it is
+    ``good`` for being embedded."""
+    read = [rows.empty_table().select(names)]
+    good = [np.zeros(0, bool)]
+    for table in rows_of(dict(piece), rows.names):
+        values, reasons = cast_columns(table.combine_chunks(), rows, names)
+        read.append(values.select(names))
+        good.append(reasons == "")
     key = pa.concat_tables(read)
-    return by_place(key.columns, row=np.arange(key.num_rows))
+    return by_place(key.columns, row=np.arange(key.num_rows), good=np.concatenate(good))
 
 
-def _matched(one: _Read, key: pa.Table, used: np.ndarray) -> pa.Table:
-    """The edges of a piece's rows, which are marked in ``used``."""
+def _matched(one: _Read, key: pa.Table) -> pa.Table:
+    """The edges of those rows of a piece that can be used; they and the others are marked."""
     names = list(one.of.row_key)
     good = one.reasons == ""
     columns = by_place(one.values.select(names).columns, edge=np.arange(len(good)))
     joined = columns.filter(pa.array(good)).join(key, keys=places(len(names)), join_type="inner")
+    is_good = joined["good"].combine_chunks()
+    one.of_bad[joined["edge"].to_numpy()[~is_good.to_numpy(zero_copy_only=False)]] = True
+    joined = joined.filter(is_good)
     edges = joined["edge"].to_numpy()
-    used[edges] = True
+    one.used[edges] = True
     relation = pa.repeat(pa.scalar(one.of.relation.name), len(edges))
     return pa.table([relation, pa.array(one.nodes[edges]), joined["row"]], schema=_MATCHED)

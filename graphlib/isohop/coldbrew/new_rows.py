@@ -10,7 +10,8 @@ come with edges to known nodes (`new_edges.py`), from the run's teacher too.
       _new-rows.json              NewRows: how many there were, and what became of them
       _quarantine/part-*.parquet  rows without a key, or with a value that is none: reason, line
                                   where it is known, raw (what was read of the row, as JSON)
-      _quarantine/edges.parquet   edges to unknown nodes or of no new row, likewise
+      _quarantine/edges.parquet   edges to unknown nodes, or of no new row that is embedded,
+                                  likewise
 
 pyarrow, pandas and Spark pass over names that begin with '_' where they read a folder.
 
@@ -347,12 +348,11 @@ class _Embedder:
 def _edges_of(
     edges: pa.Table, start: int, good: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By relation, the known nodes and the rows of the edges of the ``good`` ones among the rows
-    from ``start`` on of a piece; rows are counted among these."""
+    """By relation, the known nodes and the rows of the edges of the rows from ``start`` on of a
+    piece, which are of ``good`` ones alone; rows are counted among these."""
     place = np.cumsum(good) - 1
     row = edges["row"].to_numpy() - start
     within = (row >= 0) & (row < len(good))
-    within[within] = good[row[within]]
     names = edges["relation"].to_numpy(zero_copy_only=False)
     found = {}
     for name in np.unique(names[within]):
