@@ -91,10 +91,14 @@ def test_only_nodes_without_edges_have_nothing_but_the_student(made):
     assert np.isfinite(vectors(table)).all()
 
 
-def test_a_node_without_edges_is_near_its_own_kind(made):
-    """The student's vectors and the teacher's live in one space."""
+def test_a_node_without_edges_is_near_its_own_kind(made, tmp_path):
+    """The student's vectors and the teacher's live in one space, without content, which both of
+    them have, to help."""
     graph, _, out = made
-    table = read(out, "book")
+    model = shutil.copytree(out.with_name("m"), tmp_path / "m")
+    set_content(model, 0.0)
+    embed(graph.path, graph.path.with_name("f"), model, tmp_path / "e")
+    table = read(tmp_path / "e", "book")
     topic = np.array(graph.nodes("book")["topic"].to_pylist())
     alone = table["degree"].to_numpy() == 0
     cosine = vectors(table)[alone] @ vectors(table)[~alone].T
@@ -225,7 +229,7 @@ def test_features_that_are_no_numbers_or_of_another_graph_are_named(tmp_path):
     topical(graph, tmp_path / "f")
     bad = {n.name: np.ones((n.count, 4)) for n in graph.node_types}
     bad["reader"][7, 2] = np.nan
-    named = r"reader: the feature of node 7 is not finite"
+    named = r"reader: column 'feature' of node 7 is nan at place 3 of 4"
     with pytest.raises(IsohopError, match=named):
         distill(graph.path, write_features(graph, tmp_path / "n", bad), tmp_path / "m", SMALL, 1)
     assert not (tmp_path / "m").exists()
@@ -234,3 +238,19 @@ def test_features_that_are_no_numbers_or_of_another_graph_are_named(tmp_path):
         read_inputs(graph, write_features(graph, tmp_path / "o", bad), None)
     with pytest.raises(IsohopError, match="Run the stage 'distill'"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("feature", "named"),
+    [([1.0, 1e300], "node 3 is inf at place 2 of 2"), (None, "node 3 is null")],
+)
+def test_features_that_nobody_of_ours_wrote_are_named_too(tmp_path, feature, named):
+    graph = library(tmp_path / "g")
+    topical(graph, tmp_path / "f")
+    rows = [[1.0, 2.0]] * 40
+    rows[3] = feature
+    values = pa.array(rows, pa.list_(pa.float64(), 2))
+    table = pa.table({"node_id": np.arange(40), "feature": values})
+    pq.write_table(table, tmp_path / "f" / "reader" / "part-0.parquet")
+    with pytest.raises(IsohopError, match=f"reader: column 'feature' of {named}"):
+        read_inputs(graph, tmp_path / "f", None)

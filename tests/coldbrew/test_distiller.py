@@ -37,9 +37,14 @@ PAPERS = 60
 
 
 def citations(
-    path: Path, edges: np.ndarray, papers: int = PAPERS, topics: np.ndarray | None = None
+    path: Path,
+    edges: np.ndarray,
+    papers: int = PAPERS,
+    topics: np.ndarray | None = None,
+    kind: str = "category",
 ) -> tuple[Graph, Path]:
-    """Papers that cite papers, an author type that nothing refers to, and features."""
+    """Papers that cite papers, an author type that nothing refers to, and features. ``kind``: of
+    topics."""
     given = np.arange(papers) % 3 if topics is None else topics
     nodes = {
         "paper": pa.table(
@@ -50,7 +55,7 @@ def citations(
     cites = pa.table(
         {"src": edges[:, 0], "dst": edges[:, 1], "count": np.ones(len(edges), np.int64)}
     )
-    topic = Attribute(name="topic", kind="category", type="int64")
+    topic = Attribute(name="topic", kind=kind, type=str(pa.array(given).type))
     manifest = GraphManifest(
         name="citations",
         certificate=f"{len(edges):032x}",
@@ -269,6 +274,22 @@ def test_what_goes_on_from_a_checkpoint_learns_what_it_would_have(
     )
 
 
+def test_a_number_is_learned_by_all_models(tmp_path):
+    """The mean of two features of a paper; a paper's neighbours tell nothing of it."""
+    papers = 900
+    features = np.random.default_rng(0).normal(size=(papers, 5)).astype(np.float32)
+    numbers = 1000 + 50 * features[:, :2].mean(1)
+    made = citations(tmp_path, some_edges(papers, 300), papers, numbers, kind="number")
+    settings = SMALL.model_copy(update={"steps": 80, "learning_rate": 0.02})
+    distiller = trained(made, "paper.topic", settings)
+    figures = [one for one in distiller.evaluate() if one.task == "label"]
+    assert {one.metric for one in figures} == {"r2"}
+    right = {(one.group, one.model): one.value for one in figures}
+    for group in ("overall", "isolated"):
+        for model in ("teacher", "student", "mlp", "served"):
+            assert right[group, model] > 0.5, (group, model)
+
+
 class Telling(Workers):
     """One of several, who tells what it asks of the others and hears nothing of them."""
 
@@ -282,6 +303,11 @@ class Telling(Workers):
     def add_rows(self, gradient):
         self.asked.append(("rows", [gradient.shape]))
         return gradient.coalesce()
+
+    def agreed(self, value):
+        """Always less than before."""
+        self.asked.append(("agreed", []))
+        return -float(len(self.asked))
 
 
 @pytest.mark.parametrize("label", [None, "paper.topic"])
@@ -303,6 +329,19 @@ def test_all_workers_ask_the_same_of_each_other_where_a_type_has_no_edges_or_a_s
     assert asked[0] == asked[1]
     assert len([what for what, _ in asked[0] if what == "add"]) == 3
     assert any(what == "rows" for what, _ in asked[0]) == distiller.sampled
+
+
+def test_the_first_worker_decides_for_all_which_weights_are_best(tmp_path):
+    """On unlike machines the others' scores may differ by rounding."""
+    made = citations(tmp_path, some_edges())
+    longer = SMALL.model_copy(update={"steps": 3 * training.VALIDATE_EVERY})
+    distiller = Distiller.of(*made, longer, 1, None, 1, workers=Telling(1, 2))
+    distiller.start("mlp")
+    distiller.train(training.VALIDATE_EVERY)
+    first = {name: v.clone() for name, v in distiller.baseline.state_dict().items()}
+    distiller.train(longer.steps)
+    distiller.finish()
+    assert all(torch.equal(v, first[name]) for name, v in distiller.baseline.state_dict().items())
 
 
 def test_a_checkpoint_between_two_models_is_one_of_neither(tmp_path):

@@ -329,7 +329,10 @@ class Distiller:
         self, model: str, told: Told, alone: bool, entity: str | None = None
     ) -> float:
         """Of all that is told, or of one entity. ``alone``: about nodes that have no edges, where
-        these are not too few."""
+        these are not too few. The same for all workers."""
+        return self.workers.agreed(self._own_score(model, told, alone, entity))
+
+    def _own_score(self, model: str, told: Told, alone: bool, entity: str | None) -> float:
         labels = self.labels
         answers = told.answers if labels and entity in (None, labels.entity) else None
         if labels is not None and answers is not None and labels.validation.any():

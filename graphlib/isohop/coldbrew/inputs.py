@@ -58,10 +58,18 @@ def _read_features(folder: Path, count: int) -> Tensor:
     flat = table["feature"].combine_chunks()
     if isinstance(flat, pa.ChunkedArray):
         flat = pa.concat_arrays(flat.chunks)
-    values = flat.flatten().to_numpy(zero_copy_only=False).reshape(count, width)
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+    if flat.null_count:
+        row = int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0])
         raise IsohopError(
-            f"{folder}: the feature of node {row} is not finite. Run the stage 'features' again."
+            f"{folder}: column 'feature' of node {row} is null. Run the stage 'features' again."
         )
-    return torch.from_numpy(values.astype(np.float32))
+    values = flat.flatten().to_numpy(zero_copy_only=False).reshape(count, width)
+    with np.errstate(over="ignore"):  # what is too large is not finite then
+        values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        row, place = np.argwhere(~np.isfinite(values))[0]
+        raise IsohopError(
+            f"{folder}: column 'feature' of node {row} is {values[row, place]} at place "
+            f"{place + 1} of {width}. Run the stage 'features' again."
+        )
+    return torch.from_numpy(values)

@@ -1,7 +1,9 @@
 """Workers that train one model together: each its share of every batch, all the same step.
 
-All draw the same batch from the same seed, so nothing but gradients goes between them: the sums of
-what each found on its own rows (synchronous data parallelism).
+All draw the same batch from the same seed, so hardly anything but gradients goes between them: the
+sums of what each found on its own rows (synchronous data parallelism). What is decided by a number
+that each finds for itself is decided by the first one's, since machines that are not alike round
+otherwise.
 """
 
 from __future__ import annotations
@@ -53,6 +55,14 @@ class Workers:
         ids, rows = (torch.cat(part) for part in parts)
         there = ids >= 0
         return torch.sparse_coo_tensor(ids[None, there], rows[there], gradient.shape).coalesce()
+
+    def agreed(self, value: float) -> float:
+        """The first worker's."""
+        if self.count == 1:
+            return value
+        told = torch.tensor([value], dtype=torch.float64)
+        torch.distributed.broadcast(told, 0)
+        return float(told)
 
     def gathered(self, values: np.ndarray) -> np.ndarray:
         """int64: the values of all workers, equally many of each, in the order of their ranks."""

@@ -43,6 +43,8 @@ _log = logging.getLogger("isohop")
 
 GROUPS = ("overall", "isolated")
 """Of nodes, those whose figures are told and published."""
+HEADLINES = ("mrr", "accuracy", "r2")
+"""Metrics that are told."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _distill(context: Context) -> list[Made]:
         figures = {
             (row.metric, row.model): row.value
             for row in manifest.evaluation
-            if row.entity == "all" and row.group == group and row.metric in ("mrr", "accuracy")
+            if row.entity == "all" and row.group == group and row.metric in HEADLINES
         }
         for metric in sorted({metric for metric, _ in figures}):
             values = ", ".join(

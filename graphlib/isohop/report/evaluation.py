@@ -14,7 +14,7 @@ _KINDS = {"trained": "Trained", "untrained": "Untrained", "tfidf": "TF-IDF"}
 MODELS = {"served": "Served", "teacher": "Teacher", "student": "Student", "mlp": "MLP"}
 _GROUPS = {"overall": "Overall", "head": "Head", "tail": "Tail", "isolated": "Isolated"}
 _TASKS = {"link": "Link prediction", "label": "Label"}
-_METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "accuracy": "Accuracy"}
+_METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "accuracy": "Accuracy", "r2": "R²"}
 
 
 @dataclass(frozen=True)
