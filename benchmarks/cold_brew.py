@@ -20,7 +20,8 @@ the same two settings.
 the features that GIANT learns there; split 60/20/20. *whole*: all edges but the label's.
 *isolated*: test nodes have none, in GIANT either, and neither has every other validation node;
 *probe* is a logistic regression on the features alone, *embedding probe* one on what is served, as
-a consumer would learn it. *random*: half of the edges of each type lead to random nodes instead.
+a consumer would learn it. *random*: half of the edges of each type lead to random nodes instead,
+and GIANT has learned from no others.
 
 *links*: link prediction in place of the label, by the stage's own settings: filtered MRR and
 Hits@10 of the other ends of a node's edges among 1,000 candidates of their type, on held-out edges
@@ -40,6 +41,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from benchmarks import giant
@@ -218,7 +220,7 @@ class Comparison:
         holdout = hold_out(self.task.graph, seed)
         inputs = self.task.inputs
         if not inputs.features:
-            inputs = replace(inputs, features=self.learn(holdout, seed))
+            inputs = replace(inputs, features=self.learn(self.task.graph, holdout, seed))
         made = Distiller(inputs, holdout, None, DistillSettings(), seed, THREADS)
         self.train(made, "links", MODELS)
         for row in made.evaluate():
@@ -238,32 +240,30 @@ class Comparison:
 
     def by_damage(self, seed: int) -> None:
         split = self.task.split(seed)
-        features: dict[str, Tensor] = {}
-        # GIANT learns from the whole graph before edges of it are replaced.
         for setting in ("isolated", "whole", "random"):
             if setting not in self.settings:
                 continue
             gone = split == 2
             # Half of the validation nodes: what hears of no edges is chosen by them.
             gone[np.flatnonzero(split == 1)[::2]] = True
-            gone = np.flatnonzero(gone & (setting == "isolated"))
-            hidden = {self.task.entity: gone}
-            holdout = hold_out(self.task.graph, seed, isolated=0.0, hidden=hidden, **NOTHING)
-            if setting != "random" or "whole" not in self.settings:
-                features = self.learn(holdout, seed)
-                rows = features[self.task.entity].numpy()
-                probe = giant.probed(rows, self.task.values, split)
-                self.note(f"{setting}/probe/accuracy", probe.accuracy[2])
-            inputs = replace(self.task.inputs, features=features)
-            if setting == "random":
-                inputs = replace(inputs, edges=damaged(inputs, seed))
+            hidden = {self.task.entity: np.flatnonzero(gone & (setting == "isolated"))}
+            with tempfile.TemporaryDirectory(prefix="cold-brew-") as folder:
+                graph = self.task.graph
+                if setting == "random":
+                    graph = damaged(graph, Path(folder) / "graph", seed)
+                holdout = hold_out(graph, seed, isolated=0.0, hidden=hidden, **NOTHING)
+                inputs = inputs_of(graph, self.learn(graph, holdout, seed))
+            self.probe(f"{setting}/probe/accuracy", inputs.features, split)
             made = self.all_models(setting, inputs, holdout, seed)
-            rows = made.serving.told().vectors[self.task.entity].detach().numpy()
-            probe = giant.probed(rows, self.task.values, split)
-            self.note(f"{setting}/embedding probe/accuracy", probe.accuracy[2])
+            served = made.serving.told().vectors
+            self.probe(f"{setting}/embedding probe/accuracy", served, split)
 
-    def learn(self, holdout: Holdout, seed: int) -> dict[str, Tensor]:
-        trainer = Trainer(self.task.graph, giant.SETTINGS, seed, None, THREADS, holdout)
+    def probe(self, name: str, vectors: Mapping[str, Tensor], split: np.ndarray) -> None:
+        rows = vectors[self.task.entity].detach().numpy()
+        self.note(name, giant.probed(rows, self.task.values, split).accuracy[2])
+
+    def learn(self, graph: Graph, holdout: Holdout, seed: int) -> dict[str, Tensor]:
+        trainer = Trainer(graph, giant.SETTINGS, seed, None, THREADS, holdout)
         trainer.train(trainer.steps)
         values = torch.from_numpy(trainer.encode())
         return {name: values[trainer.index.rows(name)] for name in self.task.inputs.counts}
@@ -307,16 +307,23 @@ class Comparison:
         return made
 
 
-def damaged(inputs: Inputs, seed: int) -> dict[str, Tensor]:
-    """Half of the edges of each type lead to random nodes."""
+def damaged(graph: Graph, path: Path, seed: int) -> Graph:
+    """The same graph, at ``path``, where half of the edges of each type lead to random nodes."""
     draw = np.random.default_rng([seed, 61])
-    found = {}
-    for name, edges in inputs.edges.items():
-        count = inputs.counts[inputs.edge_types[name][1]]
-        wrong = torch.from_numpy(draw.random(edges.shape[1]) < 0.5)
-        elsewhere = torch.from_numpy(draw.integers(0, count, edges.shape[1]))
-        found[name] = torch.stack([edges[0], torch.where(wrong, elsewhere, edges[1])])
-    return found
+    edges, edge_types = {}, []
+    for edge in graph.edge_types:
+        source, target = graph.edge_index(edge.name)
+        count = graph.node_type(edge.target).count
+        wrong = draw.random(len(source)) < 0.5
+        target = np.where(wrong, draw.integers(0, count, len(source)), target)
+        ends = np.unique(np.stack([source, target]), axis=1)
+        edges[edge.name] = pa.table(
+            [*ends, np.ones(ends.shape[1], np.int64)], ["src", "dst", "count"]
+        )
+        edge_types.append(edge.model_copy(update={"count": ends.shape[1]}))
+    nodes = {node.name: graph.nodes(node.name) for node in graph.node_types}
+    manifest = graph.manifest.model_copy(update={"edge_types": tuple(edge_types)})
+    return Graph.write(path, manifest, nodes, edges)
 
 
 def main() -> None:
