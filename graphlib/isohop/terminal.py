@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -139,10 +140,13 @@ def print_comparison(found: Comparison) -> None:
 
 
 def _by_degree(group: str) -> tuple[int, str]:
-    """Where a group stands: all, then head, tail and isolated, then degrees from the least on."""
+    """Where a group stands: all, then head, tail and isolated, then degrees from the least on, then
+    edge types."""
     named = ("overall", "head", "tail", "isolated")
     if group in named:
         return named.index(group) - len(named), group
+    if "--" in group:
+        return sys.maxsize, group
     numbers = [part for part in re.split(r"\D+", group) if part]
     return int(numbers[0]) if numbers else 0, group
 

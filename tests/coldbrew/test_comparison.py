@@ -106,7 +106,7 @@ def test_rank_falls_to_1_where_all_nodes_are_alike():
 
 def test_groups_are_printed_in_the_order_of_how_well_they_are_connected(capsys):
     of = {"task": "link", "entity": "all", "metric": "mrr", "model": "teacher", "count": 9}
-    groups = ["degree 16-31", "isolated", "degree 1", "overall", "degree 2-3"]
+    groups = ["degree 16-31", "a1--b--c", "isolated", "degree 1", "overall", "degree 2-3"]
     found = Comparison(
         certificate="0" * 32,
         label=None,
@@ -126,5 +126,6 @@ def test_groups_are_printed_in_the_order_of_how_well_they_are_connected(capsys):
         "degree 1",
         "degree 2-3",
         "degree 16-31",
+        "a1--b--c",
     ]
     assert "±" not in printed

@@ -164,8 +164,22 @@ def test_the_evaluation_has_every_group_and_model(made):
     models = ("teacher", "student", "mlp", "served")
     degrees = {(group, model) for group, model in got if group.startswith("degree ")}
     assert {("degree 2-3", model) for model in models} <= degrees
-    assert got - degrees == {(group, model) for group in groups for model in models}
+    types = [
+        f"book--{name}{of}"
+        for name in ("reads--reader", "shelf--book.shelf")
+        for of in ("", ", isolated")
+    ]
+    assert got - degrees == {(group, model) for group in (*groups, *types) for model in models}
     assert all(0 <= row.value <= 1 and row.count > 0 for row in manifest.evaluation)
+    of = {
+        row.group: row
+        for row in manifest.evaluation
+        if (row.entity, row.model, row.metric) == ("all", "served", "mrr")
+    }
+    for whole, parts in (("overall", types[::2]), ("isolated", types[1::2])):
+        assert of[whole].count == sum(of[part].count for part in parts)
+        together = sum(of[part].value * of[part].count for part in parts)
+        assert of[whole].value == pytest.approx(together / of[whole].count, abs=1e-5)
 
 
 def test_one_seed_gives_equal_embeddings(made, tmp_path):

@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Figure(BaseModel):
-    """``task``: link or label; ``entity``: whose nodes ask, or ``all``; ``group``: overall, head,
-    tail or isolated; ``metric``: mrr, hits@10 or accuracy; ``model``: teacher, student, mlp or
-    served; ``count``: edges or nodes asked."""
+    """``task``: link or label; ``entity``: whose nodes ask, or ``all``; ``group``: as of
+    `isohop.coldbrew.evaluation`; ``metric``: mrr, hits@10, accuracy or r2; ``model``: teacher,
+    student, mlp or served; ``count``: edges or nodes asked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     task: str

@@ -14,6 +14,8 @@ _KINDS = {"trained": "Trained", "untrained": "Untrained", "tfidf": "TF-IDF"}
 MODELS = {"served": "Served", "teacher": "Teacher", "student": "Student", "mlp": "MLP"}
 _GROUPS = {"overall": "Overall", "head": "Head", "tail": "Tail", "isolated": "Isolated"}
 _TASKS = {"link": "Link prediction", "label": "Label"}
+_EDGE = "--"
+"""In the name of an edge type."""
 _METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "accuracy": "Accuracy", "r2": "R²"}
 
 
@@ -116,14 +118,14 @@ def _cells(values: Mapping[str, float | None]) -> tuple[Cell, ...]:
 
 
 def _known_first(known: Mapping[str, str], found: Iterable[str]) -> dict[str, str]:
-    """Labels of what is found: in the order of ``known``, then what is new, by the first number in
-    its name."""
+    """Labels of what is found: in the order of ``known``, then what is new, degrees before edge
+    types, by the first number in its name."""
     present = list(dict.fromkeys(found))
     labels = {name: label for name, label in known.items() if name in present}
-    new = sorted((name for name in present if name not in known), key=_first_number)
-    return labels | {name: name[:1].upper() + name[1:] for name in new}
+    new = sorted((name for name in present if name not in known), key=_place)
+    return labels | {name: name if _EDGE in name else name[:1].upper() + name[1:] for name in new}
 
 
-def _first_number(name: str) -> int:
+def _place(name: str) -> tuple[bool, int, str]:
     number = re.search(r"\d+", name)
-    return int(number[0]) if number else -1
+    return _EDGE in name, int(number[0]) if number else -1, name
