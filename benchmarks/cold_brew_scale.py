@@ -160,14 +160,22 @@ class CsrGraph(RelationGraph):
         self.counts = graph.counts
         self.relations = graph.relations
         self._places = {}
+        self._means: dict[str, Tensor] = {}
+        self._ends = {one.name: graph.ends(one)[1] for one in graph.relations}
         for relation in graph.relations:
             source, target = graph.ends(relation)
             shape = (graph.counts[relation.target], graph.counts[relation.source])
             transposed = Csr.of(source, target, shape[::-1])
             self._places[relation.name] = Csr.of(target, source, shape), transposed
 
+    def weigh(self, weights: Weights) -> None:
+        for relation in self.relations:
+            keep, target = weights.kept[relation.name], self._ends[relation.name]
+            total = torch.bincount(target, keep, minlength=self.counts[relation.target])
+            self._means[relation.name] = keep / total[target].clamp(min=1.0)
+
     def mean(self, relation: Relation, values: Tensor, weights: Weights) -> Tensor:
-        means = weights.means[relation.name][:, 0]
+        means = self._means[relation.name]
         matrices = [place.matrix(means) for place in self._places[relation.name]]
         return CsrMean.apply(*matrices, values)  # type: ignore[no-any-return]
 
@@ -176,12 +184,14 @@ def measure_kernels(folder: Path) -> dict[str, float]:
     distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS["whole"])
     teacher, features = distiller.teacher.eval(), distiller.inputs.features
     whole, random = distiller.unweighed, torch.Generator().manual_seed(SEED)
-    graphs = {"dgl": whole, "csr": CsrGraph(whole)}
+    plain = CsrGraph(whole)
+    graphs = {"dgl": whole, "csr": plain}
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for number in range(WARM_UP + STEPS):
         batch = distiller.settings.batch
         left_out = {n: some_of(e.shape[1], batch, random) for n, e in whole.edges.items()}
         weights = whole.weights(left_out)
+        plain.weigh(weights)
         told = [teacher(graph, features, weights) for graph in graphs.values() if not number]
         for one in told[1:]:
             for name, vectors in one.items():
