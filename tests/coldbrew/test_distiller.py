@@ -290,6 +290,14 @@ def test_a_number_is_learned_by_all_models(tmp_path):
             assert right[group, model] > 0.5, (group, model)
 
 
+def test_batches_of_which_no_node_has_an_edge_are_passed_over(tmp_path):
+    """As of a large graph of which few nodes have any."""
+    made = citations(tmp_path, some_edges(PAPERS, 10))
+    distiller = trained(made, None, SAMPLED.model_copy(update={"batch": 1}))
+    assert 0 < distiller.connected["paper"].sum() <= 10
+    assert torch.isfinite(distiller.serving.told().vectors["paper"]).all()
+
+
 class Telling(Workers):
     """One of several, who tells what it asks of the others and hears nothing of them."""
 

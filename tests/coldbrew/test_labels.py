@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -91,6 +93,14 @@ def test_bytes_are_no_label(tmp_path):
     photos = pa.array([b"\xff\xd8", b"\xfe"] * (COUNT // 2))
     with pytest.raises(IsohopError, match=r"'house\.price' is bytes, which is no label"):
         labels_of(tmp_path / "g", photos, "category")
+
+
+@pytest.mark.parametrize(
+    "values", [["1.5", "n/a"] * (COUNT // 2), [date(2020, 1, 1), date(2020, 1, 2)] * (COUNT // 2)]
+)
+def test_what_is_no_number_is_told_where_a_number_is_asked_for(tmp_path, values):
+    with pytest.raises(IsohopError, match=r"'house\.price' is \w+.*, which is no number"):
+        labels_of(tmp_path / "g", pa.array(values), "number")
 
 
 @pytest.mark.parametrize(

@@ -184,8 +184,10 @@ def test_edges_that_nobody_hears_count_for_no_degree_of_a_new_row_nor_of_a_known
     files = {READS: tmp_path / "reads.parquet", SHELF: tmp_path / "shelf.parquet"}
     edges = NewEdges(world.graph.path, *parts, files)
     out = tmp_path / "out"
-    embed_new(tmp_path / "student", tmp_path / "rows.parquet", out, "book", edges=edges)
+    told = embed_new(tmp_path / "student", tmp_path / "rows.parquet", out, "book", edges=edges)
     found = pq.read_table(out)
+    assert told.edges == sum(known["degree"].to_pylist())
+    assert any(note.startswith(f"{READS}: training saw no edge") for note in told.notes)
     assert max(known["degree"].to_pylist()) == 1
     for column in ("id", "degree", "source"):
         assert found[column].to_pylist() == known[column].to_pylist()

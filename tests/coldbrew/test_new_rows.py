@@ -21,7 +21,7 @@ from isohop.coldbrew.bundle import Bundle, BundleManifest
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.distill import distill
 from isohop.coldbrew.embed import embed
-from isohop.coldbrew.new_columns import NO_KEY, _cast, check_columns
+from isohop.coldbrew.new_columns import NO_KEY, _cast, cast_columns, check_columns
 from isohop.coldbrew.new_rows import NewRows, embed_new, embed_piece
 from isohop.coldbrew.settings import DistillSettings
 from isohop.engines import pieces
@@ -228,6 +228,19 @@ def test_lists_are_what_they_were(values):
     wanted = pa.array(values).type if values else pa.list_(pa.string())
     landed = json_texts(pa.array(values, wanted))
     assert _cast(landed, wanted).to_pylist() == values
+
+
+@pytest.mark.parametrize("held", [pa.float64(), pa.bool_(), pa.string(), pa.date32(), pa.null()])
+@pytest.mark.parametrize(
+    "wanted", [pa.date32(), pa.timestamp("us"), pa.decimal128(9, 2), pa.int64(), pa.bool_()]
+)
+def test_a_column_in_which_nothing_is_known_is_null_of_whatever_type_it_is(held, wanted):
+    schema = pa.schema([("id", pa.int64()), ("when", wanted)])
+    rows = pa.table({"id": [1, 2], "when": pa.nulls(2, held)})
+    found, reasons = cast_columns(rows, schema, ["id"])
+    assert found.schema == schema
+    assert found["when"].null_count == 2
+    assert (reasons == "").all()
 
 
 def test_no_rows_give_columns_and_no_rows(world, tmp_path):

@@ -78,6 +78,9 @@ def test_all_unknown_keys_and_ids_are_named(embeddings):
         nearest(embeddings, "station", keys=["JFK"])
     with pytest.raises(IsohopError, match="origin string, hour int32"):
         nearest(embeddings, "station", keys=[("JFK", "noon")])
+    for hour in (1.5, 1 << 70):
+        with pytest.raises(IsohopError, match="origin string, hour int32"):
+            nearest(embeddings, "station", keys=[("JFK", hour)])
     with pytest.raises(IsohopError, match="either 'ids' or 'keys'"):
         nearest(embeddings, "airport")
     with pytest.raises(IsohopError, match="1 or more"):

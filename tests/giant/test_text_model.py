@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +242,20 @@ def test_folders_that_are_no_models_are_told_apart(folder, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}", "utf-8")
     with pytest.raises(IsohopError, match="cannot be read as a text model"):
         TextModel(tmp_path, 8)
+
+
+def test_no_code_of_a_folder_runs_whatever_the_terminal_says(folder, tmp_path, monkeypatch):
+    """A student's bundle may come from anybody."""
+    other = shutil.copytree(folder, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text("utf-8"))
+    named = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
+    config |= {"model_type": "evil", "architectures": ["Model"], "auto_map": named}
+    (other / "config.json").write_text(json.dumps(config), "utf-8")
+    (other / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n", "utf-8")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(IsohopError, match="cannot be read as a text model"):
+        TextModel(other, 8)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_held_out_edge_cannot_reach_a_feature(folder, tmp_path):

@@ -233,6 +233,20 @@ def test_a_key_is_neither_learned_nor_shown_by_colours(tmp_path):
     ]
 
 
+def test_a_label_is_no_attribute_with_a_dot_in_its_name(tmp_path):
+    """Where its entity ends could not be told."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "people.csv").write_text("id,home.city\n1,Rome\n2,Oslo\n", "utf-8")
+    schema = "database: d\nsource: {path: data}\ntables:\n  people: {key: id}\n"
+    schema += "entities: {person: {table: people}}\n"
+    (tmp_path / "schema.yaml").write_text(schema, "utf-8")
+    more = "publish: {path: published}\nlabel: person.home.city\n"
+    file = pipeline_file(tmp_path, more)
+    file.write_text(file.read_text("utf-8").replace(str(CHAIN), "schema.yaml"), "utf-8")
+    with pytest.raises(InvalidInput, match="has a dot in its name"):
+        read_pipeline(file)
+
+
 def test_urls_that_cannot_be_read_are_told_at_once_and_make_no_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "schema.yaml").write_text(chain_from("path: gs://bucket/tables"), "utf-8")

@@ -190,8 +190,13 @@ def _values(
         raise IsohopError(f"'{label}' is bytes, which is no label. Choose another attribute.")
     kinds = {one.name: one.kind for one in graph.node_type(entity).attributes}
     if kinds[attribute] == "number":
-        # Of integers beyond 2^53 the last digits go.
-        numbers = column.cast(pa.float64(), safe=False).to_numpy()
+        try:  # of integers beyond 2^53 the last digits go
+            numbers = column.cast(pa.float64(), safe=False).to_numpy()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise IsohopError(
+                f"'{label}' is {column.type}, which is no number: {error}. Leave its kind out of "
+                "the schema file, and its values are classes."
+            ) from error
         return np.where(np.isfinite(numbers), numbers, np.nan), ()
     encoded = pc.dictionary_encode(column.combine_chunks().cast(pa.string()))
     words = encoded.dictionary.to_pylist()

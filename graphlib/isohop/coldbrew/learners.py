@@ -316,16 +316,15 @@ class FirstGuess:
 
 def match(distiller: Distiller, batch: Batch, vectors: Vectors, taught: Table) -> Tensor:
     """Mean squared distance to the teacher's vectors, over nodes that have edges; of this worker's
-    share."""
-    parts = [torch.zeros(())]
+    share. 0 where a batch has none of these: a loss all the same, that nothing is learned from."""
+    parts, asked = [torch.zeros(())], 0
     for name, ids in batch.some.items():
-        connected = distiller.connected[name][ids]
-        if connected.any():
-            share = distiller.workers.share
-            own = ids[share][connected[share]]
-            apart = vectors(name, own) - taught[name].index_select(0, own)
-            parts.append(apart.square().sum() / connected.sum())
-    return torch.stack(parts).sum() / max(1, len(parts) - 1)
+        connected, share = distiller.connected[name][ids], distiller.workers.share
+        own = ids[share][connected[share]]
+        apart = vectors(name, own) - taught[name].index_select(0, own)
+        parts.append(apart.square().sum() / connected.sum().clamp(min=1))
+        asked += bool(connected.any())
+    return torch.stack(parts).sum() / max(1, asked)
 
 
 def rows_of(table: Table, nodes: Mapping[str, Tensor] | None) -> Table:

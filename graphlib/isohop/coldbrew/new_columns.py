@@ -99,6 +99,8 @@ def one_array(column: pa.ChunkedArray) -> pa.Array:
 
 def _cast(values: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Raises `pa.ArrowInvalid` for a value that is none of the type."""
+    if values.null_count == len(values):  # of whatever type a file has it then
+        return pa.nulls(len(values), wanted)
     if _is_list(wanted):
         return _parsed(values.cast(pa.string()), wanted)
     if pa.types.is_decimal(wanted) and pa.types.is_integer(values.type):

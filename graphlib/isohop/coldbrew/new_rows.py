@@ -123,7 +123,10 @@ def embed_new(
     problems, unread = check_columns(files, bundle.rows, known.key, known.name)
     if problems:
         raise InvalidInput(f"New rows of '{known.name}' in {files[0]}", problems)
-    linked = [] if edges is None else _linked(edges, bundle, manifest.certificate)
+    linked: list[EdgeFiles] = []
+    unheard: list[str] = []
+    if edges is not None:
+        linked, unheard = _linked(edges, bundle, manifest.certificate)
     unread = tuple(n for n in unread if all(n not in one.columns.names for one in linked))
     with folder_atomically(out, MANIFEST) as folder, ray_session():
         landed = _land(files, folder / "landed", bundle.rows, progress)
@@ -145,7 +148,7 @@ def embed_new(
             with progress.task("reading their edges") as bar:
                 matched, useless, more_notes = match_edges(linked, *of_run)
                 bar.advance()
-            notes += more_notes
+            notes += [*more_notes, *unheard]
             paths = (edges.graph, edges.features, edges.model, edges.credible, matched)
             arguments |= {"run": [str(path.resolve()) for path in paths], "threads": cores}
         counts = {"embedded": 0, "quarantined": landed.rejected, "edges": 0}
@@ -182,7 +185,8 @@ def _version(student: Path, edges: NewEdges | None) -> str:
     return "".join(fingerprint(file) for file in files)
 
 
-def _linked(edges: NewEdges, bundle: Bundle, certificate: str) -> list[EdgeFiles]:
+def _linked(edges: NewEdges, bundle: Bundle, certificate: str) -> tuple[list[EdgeFiles], list[str]]:
+    """And a note on those that nobody hears."""
     from isohop.coldbrew.distill import read_manifest
     from isohop.coldbrew.new_edges import edge_files
 
@@ -197,7 +201,14 @@ def _linked(edges: NewEdges, bundle: Bundle, certificate: str) -> list[EdgeFiles
         raise IsohopError(
             f"{edges.model} has not learned what edges say: {about.skipped} Leave --edges out."
         )
-    return edge_files(graph, about.label, bundle.entity, bundle.rows, edges.files)
+    found = edge_files(graph, about.label, bundle.entity, bundle.rows, edges.files)
+    unheard = [
+        f"{one.relation.edge_type}: training saw no edge of this type, so none of a new row says "
+        "anything"
+        for one in found
+        if one.relation.edge_type in about.unheard
+    ]
+    return found, unheard
 
 
 def _land(
@@ -303,6 +314,8 @@ class _Embedder:
                 if not good.all():
                     bad.append(quarantined(table, reasons))
                 mine = {} if edges is None else _edges_of(edges, seen, good)
+                heard = () if self.known is None else {one.name for one in self.known.relations}
+                mine = {name: ends for name, ends in mine.items() if name in heard}
                 served = self._embedded(rows.filter(pa.array(good)), mine, schema)
                 writer.write_table(served)
                 embedded, seen = embedded + served.num_rows, seen + table.num_rows

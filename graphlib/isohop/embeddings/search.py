@@ -113,6 +113,15 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(norms > 0, norms, 1)
 
 
+def _as_stored(values: list[Any], wanted: pa.DataType) -> pa.Array:
+    """Of a fraction where whole numbers are wanted pyarrow takes what is before the point; here it
+    is an error as any other value that is none."""
+    made = pa.array(values, wanted)
+    if pa.types.is_integer(wanted):
+        pa.array(values).cast(wanted)
+    return made
+
+
 def _rows_of_keys(table: pa.Table, keys: Sequence[Any]) -> np.ndarray:
     """The row of each key; raises `InvalidInput` with all that are not there."""
     names = table.column_names
@@ -127,10 +136,10 @@ def _rows_of_keys(table: pa.Table, keys: Sequence[Any]) -> np.ndarray:
     order = np.arange(len(tuples))
     try:
         columns = [
-            pa.array([values[position] for values in tuples], table.schema.field(name).type)
+            _as_stored([values[position] for values in tuples], table.schema.field(name).type)
             for position, name in enumerate(names)
         ]
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         types = ", ".join(f"{field.name} {field.type}" for field in table.schema)
         raise IsohopError(f"Keys cannot be looked up: {error}. The key is ({types}).") from error
     asked = by_place(columns, asked=order)

@@ -78,9 +78,11 @@ class TextModel(nn.Module):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            # Where nothing is said of code, it asks on the terminal whether to run it.
+            known = {"local_files_only": True, "trust_remote_code": False}
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **known)
             self.model = AutoModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                folder, use_safetensors=True, dtype=torch.float32, **known
             )
         except Exception as error:  # transformers raises whatever a broken file makes it raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -245,6 +245,12 @@ def _check_attributes(
             f"no entity has an attribute '{settings.label}' (a key is none).",
             did_you_mean(settings.label, names),
         )
+    elif settings.label is not None and settings.label.rpartition(".")[0] not in entities:
+        file.add(
+            ("label",),
+            f"the attribute of '{settings.label}' has a dot in its name, which a label's cannot.",
+            "Give its column another name, under 'columns:' of its table in the schema file.",
+        )
     for entity, attribute in settings.report.colour.items():
         if entity not in entities:
             file.add(
