@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isohop.coldbrew import label_propagation
 from isohop.coldbrew.comparison import (
     Comparison,
     compare,
@@ -15,12 +16,14 @@ from isohop.coldbrew.comparison import (
     feature_contribution,
     means,
 )
+from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.oversmoothing import effective_rank, energy, mean_average_distance
 from isohop.coldbrew.settings import DistillSettings
 from isohop.errors import IsohopError
 from isohop.terminal import _by_degree, print_comparison
 from tests.coldbrew.test_distill import topical
+from tests.coldbrew.test_teacher import GRAPH
 from tests.worlds import library
 
 pytestmark = pytest.mark.usefixtures("ray")
@@ -46,6 +49,17 @@ def test_every_model_is_asked_the_same_and_seeds_differ_in_training_alone(tmp_pa
     assert any(row.deviation > 0 for row in found.figures)
     assert {layer.layer for layer in found.layers} == {0, 1, 2}
     assert set(found.contribution) <= {row.group for row in label}
+
+
+def test_however_many_classes_are_propagated_at_once_their_answers_are_the_same(monkeypatch):
+    part = torch.arange(30) % 3
+    values = torch.arange(30) % 5
+    labels = Labels("paper", values, 5, part == 0, part == 1, part == 2)
+    together = label_propagation.propagated(labels, GRAPH)
+    monkeypatch.setattr(label_propagation, "AT_ONCE", 2)
+    assert torch.equal(label_propagation.propagated(labels, GRAPH), together)
+    assert together.shape == (30, 5)
+    assert ((together > 0).sum(1) > 1).any()
 
 
 def test_a_graph_without_edges_has_nothing_to_compare(tmp_path):

@@ -33,6 +33,7 @@ NOWHERE = DISTILL.model_copy(update={"structural_degree": 1000})
 """No node has a place in the graph beyond its features and edges, as no new row has."""
 ALL = Choice(blend=(0.0, 0.0, 0.0, 9.0))
 """The teacher alone: a student finds a node among its own latent neighbours when it comes anew."""
+WRITTEN = ("author", "paper")
 READS, SHELF = "book--reads--reader", "book--shelf--book.shelf"
 
 
@@ -92,6 +93,15 @@ def test_a_node_that_lost_all_its_edges_is_as_a_row_that_has_none(kind):
         as_row, _ = known.teach_new("author", rows, {})
     assert degree["author"][5] == 0
     torch.testing.assert_close(taught["author"][5:], as_row)
+    # A new paper of that author hears of no such place either.
+    relation = next(one for one in known.relations if (one.source, one.target) == WRITTEN)
+    edge = {relation: torch.tensor([[5], [0]])}
+    with torch.no_grad():
+        papers = []
+        for _ in range(2):
+            papers.append(known.teach_new("paper", inputs().features["paper"][:1], edge)[0])
+            of.structural[0][module_key("author")].data += 3.0
+    torch.testing.assert_close(*papers)
 
 
 @pytest.mark.parametrize("kind", BODIES)

@@ -95,9 +95,8 @@ class KnownGraph:
         if self.teacher is None:
             return {}, {name: torch.zeros(count) for name, count in self.inputs.counts.items()}
         degree = self.messages.degrees_in(self.messages.weights({}))
-        # Who has lost all edges since training has no place in the graph, as a new row has none.
-        unplaced = {name: of == 0 for name, of in degree.items()}
-        return _teach(self.teacher, self.messages, self.inputs.features, {}, unplaced), degree
+        features, unplaced = self.inputs.features, _unplaced(degree)
+        return _teach(self.teacher, self.messages, features, {}, unplaced), degree
 
     def teach_new(
         self, entity: str, features: Tensor, edges: Mapping[Relation, Tensor]
@@ -122,8 +121,15 @@ class KnownGraph:
         weights = sharpened(credible, self.manifest.weighed)
         graph = MessageGraph(counts, inputs.edge_types, together, weights, unheard)
         everything = {**inputs.features, entity: torch.cat([inputs.features[entity], features])}
-        taught = _teach(self.teacher, graph, everything, {})[entity][known:]
+        unplaced = _unplaced(self.messages.degrees_in(self.messages.weights({})))
+        taught = _teach(self.teacher, graph, everything, {}, unplaced)[entity][known:]
         return taught, graph.degrees_in(graph.weights({}))[entity][known:]
+
+
+def _unplaced(degree: Table) -> Table:
+    """Masks of known nodes: who has lost all edges since training has no place in the graph, as a
+    new row has none."""
+    return {name: of == 0 for name, of in degree.items()}
 
 
 def _teach(

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.message_passing import MessageGraph
 
 PROPAGATIONS = 50
+AT_ONCE = 64
+"""Classes that are propagated beside each other, so that many of them need no room at the nodes of
+all types. No class knows of another."""
 
 
 def propagated(labels: Labels, graph: MessageGraph) -> Tensor:
     """Answers (nodes, classes) about the classes of a label's entity."""
+    classes = torch.arange(labels.classes)
+    return torch.cat([_of(some, labels, graph) for some in classes.split(AT_ONCE)], 1)
+
+
+def _of(classes: Tensor, labels: Labels, graph: MessageGraph) -> Tensor:
+    """Answers (nodes, some of the classes)."""
     known = labels.train
-    given = functional.one_hot(labels.values.clamp(min=0), labels.classes).float() * known[:, None]
-    held = {name: torch.zeros(n, labels.classes) for name, n in graph.counts.items()}
+    given = ((labels.values[:, None] == classes) & known[:, None]).float()
+    held = {name: torch.zeros(n, len(classes)) for name, n in graph.counts.items()}
     held[labels.entity] = given
     weights = graph.weights({})
     for _ in range(PROPAGATIONS):
