@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from isohop.engines.ray_train import Log
+import pytest
+
+from isohop.engines.ray_train import GPUS, THREADS, WORKERS, Log, _resources
+
+
+@pytest.mark.parametrize(
+    ("there_are", "of_use", "expected"),
+    [(2, True, {"CPU": 3, "GPU": 1}), (1, True, {"CPU": 3}), (2, False, {"CPU": 3})],
+)
+def test_a_gpu_is_asked_for_where_each_worker_gets_one_and_has_a_use_for_it(
+    monkeypatch, there_are, of_use, expected
+):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 16.0, "GPU": float(there_are)})
+    assert _resources({THREADS: 3, WORKERS: 2, GPUS: of_use}) == expected
 
 
 def test_steps_that_are_taken_again_are_told_once(tmp_path):

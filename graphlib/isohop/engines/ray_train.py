@@ -54,6 +54,7 @@ run's. An `IsohopError` ends the run: it would come again."""
 WHERE = "training"
 THREADS = "threads"
 WORKERS = "workers"
+GPUS = "gpus"
 
 
 def train(
@@ -64,13 +65,15 @@ def train(
     workers: int,
     stage: str,
     progress: Progress,
+    gpus: bool = False,
 ) -> tuple[Any, Log]:
     """The first worker's answer, and the log. Ray must be running.
 
     ``training``: the folder, for the caller to remove once what was learned is where it stays.
     ``parts``: plain values, all that the result depends on: what was begun for others is removed.
-    ``stage``: the part of the pipeline file that has ``workers``. Raises `IsohopError` where
-    training fails, or workers die more than `RESTARTS` times.
+    ``stage``: the part of the pipeline file that has ``workers``. ``gpus``: whether each has a use
+    for a GPU, and gets one where there are as many. Raises `IsohopError` where training fails, or
+    workers die more than `RESTARTS` times.
     """
     name = hashlib.sha256(json.dumps([version("isohop"), *parts]).encode()).hexdigest()[:16]
     run = (training / name).resolve()
@@ -84,7 +87,7 @@ def train(
             f"'{stage}.workers' is {workers}, but Ray has {sum(machines())} cores. "
             "Lower it, or give Ray more."
         )
-    told = {**asked, WHERE: str(run), THREADS: threads, WORKERS: workers}
+    told = {**asked, WHERE: str(run), THREADS: threads, WORKERS: workers, GPUS: gpus}
     work = _Task(loop, told) if workers == 1 else _Group(loop, told)
     log = Log(run / LOG)
     _show(work, log, progress)
@@ -367,7 +370,7 @@ def _resources(asked: Mapping[str, Any]) -> dict[str, int]:
     """Of each worker."""
     import ray
 
-    gpus = ray.cluster_resources().get("GPU", 0) >= asked[WORKERS]
+    gpus = asked[GPUS] and ray.cluster_resources().get("GPU", 0) >= asked[WORKERS]
     return {"CPU": asked[THREADS], **({"GPU": 1} if gpus else {})}
 
 

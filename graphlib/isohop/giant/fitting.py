@@ -68,7 +68,8 @@ def fit(
     read = {} if settings.text_model is None else contents_of(settings.text_model)
     chosen = (asked["settings"], read, seed, label, asked["until"])
     parts = (graph.manifest.certificate, graph.manifest.numbering, *chosen)
-    found, log = train(_learn, asked, training, parts, settings.workers, "features", progress)
+    how = (settings.workers, "features", progress, settings.text_model is not None)
+    found, log = train(_learn, asked, training, parts, *how)
     trained = log.parts[TRAINING]
     return Fitted(trained.steps or 0, trained.curves, found["levels"], found["held_out"])
 
