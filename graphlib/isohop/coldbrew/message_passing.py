@@ -3,8 +3,7 @@
 Each edge type is used in both directions, as two relations with weights of their own (R-GCN,
 Schlichtkrull et al., ESWC 2018); a relation takes the mean over its neighbours (GraphSAGE, Hamilton
 et al., NeurIPS 2017), weighted by how credible their edges are where that is known. Edges can be
-left out of a pass: where all others weigh the same it passes over a structure without them, else
-they weigh nothing.
+left out of a pass by weight: the structure is built once.
 """
 
 from __future__ import annotations
@@ -57,13 +56,10 @@ def relations_of(edge_types: Mapping[str, tuple[str, str]]) -> tuple[Relation, .
 @dataclass(frozen=True)
 class Weights:
     """Of the edges in a pass. ``means``: by relation float32 (edges, 1), what makes a sum a mean,
-    where edges do not all weigh the same; ``parts``: by relation the structure without those that
-    are left out, where all others do: DGL sums up faster where no edge has a weight. ``kept``: by
-    relation float32 (edges,); ``sums``: of ``kept`` by edge type and the node type at its end,
-    float32 (nodes,)."""
+    where edges do not all weigh the same; ``kept``: by relation float32 (edges,); ``sums``: of
+    ``kept`` by edge type and the node type at its end, float32 (nodes,)."""
 
     means: Mapping[str, Tensor]
-    parts: Mapping[str, dgl.DGLGraph]
     kept: Mapping[str, Tensor]
     sums: Mapping[tuple[str, str], Tensor]
 
@@ -87,18 +83,25 @@ class RelationGraph:
     def __init__(self, counts: Mapping[str, int], relations: tuple[Relation, ...], ends: Ends):
         self.counts = dict(counts)
         self.relations = relations
-        self._graphs = {one.name: self._structure(one, *ends[one.name]) for one in relations}
-
-    def _structure(self, relation: Relation, source: Tensor, target: Tensor) -> dgl.DGLGraph:
-        ends = {(relation.source, relation.name, relation.target): (source.int(), target.int())}
-        counts = {name: self.counts[name] for name in (relation.source, relation.target)}
-        return dgl.heterograph(ends, counts, idtype=torch.int32)
+        data = {
+            (relation.source, relation.name, relation.target): tuple(
+                end.to(torch.int32) for end in ends[relation.name]
+            )
+            for relation in relations
+        }
+        self._graphs = {}
+        if data:
+            graph = dgl.heterograph(data, self.counts, idtype=torch.int32)
+            self._graphs = {
+                relation.name: graph[relation.source, relation.name, relation.target]
+                for relation in relations
+            }
 
     def mean(self, relation: Relation, values: Tensor, weights: Weights) -> Tensor:
         """Mean of the neighbours' ``values`` (sources, d) at each target (targets, d), or 0."""
         graph = self._graphs[relation.name]
         if relation.name not in weights.means:
-            return copy_u_mean(weights.parts.get(relation.name, graph), values)
+            return copy_u_mean(graph, values)
         return u_mul_e_sum(graph, values, weights.means[relation.name])
 
 
@@ -193,7 +196,6 @@ class MessageGraph(RelationGraph):
         if not left_out and self._whole is not None:
             return self._whole
         means: dict[str, Tensor] = {}
-        parts: dict[str, dgl.DGLGraph] = {}
         kept: dict[str, Tensor] = {}
         sums: dict[tuple[str, str], Tensor] = {}
         of_type: dict[str, Tensor] = {}
@@ -213,15 +215,13 @@ class MessageGraph(RelationGraph):
             if from_on is not None:
                 keep = keep.masked_fill(source >= from_on, 0.0)
             total = torch.bincount(target, keep, minlength=self.counts[relation.target])
-            if name in self.credible or from_on is not None:
+            uneven = any(name in of for of in (left_out, self.credible, self.loops))
+            if uneven or from_on is not None:
                 means[relation.name] = mean_of(keep, total[target])
-            elif name in left_out or name in self.loops:
-                some = torch.nonzero(keep)[:, 0]
-                parts[relation.name] = self._structure(relation, source[some], target[some])
             kept[relation.name] = keep
             at = (name, relation.target)
             sums[at] = sums[at] + total if at in sums else total
-        found = Weights(means, parts, kept, sums)
+        found = Weights(means, kept, sums)
         if not left_out:
             self._whole = found
         return found

@@ -134,7 +134,7 @@ class Sampler:
                 means[relation.name] = mean_of(keep, total[at], torch.from_numpy(drawn).float())
         graph = RelationGraph(counts, self.relations, ends)
         ids = {name: torch.from_numpy(of) for name, of in nodes.items()}
-        return Sample(ids, graph, Weights(means, {}, {}, {}))
+        return Sample(ids, graph, Weights(means, {}, {}))
 
     def _heard(
         self,
