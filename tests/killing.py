@@ -63,11 +63,13 @@ class Reader:
 
 
 class Killer(Reader):
-    """Kills the worker once, after some steps of a part."""
+    """Kills a worker once, after some steps of a part. ``workers``: of how many; the last of them,
+    where they are a group."""
 
-    def __init__(self, part: str, after: int):
+    def __init__(self, part: str, after: int, workers: int = 1):
         self.part = part
         self.after = after
+        self.workers = workers
         self.done = 0.0
         self.killed: list[int] = []
 
@@ -75,7 +77,9 @@ class Killer(Reader):
         self.done += steps
         if self.done < self.after or self.killed:
             return
-        for process in psutil.Process().children(recursive=True):
-            if "ray::_guarded" in command_of(process):
-                self.killed.append(process.pid)
-                process.kill()
+        name = "ray::_guarded" if self.workers == 1 else "RayTrainWorker"
+        every = psutil.Process().children(recursive=True)
+        found = [process for process in every if name in command_of(process)]
+        assert len(found) == self.workers
+        self.killed.append(found[-1].pid)
+        found[-1].kill()

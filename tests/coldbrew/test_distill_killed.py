@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from isohop.coldbrew.distill import distill, read_manifest
+from isohop.coldbrew.distill import DistillManifest, distill, read_manifest
 from isohop.coldbrew.settings import DistillSettings
+from isohop.engines.progress import SILENT, Progress
 from isohop.errors import IsohopError
 from tests.coldbrew.test_distill import topical
 from tests.killing import Killer, Reader, run_and_kill
@@ -66,17 +67,36 @@ def test_a_run_that_was_killed_as_a_whole_goes_on_from_its_last_checkpoint(quiet
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-def test_two_workers_share_each_batch_and_learn_what_one_learns(quiet, tmp_path):
-    found = []
-    alike = {"dropout": 0.0, "latent_dropout": 0.0, "fanout": 100}
-    for workers in (1, 2):
-        many = SAMPLED.model_copy(update={**alike, "workers": workers})
-        out = tmp_path / str(workers)
-        found.append(distill(quiet / "g", quiet / "f", out, many, 1, label="book.topic"))
+def distill_alike(
+    quiet: Path, out: Path, workers: int, progress: Progress = SILENT
+) -> DistillManifest:
+    """Without dropout, and where all neighbours are heard, nothing that workers draw differs."""
+    alike = {"dropout": 0.0, "latent_dropout": 0.0, "fanout": 100, "workers": workers}
+    asked = quiet / "g", quiet / "f", out, SAMPLED.model_copy(update=alike), 1, "book.topic"
+    return distill(*asked, progress=progress)
+
+
+@pytest.fixture(scope="module")
+def two(quiet) -> Path:
+    """The model of two workers that nothing disturbed."""
+    distill_alike(quiet, quiet / "two", 2)
+    return quiet / "two"
+
+
+def test_two_workers_share_each_batch_and_learn_what_one_learns(quiet, two, tmp_path):
+    found = [distill_alike(quiet, tmp_path / "m", 1), read_manifest(two)]
     for model in ("teacher", "mlp", "student"):
         losses = [np.array(manifest.curves[f"{model}/loss"])[:, 1] for manifest in found]
-        # Without dropout, and where all neighbours are heard, nothing differs but sums of floats.
+        # Nothing differs but sums of floats.
         assert np.allclose(*losses, rtol=0.02)
+
+
+def test_a_group_goes_on_from_its_last_checkpoint_where_a_worker_is_killed(quiet, two, tmp_path):
+    killer = Killer("mlp", after=30, workers=2)
+    distill_alike(quiet, tmp_path / "m", 2, killer)
+    assert len(killer.killed) == 1
+    assert same(two, tmp_path / "m")
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
 def test_more_workers_than_cores_are_an_error_and_do_not_wait(quiet, tmp_path):
