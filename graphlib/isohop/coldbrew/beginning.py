@@ -4,7 +4,7 @@ Features of all node types come from one encoder, so that what is alike has like
 its type. A teacher begins as a walk over them: layers that read features as one orthogonal map,
 the same for all types, which keeps near what is near; layers between vectors as the identity; so
 both ends of an edge are in one space from the first step on. Begun at random each type is in a
-space of its own, and most of the steps go into finding back what was known (`docs/methods.md` has
+space of its own, and most of the steps go into finding back what was known (`docs/measured.md` has
 what that costs). Hidden layers beside a linear one add nothing at first. What learns the teacher's
 vectors begins as the best linear map to them.
 """
