@@ -523,8 +523,10 @@ def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhe
     assert (~connected).any()
 
 
-def test_features_count_for_as_much_as_they_tell(tmp_path):
-    """Papers cite those of their topic, which their features tell; what is noise tells nothing."""
+def test_features_count_for_as_much_as_they_tell(tmp_path, monkeypatch):
+    """Papers cite those of their topic, which their features tell; what is noise tells nothing.
+    Beside a teacher that knows its edges by heart."""
+    monkeypatch.setattr(Distiller, "_displace", lambda self: None)
     papers, topics = 800, 100
     draw = np.random.default_rng(2)
     topic = np.arange(papers) % topics
@@ -657,8 +659,9 @@ def test_a_step_of_the_mlp_looks_at_no_node_that_it_does_not_ask_about(tmp_path)
 
 
 @pytest.mark.parametrize("settings", [SMALL, SAMPLED], ids=["whole", "sampled"])
-def test_structural_embeddings_have_a_penalty_and_no_weight_decay(tmp_path, settings):
+def test_structural_embeddings_have_a_penalty_and_no_weight_decay(tmp_path, monkeypatch, settings):
     """Whether a step touches all of them or few."""
+    monkeypatch.setattr(Distiller, "_displace", lambda self: None)
     made = citations(tmp_path, some_edges())
     sizes = []
     for decay in (0.0, 5.0):
@@ -684,6 +687,34 @@ def test_the_gcn_knows_nothing_of_which_edges_are_credible(tmp_path):
         distiller.finish()
         found.append(distiller.told["gcn"].answers)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("worth", [True, False], ids=["worth", "harm"])
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED, WALKED], ids=["whole", "sampled", "walked"])
+def test_the_second_half_has_structural_embeddings_where_validation_is_not_better_without(
+    tmp_path, monkeypatch, settings, worth
+):
+    made = citations(tmp_path, some_edges())
+    longer = settings.model_copy(update={"steps": 50})
+    distiller = Distiller.of(*made, longer, 1, None, 1)
+    distiller.start("teacher")
+    distiller.train(25)
+    assert distiller.teacher.places
+    scores = iter([0.5, 0.5 if worth else 0.6])
+    monkeypatch.setattr(Distiller, "_validation_score", lambda *_: next(scores, 0.7))
+    distiller.train(1)
+    assert distiller.teacher.places == worth
+    distiller.save_checkpoint(tmp_path / "c.safetensors")
+    distiller.train(24)
+    resumed = Distiller.of(*made, longer, 1, None, 1)
+    resumed.resume(tmp_path / "c.safetensors")
+    resumed.train(24)
+    for one in (distiller, resumed):
+        one.finish()
+        assert one.teacher.places == worth
+        told = [note for note in one.about()["notes"] if "no structural embeddings" in note]
+        assert len(told) == (not worth)
+    assert equal(distiller, resumed)
 
 
 def test_nodes_of_low_degree_have_no_structural_embedding(tmp_path):

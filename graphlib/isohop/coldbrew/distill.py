@@ -80,6 +80,7 @@ class DistillManifest(BaseModel):
     skipped: str | None = None
     """Why nothing was trained, where nothing was."""
     notes: tuple[str, ...] = ()
+    """What became otherwise than one would expect; told where the stage ends."""
     kept_from: str | None = None
     """Certificate of the graph that it was trained and evaluated on, where that is another."""
     started_from: str | None = None

@@ -201,7 +201,7 @@ class Distiller:
         return {
             "settings": self.settings.model_dump(mode="json"),
             "skipped": self.skipped,
-            "notes": self.notes,
+            "notes": [*self.notes, *self._without_places()],
             "outputs": self.outputs,
             "structural": {name: (len(nodes),) for name, nodes in self.structural.items()},
             "doubtful": {
@@ -215,6 +215,12 @@ class Distiller:
             "answering": None if self.labels is None else self.serving.answering,
             "choices": {name: choice.model_dump() for name, choice in self.serving.choices.items()},
         }
+
+    def _without_places(self) -> list[str]:
+        if "teacher" not in self.told or not any(map(len, self.structural.values())):
+            return []
+        why = "no structural embeddings: on validation the teacher is better without"
+        return [] if self.teacher.places else [why]
 
     @property
     def model(self) -> str | None:
@@ -385,15 +391,30 @@ class Distiller:
         return self.told_by(raw, teacher.classify)
 
     def _judge(self) -> None:
-        """From here on the teacher learns by messages that are weighed, where that is better by
-        now: once it knows something, half-way or from the start."""
+        """From here on the teacher learns without structural embeddings and by messages that are
+        weighed, each where that is better by now: once it knows something, half-way or from the
+        start."""
         before = self.graph
         self.teacher.eval()
         with torch.no_grad():
+            self._displace()
             self._believe()
         self.teacher.train()
         if self.graph is not before:
             self.parts = self._parts_of(self.graph)
+
+    def _displace(self) -> None:
+        """Without structural embeddings where validation is better so: where features tell all
+        that a place in the graph would, nodes learn their own edges by heart. What an earlier run
+        found to be better without stays without."""
+        if self.begun is not None and not self.teacher.places:
+            self.teacher.displace()
+            return
+        nobody = {n: torch.ones(count, dtype=torch.bool) for n, count in self.inputs.counts.items()}
+        told = [self.teach(unplaced=unplaced) for unplaced in (None, nobody)]
+        placed, without = (self._validation_score("teacher", one, False) for one in told)
+        if without > placed:
+            self.teacher.displace()
 
     def _believe(self) -> Told:
         """What the teacher says, having judged how credible edges are; that weighs messages where
@@ -469,6 +490,7 @@ class Distiller:
                 parts["walks"] = self.parts.kept()
             if self._training.name == "teacher":
                 about["weighed"] = str(self.weighed)
+                about["displaced"] = str(int(self.teacher.displaced))
                 parts["credible"] = self.credible if self.weighed else {}
         modules = {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}
         for name in self.told:
@@ -491,6 +513,8 @@ class Distiller:
             self.credible, self.weighed = parts.get("credible", {}), int(about["weighed"])
             self.graph = self._weighed_by(self.weighed)
             self.parts = self._parts_of(self.graph)
+        if int(about.get("displaced", "0")):
+            self.teacher.displace()
         if self._training is not None:
             self._training.resume(parts, about)
         if isinstance(self.parts, Walks) and "walks" in parts:

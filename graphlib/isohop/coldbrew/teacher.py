@@ -74,6 +74,7 @@ class Teacher(nn.Module):
         super().__init__()
         d = settings.part
         self.sampled = sampled
+        self.displaced = False
         self.body = BODIES[settings.teacher](inputs, settings)
         self.names = names = tuple(inputs.counts)
         for name in names:
@@ -161,6 +162,18 @@ class Teacher(nn.Module):
         own = {name: features[name].index_select(0, ids) for name, ids in nodes.items()}
         penalty = self._penalty({name: row for name, (_, row) in places.items()})
         return own, partial(self._placed, places), penalty
+
+    def displace(self) -> None:
+        """From here on without structural embeddings: all are 0, and stay so in training."""
+        self.displaced = True
+        for table in self.structural.parameters():
+            table.requires_grad_(False)
+            table.zero_()
+
+    @property
+    def places(self) -> bool:
+        """Whether any node has a structural embedding other than 0."""
+        return any(bool(table.any()) for table in self.structural.parameters())
 
     def embeddings(self) -> dict[str, Tensor]:
         """Structural embeddings as they are now, of the first place: (their nodes, d) by type."""

@@ -151,6 +151,7 @@ def _distill(context: Context) -> list[Made]:
         return _kept_model(context, earlier)  # rather than to forget what was learned
     begun = "" if manifest.started_from is None else f", {settings.warm_start} steps further"
     made = [Made(what=f"teacher and student{begun}", where=str(run.model))]
+    made += [Made(what=note, where="distill.json") for note in manifest.notes]
     for name, (doubtful, judged) in manifest.doubtful.items():
         if doubtful:
             what = f"{doubtful:,} of {judged:,} edges {name} are doubtful"
