@@ -78,7 +78,7 @@ def test_the_snippet_reads_what_was_published(heading, published, tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
