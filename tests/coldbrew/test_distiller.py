@@ -19,7 +19,7 @@ from isohop.coldbrew.content import content_in_answers, content_in_vectors
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.embed import embed
-from isohop.coldbrew.evaluation import FEWEST
+from isohop.coldbrew.evaluation import FEWEST, LinkEvaluation
 from isohop.coldbrew.learners import BESIDE_LABEL, Told
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.sampling import Sampler
@@ -543,6 +543,17 @@ def test_features_count_for_as_much_as_they_tell(tmp_path, monkeypatch):
     noise = {name: functional.normalize(torch.randn(v.shape), dim=1) for name, v in content.items()}
     distiller.told["mlp"] = Told(noise, None)
     assert content_in_vectors(distiller.serving) <= 0.1
+
+
+@pytest.mark.parametrize(("half", "chosen"), [(0.495, 0.5), (0.49, 0.25), (0.6, 0.5)])
+def test_content_counts_for_as_much_as_it_may_without_telling_links_worse(
+    tmp_path, monkeypatch, half, chosen
+):
+    distiller = trained(citations(tmp_path, some_edges()))
+    serving = distiller.serving
+    told = {0.0: 0.5, 0.1: 0.499, 0.25: 0.496, 0.5: half}
+    monkeypatch.setattr(LinkEvaluation, "validation", lambda *_: told[serving.content])
+    assert content_in_vectors(serving) == chosen
 
 
 @pytest.mark.parametrize("scarce", [True, False])

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 IN_VECTORS = (0.0, 0.1, 0.25, EVEN)
 """Shares that it may have in an embedding."""
+ALMOST = 0.99
+"""Of what tells links best, how much is as good: by less it is chance which of them is best."""
 IN_ANSWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares that it may have in an answer."""
 
 
 def content_in_vectors(serving: Serving) -> float:
-    """The share that tells links best on validation, of nodes that have edges and of nodes that
-    have none alike; where links are not learned, both halves count alike."""
+    """The greatest share that tells links about as well on validation as the best, of nodes that
+    have edges and of nodes that have none alike: what is learned of features alone holds for more
+    than links, and half of a vector is not to be given away for nothing. Where links are not
+    learned, both halves count alike."""
     distiller = serving.distiller
     if distiller.labels is not None and not distiller.settings.link_weight:
         return EVEN
@@ -40,7 +44,8 @@ def content_in_vectors(serving: Serving) -> float:
         serving.content = share
         model = distiller.model_of("served", Told(serving.with_content(vectors), None))
         found[share] = sum(distiller.evaluation.validation(model, of) for of in (False, True))
-    return max(IN_VECTORS, key=lambda share: (found[share], share))
+    best = max(found.values())
+    return max(share for share, told in found.items() if told >= ALMOST * best)
 
 
 def content_in_answers(serving: Serving) -> tuple[float, float]:
