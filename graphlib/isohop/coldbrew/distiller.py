@@ -407,8 +407,9 @@ class Distiller:
         """Without structural embeddings where validation is better so: where features tell all
         that a place in the graph would, nodes learn their own edges by heart. What an earlier run
         found to be better without stays without."""
-        if self.begun is not None and not self.teacher.places:
-            self.teacher.displace()
+        if not self.teacher.places:  # both would be the same
+            if self.begun is not None:
+                self.teacher.displace()
             return
         nobody = {n: torch.ones(count, dtype=torch.bool) for n, count in self.inputs.counts.items()}
         told = [self.teach(unplaced=unplaced) for unplaced in (None, nobody)]
