@@ -12,8 +12,9 @@ teacher with three hops, by walks that are made once for many steps, as large gr
 distilled, and by one in each step; and how well it ranks validation edges. ``slope`` is that of
 log(time) or log(memory) by log(nodes + edges): 1 is in proportion.
 
-*kernels*: a step of the teacher over the whole graph by DGL, over the same step with CSR matrices
-of torch in DGL's place, forward and backward; each leaves out a batch of edges, as training does.
+*kernels*: the teacher over the whole graph by DGL, over the same with CSR matrices of torch in its
+place; each leaves out a batch of edges, as training does. ``step`` is a step of training, ``pass``
+the teacher's part of it alone, forward and backward.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,7 @@ from isohop.coldbrew import DistillSettings
 from isohop.coldbrew.distill import MODELS
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.labels import Labels
-from isohop.coldbrew.links import some_of
-from isohop.coldbrew.message_passing import MessageGraph, Relation, RelationGraph, Weights
+from isohop.coldbrew.message_passing import MessageGraph, Relation, Weights
 from isohop.graph import Graph, hold_out
 
 NODES = (100_000, 200_000, 400_000)
@@ -153,61 +153,63 @@ class Csr:
         )
 
 
-class CsrGraph(RelationGraph):
-    """What a `MessageGraph` does where edges are left out, by torch alone."""
+class CsrGraph(MessageGraph):
+    """What a `MessageGraph` does where edges are left out, by torch alone; validation, where none
+    is, is no part of a step."""
 
-    def __init__(self, graph: MessageGraph):
-        self.counts = graph.counts
-        self.relations = graph.relations
-        self._places = {}
-        self._means: dict[str, Tensor] = {}
-        self._targets = {}
-        for relation in graph.relations:
-            source, target = graph.ends(relation)
-            shape = (graph.counts[relation.target], graph.counts[relation.source])
-            self._targets[relation.name] = target
-            transposed = Csr.of(source, target, shape[::-1])
-            self._places[relation.name] = Csr.of(target, source, shape), transposed
-
-    def weigh(self, weights: Weights) -> None:
+    @cached_property
+    def _places(self) -> dict[str, tuple[Csr, Csr]]:
+        found = {}
         for relation in self.relations:
-            keep, target = weights.kept[relation.name], self._targets[relation.name]
-            total = torch.bincount(target, keep, minlength=self.counts[relation.target])
-            self._means[relation.name] = keep / total[target].clamp(min=1.0)
+            source, target = self.ends(relation)
+            shape = (self.counts[relation.target], self.counts[relation.source])
+            transposed = Csr.of(source, target, shape[::-1])
+            found[relation.name] = Csr.of(target, source, shape), transposed
+        return found
 
     def mean(self, relation: Relation, values: Tensor, weights: Weights) -> Tensor:
-        means = self._means[relation.name]
+        if relation.name not in weights.means:
+            return super().mean(relation, values, weights)
+        means = weights.means[relation.name][:, 0]
         matrices = [place.matrix(means) for place in self._places[relation.name]]
         return CsrMean.apply(*matrices, values)  # type: ignore[no-any-return]
 
 
 def measure_kernels(folder: Path) -> dict[str, float]:
+    """By turns, so that whatever else the machine does slows both."""
     distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS["whole"])
-    teacher, features = distiller.teacher.eval(), distiller.inputs.features
-    whole, random = distiller.unweighed, torch.Generator().manual_seed(SEED)
-    plain = CsrGraph(whole)
-    graphs = {"dgl": whole, "csr": plain}
-    times: dict[str, list[float]] = {name: [] for name in graphs}
-    for number in range(WARM_UP + STEPS):
-        batch = distiller.settings.batch
-        left_out = {n: some_of(e.shape[1], batch, random) for n, e in whole.edges.items()}
-        weights = whole.weights(left_out)
-        plain.weigh(weights)
-        if not number:
-            both = [teacher(graph, features, weights) for graph in graphs.values()]
-            torch.testing.assert_close(*both, rtol=1e-3, atol=1e-4)
-        for name, graph in graphs.items():
-            clock = time.perf_counter()
-            vectors = teacher(graph, features, weights)
-            torch.stack([one.square().mean() for one in vectors.values()]).sum().backward()
-            if number >= WARM_UP:
+    teacher, inputs = distiller.teacher, distiller.inputs
+    parts = inputs.counts, inputs.edge_types, distiller.visible
+    graphs = {"dgl": distiller.graph, "csr": CsrGraph(*parts)}
+    asked = distiller.task.draw(torch.Generator().manual_seed(SEED)).positions
+
+    def tell(graph: MessageGraph) -> dict[str, Tensor]:
+        weights = graph.weights(graph.both_ways(asked))
+        return teacher(graph, inputs.features, weights)  # type: ignore[no-any-return]
+
+    def learn(graph: MessageGraph) -> None:
+        distiller.graph = graph
+        distiller.train(1)
+
+    def look(graph: MessageGraph) -> None:
+        torch.stack([one.square().mean() for one in tell(graph).values()]).sum().backward()
+
+    teacher.eval()
+    torch.testing.assert_close(*map(tell, graphs.values()), rtol=1e-3, atol=1e-4)
+    distiller.start("teacher")
+    found: dict[str, float] = {}
+    for what, act in {"step": learn, "pass": look}.items():
+        times: dict[str, list[float]] = {name: [] for name in graphs}
+        for _ in range(STEPS):
+            for name, graph in graphs.items():
+                clock = time.perf_counter()
+                act(graph)
                 times[name].append(time.perf_counter() - clock)
-    step = {name: float(np.median(all_)) for name, all_ in times.items()}
-    return {
-        "dgl/ms a step": step["dgl"] * 1e3,
-        "csr/ms a step": step["csr"] * 1e3,
-        "dgl : csr/ratio": step["dgl"] / step["csr"],
-    }
+        # The first few make what is kept.
+        costs = {name: float(np.median(all_[WARM_UP:])) for name, all_ in times.items()}
+        found |= {f"{name}/ms a {what}": cost * 1e3 for name, cost in costs.items()}
+        found[f"dgl : csr/{what}"] = costs["dgl"] / costs["csr"]
+    return found
 
 
 def measure_graph(folder: Path) -> dict[str, float]:

@@ -95,6 +95,13 @@ def test_bytes_are_no_label(tmp_path):
         labels_of(tmp_path / "g", photos, "category")
 
 
+def test_a_label_that_is_another_one_for_each_of_many_nodes_is_refused(tmp_path):
+    """As a number or a name that every node has for itself: answers would not fit in memory."""
+    names = pa.array(np.arange(50_000)).cast(pa.string())
+    with pytest.raises(IsohopError, match=r"'house\.price' has 50,000 values.* 9 GiB a model"):
+        labels_of(tmp_path / "g", names, "category")
+
+
 @pytest.mark.parametrize(
     "values", [["1.5", "n/a"] * (COUNT // 2), [date(2020, 1, 1), date(2020, 1, 2)] * (COUNT // 2)]
 )

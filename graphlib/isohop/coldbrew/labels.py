@@ -28,6 +28,8 @@ CLASSES = "classes.parquet"
 _SEVERAL = (
     "label '{}' has several values a node, so it cannot be learned. Choose an attribute with one."
 )
+MOST_ANSWERS = 1 << 31
+"""Nodes times classes, at most: each model's answers are float32 and held as a whole."""
 FARTHEST = 1e6
 """Deviations that a number is from the mean, at most: one that was mistyped is to spoil no sum."""
 SHARPEN = 2.0
@@ -135,10 +137,16 @@ def read_labels(
     `Holdout` has them, isolated nodes are test nodes, and those set aside validation nodes. An
     attribute of kind number is a number to tell; all else are classes. ``parts``: those that nodes
     were of before, as `Labels.parts`, and are again. None where training would see fewer than two
-    values."""
+    values. Raises `IsohopError` for what cannot be a label."""
     entity, _, attribute = label.rpartition(".")
     values, names = _values(graph, label, entity, attribute)
     classes = len(names)
+    if classes * len(values) > MOST_ANSWERS:
+        raise IsohopError(
+            f"label '{label}' has {classes:,} values, and answers about {len(values):,} nodes take "
+            f"{classes * len(values) * 4 / 2**30:.0f} GiB a model. Choose an attribute of fewer "
+            "values, or a coarser one of the same."
+        )
     draw = np.random.default_rng([seed, 20]).random(len(values))
     known = values >= 0 if classes else np.isfinite(values)
     aside = groups == ASIDE
