@@ -442,13 +442,25 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
+def _edges_named(graph: Path, entity: str, columns: Sequence[str]) -> list[str]:
+    """The options by which ``columns`` of an entity's new rows, of shared attributes, are edges."""
+    from isohop.graph import Graph
+
+    opened = Graph.open(graph)
+    return [
+        f"--edges {edge.name}=FILE"
+        for edge in opened.edge_types
+        if edge.source == entity and edge.role in columns and opened.node_type(edge.target).shared
+    ]
+
+
 def _embed_new(
     where: str, run_id: str, new: str, entity: str | None, edges: list[str], folder: Path
 ) -> None:
     from isohop.coldbrew.new_rows import QUARANTINE, NewEdges, embed_new
     from isohop.engines.mirror import local
 
-    student, known = local(where), None
+    student, known, graph = local(where), None, None
     if not student.is_dir():
         from isohop.engines.object_store import READING
         from isohop.pipeline.pipeline_file import read_pipeline
@@ -461,7 +473,7 @@ def _embed_new(
                 f"Run '{run.id}' has no student that goes with its teacher: its stage 'embed' is "
                 f"not done. Run 'isohop stage embed {where} --run {run.id}' first."
             )
-        student = run.student
+        student, graph = run.student, run.graph
         if edges:
             files = {name: local(path) for name, path in _pairs("--edges", edges).items()}
             known = NewEdges(run.graph, run.features, run.model, run.credible, files)
@@ -473,6 +485,9 @@ def _embed_new(
     found = embed_new(student, local(new), folder, entity, TerminalProgress(), known)
     if found.unread:
         print_warnings([f"columns that were not read: {', '.join(found.unread)}"])
+        told = [] if graph is None else _edges_named(graph, found.entity, found.unread)
+        if told:
+            print_warnings([f"those that name known nodes are read by {' '.join(told)}"])
     print_warnings(found.notes)
     if found.quarantined:
         told = f"{found.quarantined:,} rows could not be embedded: {folder / QUARANTINE}"

@@ -81,14 +81,18 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path, ray):
 
 
 def new_customers_are_embedded(file: Path, folder: Path) -> None:
-    """By the student of a run that was done, from rows under logical names."""
+    """By the student of a run that was done, from rows under logical names. What else they have is
+    told, and which of it could be edges."""
     rows = folder / "new.parquet"
-    pq.write_table(pa.table({"id": [9001, 9002], "name": ["Noor", None], "vip": [1, 0]}), rows)
+    new = {"id": [9001, 9002], "name": ["Noor", None], "vip": [1, 0], "city": ["Oslo", None]}
+    pq.write_table(pa.table(new), rows)
     asked = ["embed", str(file), "--new", str(rows), "--out", str(folder / "new")]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
     assert "2 new rows of 'customer' embedded" in done.output
-    assert "not read: vip" in done.output
+    told = " ".join(done.output.split())
+    assert "not read: vip, city" in told
+    assert "are read by --edges customer--city--customer.city=FILE" in told
     table = pq.read_table(next((folder / "new").glob("*.parquet")))
     assert table["id"].to_pylist() == [9001, 9002]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 16)

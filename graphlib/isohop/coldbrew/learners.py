@@ -94,7 +94,7 @@ class Seen:
         at = ids
         if self.nodes is not None:
             nodes = self.nodes[name]
-            at = torch.searchsorted(nodes, ids).clamp(max=len(nodes) - 1)
+            at = torch.searchsorted(nodes, ids.contiguous()).clamp(max=len(nodes) - 1)
             if not torch.equal(nodes[at], ids):
                 raise KeyError(f"nothing is held of some node of '{name}'")
         return self.held[name].index_select(0, at)
