@@ -485,9 +485,9 @@ def _embed_new(
     found = embed_new(student, local(new), folder, entity, TerminalProgress(), known)
     if found.unread:
         print_warnings([f"columns that were not read: {', '.join(found.unread)}"])
-        told = [] if graph is None else _edges_named(graph, found.entity, found.unread)
-        if told:
-            print_warnings([f"those that name known nodes are read by {' '.join(told)}"])
+        options = [] if graph is None else _edges_named(graph, found.entity, found.unread)
+        if options:
+            print_warnings([f"those that name known nodes are read by {' '.join(options)}"])
     print_warnings(found.notes)
     if found.quarantined:
         told = f"{found.quarantined:,} rows could not be embedded: {folder / QUARANTINE}"
