@@ -179,8 +179,8 @@ def measure_kernels(folder: Path) -> dict[str, float]:
     """By turns, so that whatever else the machine does slows both."""
     distiller = distiller_of(Graph.open(folder / "graph"), SETTINGS["whole"])
     teacher, inputs = distiller.teacher, distiller.inputs
-    parts = inputs.counts, inputs.edge_types, distiller.visible
-    graphs = {"dgl": distiller.graph, "csr": CsrGraph(*parts)}
+    plain = CsrGraph(inputs.counts, inputs.edge_types, distiller.visible)
+    graphs = {"dgl": distiller.graph, "csr": plain}
     asked = distiller.task.draw(torch.Generator().manual_seed(SEED)).positions
 
     def tell(graph: MessageGraph) -> dict[str, Tensor]:

@@ -442,25 +442,13 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
-def _edges_named(graph: Path, entity: str, columns: Sequence[str]) -> list[str]:
-    """The options by which ``columns`` of an entity's new rows, of shared attributes, are edges."""
-    from isohop.graph import Graph
-
-    opened = Graph.open(graph)
-    return [
-        f"--edges {edge.name}=FILE"
-        for edge in opened.edge_types
-        if edge.source == entity and edge.role in columns and opened.node_type(edge.target).shared
-    ]
-
-
 def _embed_new(
     where: str, run_id: str, new: str, entity: str | None, edges: list[str], folder: Path
 ) -> None:
     from isohop.coldbrew.new_rows import QUARANTINE, NewEdges, embed_new
     from isohop.engines.mirror import local
 
-    student, known, graph = local(where), None, None
+    student, known, run = local(where), None, None
     if not student.is_dir():
         from isohop.engines.object_store import READING
         from isohop.pipeline.pipeline_file import read_pipeline
@@ -473,7 +461,7 @@ def _embed_new(
                 f"Run '{run.id}' has no student that goes with its teacher: its stage 'embed' is "
                 f"not done. Run 'isohop stage embed {where} --run {run.id}' first."
             )
-        student, graph = run.student, run.graph
+        student = run.student
         if edges:
             files = {name: local(path) for name, path in _pairs("--edges", edges).items()}
             known = NewEdges(run.graph, run.features, run.model, run.credible, files)
@@ -485,9 +473,15 @@ def _embed_new(
     found = embed_new(student, local(new), folder, entity, TerminalProgress(), known)
     if found.unread:
         print_warnings([f"columns that were not read: {', '.join(found.unread)}"])
-        options = [] if graph is None else _edges_named(graph, found.entity, found.unread)
-        if options:
-            print_warnings([f"those that name known nodes are read by {' '.join(options)}"])
+        if run is not None:
+            from isohop.coldbrew.distill import read_manifest
+            from isohop.coldbrew.new_edges import edges_named
+            from isohop.graph import Graph
+
+            label = read_manifest(run.model).label
+            names = edges_named(Graph.open(run.graph), label, found.entity, found.unread)
+            options = " ".join(f"--edges {name}=FILE" for name in names)
+            print_warnings([f"those that name known nodes are read by {options}"] if names else [])
     print_warnings(found.notes)
     if found.quarantined:
         told = f"{found.quarantined:,} rows could not be embedded: {folder / QUARANTINE}"

@@ -17,7 +17,7 @@ from isohop.coldbrew.distill import DistillManifest, read_manifest
 from isohop.coldbrew.embed import embed
 from isohop.coldbrew.known_graph import KnownGraph
 from isohop.coldbrew.message_passing import Relation, relations_of
-from isohop.coldbrew.new_edges import BAD_ROW, NO_ROW, EdgeFiles, match_edges
+from isohop.coldbrew.new_edges import BAD_ROW, NO_ROW, EdgeFiles, edges_named, match_edges
 from isohop.coldbrew.new_rows import NewEdges, NewRows, embed_new
 from isohop.coldbrew.tables import module_key
 from isohop.coldbrew.teacher import BODIES, Teacher, structural_nodes
@@ -342,3 +342,10 @@ def test_edges_of_another_run_are_refused(world, tmp_path):
     edges = NewEdges(other.graph.path, tmp_path, world.graph.path.parent / "model", tmp_path, {})
     with pytest.raises(IsohopError, match="are not of one run"):
         embed_new(world.student, tmp_path / "rows.parquet", tmp_path / "out", "book", edges=edges)
+
+
+def test_a_column_that_names_known_nodes_is_told_by_its_edge_type_but_for_the_label(world):
+    """A label's edges are none that rows may come with."""
+    columns = ("shelf", "colour")
+    assert edges_named(world.graph, None, "book", columns) == [SHELF]
+    assert edges_named(world.graph, "book.shelf", "book", columns) == []

@@ -8,7 +8,7 @@ columns are not read, so the file may be that of the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,15 @@ def edge_files(
     return found
 
 
+def edges_named(
+    graph: Graph, label: str | None, entity: str, columns: Collection[str]
+) -> list[str]:
+    """The edge types, as `edge_files` takes them, to the values of shared attributes that are among
+    the ``columns`` of an entity's new rows."""
+    relations = _relations(graph, entity, label)
+    return [_name(one) for one in relations if _attribute(graph, one) in columns]
+
+
 def _relations(graph: Graph, entity: str, label: str | None) -> Iterator[Relation]:
     """Those by which messages reach the entity, but for the label's."""
     hidden = label_edge(graph, label)
@@ -100,13 +109,19 @@ def _name(relation: Relation) -> str:
     return relation.edge_type + REVERSE if target else relation.edge_type
 
 
+def _attribute(graph: Graph, relation: Relation) -> str | None:
+    """The shared attribute whose values a relation comes from, where one column tells them."""
+    node = graph.node_type(relation.source)
+    one = node.shared and len(node.key) == 1
+    return graph.edge_type(relation.edge_type).role if one else None
+
+
 def _columns(
     graph: Graph, relation: Relation, entity: BundledEntity, rows: pa.Schema
 ) -> tuple[pa.Schema, tuple[str, ...]]:
-    node = graph.node_type(relation.source)
+    node, attribute = graph.node_type(relation.source), _attribute(graph, relation)
     held = ds.dataset(graph.path / "nodes" / node.name, format="parquet").schema
-    role = graph.edge_type(relation.edge_type).role
-    names = (role,) if node.shared and len(node.key) == 1 else node.key
+    names = node.key if attribute is None else (attribute,)
     names = tuple(f"known_{name}" if name in entity.key else name for name in names)
     known = [pa.field(n, held.field(k).type) for n, k in zip(names, node.key, strict=True)]
     return pa.schema([*(rows.field(name) for name in entity.key), *known]), node.key
