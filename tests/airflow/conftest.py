@@ -80,6 +80,8 @@ class Home:
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            # The first import of a provider compiles it, beside all else that a busy machine does.
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
             # Its processes share one SQLite file, and wait for each other.
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db?timeout=120",
             # Stages take a machine each.
