@@ -308,9 +308,14 @@ class Telling(Workers):
     def add(self, tensors):
         self.asked.append(("add", [tensor.shape for tensor in tensors]))
 
-    def add_rows(self, gradient):
-        self.asked.append(("rows", [gradient.shape]))
-        return gradient.coalesce()
+    def exchanged(self, parts):
+        """As if they asked of it what it asks of them."""
+        self.asked.append(("exchanged", [part.shape[1:] for part in parts]))
+        return list(parts)
+
+    def stacked(self, own):
+        self.asked.append(("stacked", [own.shape]))
+        return torch.stack([own] * self.count)
 
     def agreed(self, value):
         """Always less than before."""
@@ -336,7 +341,7 @@ def test_all_workers_ask_the_same_of_each_other_where_a_type_has_no_edges_or_a_s
         asked.append(worker.asked)
     assert asked[0] == asked[1]
     assert len([what for what, _ in asked[0] if what == "add"]) == 3
-    assert any(what == "rows" for what, _ in asked[0]) == distiller.sampled
+    assert any(what == "exchanged" for what, _ in asked[0]) == distiller.sampled
 
 
 def test_the_first_worker_decides_for_all_which_weights_are_best(tmp_path):
@@ -710,11 +715,11 @@ def test_the_second_half_has_structural_embeddings_where_validation_is_not_bette
     distiller = Distiller.of(*made, longer, 1, None, 1)
     distiller.start("teacher")
     distiller.train(25)
-    assert distiller.teacher.places
+    assert distiller.teacher.structural.learned
     scores = iter([0.5, 0.5 if worth else 0.6])
     monkeypatch.setattr(Distiller, "_validation_score", lambda *_: next(scores, 0.7))
     distiller.train(1)
-    assert distiller.teacher.places == worth
+    assert distiller.teacher.structural.learned == worth
     distiller.save_checkpoint(tmp_path / "c.safetensors")
     distiller.train(24)
     resumed = Distiller.of(*made, longer, 1, None, 1)
@@ -722,7 +727,7 @@ def test_the_second_half_has_structural_embeddings_where_validation_is_not_bette
     resumed.train(24)
     for one in (distiller, resumed):
         one.finish()
-        assert one.teacher.places == worth
+        assert one.teacher.structural.learned == worth
         told = [note for note in one.about()["notes"] if "no structural embeddings" in note]
         assert len(told) == (not worth)
     assert equal(distiller, resumed)

@@ -19,8 +19,9 @@ from isohop.coldbrew.known_graph import KnownGraph
 from isohop.coldbrew.message_passing import Relation, relations_of
 from isohop.coldbrew.new_edges import BAD_ROW, NO_ROW, EdgeFiles, edges_named, match_edges
 from isohop.coldbrew.new_rows import NewEdges, NewRows, embed_new
+from isohop.coldbrew.structural import structural_nodes
 from isohop.coldbrew.tables import module_key
-from isohop.coldbrew.teacher import BODIES, Teacher, structural_nodes
+from isohop.coldbrew.teacher import BODIES, Teacher
 from isohop.engines import pieces
 from isohop.engines.pieces import pieces_of
 from isohop.errors import InvalidInput, IsohopError

@@ -12,8 +12,9 @@ from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.structural import structural_nodes
 from isohop.coldbrew.tables import module_key
-from isohop.coldbrew.teacher import Teacher, structural_nodes
+from isohop.coldbrew.teacher import Teacher
 
 CITES, WRITES, SHELF = "paper--cites--paper", "paper--writes--author", "paper--shelf--shelf"
 TYPES = {CITES: ("paper", "paper"), WRITES: ("paper", "author"), SHELF: ("paper", "shelf")}
@@ -63,7 +64,7 @@ def test_where_all_neighbours_are_heard_vectors_are_those_of_the_whole_graph(see
     }
     sample = Sampler(graph, 1000, layers).sample(ids(seed), left_out, draw)
     with torch.no_grad():
-        of_sample, _ = teacher.of_sample(sample, features)
+        (of_sample,), _ = teacher.of_sample(sample, features)
         weights = graph.weights({n: torch.from_numpy(at) for n, at in left_out.items()})
         whole = teacher(graph, features, weights)
     for name, seeds in ids(seed).items():
@@ -162,7 +163,7 @@ def test_nobody_and_nodes_without_edges_can_be_asked_about(seeds):
     graph = a_graph(1)
     teacher, features = a_teacher(graph, 2, 1)
     sample = Sampler(graph, 3, 2).sample(seeds, {}, np.random.default_rng(1))
-    vectors, penalty = teacher.of_sample(sample, features)
+    (vectors,), penalty = teacher.of_sample(sample, features)
     assert {name: len(v) for name, v in vectors.items()} == {
         "paper": 0,
         "author": 0,
@@ -176,7 +177,7 @@ def test_a_step_changes_structural_embeddings_of_the_sample_alone():
     graph = a_graph(3)
     teacher, features = a_teacher(graph, 1, 1)
     sample = Sampler(graph, 2, 1).sample(ids(3), {}, np.random.default_rng(1))
-    vectors, penalty = teacher.of_sample(sample, features)
+    (vectors,), penalty = teacher.of_sample(sample, features)
     (sum(v.sum() for v in vectors.values()) + penalty).backward()
     table = teacher.structural[0][module_key("paper")]
     assert table.grad.is_sparse

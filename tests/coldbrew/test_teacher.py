@@ -10,8 +10,9 @@ from torch.nn import functional
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.structural import structural_nodes
 from isohop.coldbrew.tables import module_key
-from isohop.coldbrew.teacher import BODIES, LoneTeacher, Teacher, structural_nodes
+from isohop.coldbrew.teacher import BODIES, LoneTeacher, Teacher
 
 CITES, WROTE = "paper--cites--paper", "author--wrote--paper"
 TYPES = {CITES: ("paper", "paper"), WROTE: ("author", "paper")}

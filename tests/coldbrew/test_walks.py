@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
-from isohop.coldbrew.teacher import Teacher, structural_nodes
+from isohop.coldbrew.structural import structural_nodes
+from isohop.coldbrew.teacher import Teacher
 from isohop.coldbrew.walks import PARTS, STEPS, Walk, Walks
 
 CITES, WROTE, FILED = "paper--cites--paper", "author--wrote--paper", "paper--filed--shelf"
@@ -63,9 +64,9 @@ def test_what_is_looked_up_is_what_the_whole_graph_gives(seed):
     }
     weights = graph.weights(left_out)
     with torch.no_grad():
-        placed = teacher.spread(teacher.embeddings(), COUNTS)
+        placed = teacher.structural_table(COUNTS)
         walk = Walk.over(graph, x, placed, weights, HOPS)
-        some, _ = teacher.of_walk(walk, nodes, x)
+        (some,), _ = teacher.of_walk(walk, nodes, x)
         whole = teacher(graph, x, weights)
     assert set(some) == set(nodes)
     for name, ids in nodes.items():  # what arrives is kept in 16 bits
@@ -108,7 +109,7 @@ def test_an_edge_that_may_be_asked_about_reaches_no_walk_nor_does_one_that_leads
         edges[name] = graph.edges[name][:, ~gone]
     teacher = a_teacher(graph, seed)
     rest = MessageGraph(COUNTS, TYPES, edges)
-    about = x, teacher.spread(teacher.embeddings(), COUNTS)
+    about = x, teacher.structural_table(COUNTS)
     expected = Walk.over(rest, *about, rest.weights({}), HOPS)
     walk = walks.of(step, teacher)
     torch.testing.assert_close(walk.placed, expected.placed, atol=0.02, rtol=0.01)

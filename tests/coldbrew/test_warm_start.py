@@ -109,16 +109,16 @@ def test_its_teacher_is_judged_by_weighed_messages_from_the_start_and_anew_half_
 def test_what_learned_without_structural_embeddings_goes_on_without(tmp_path, monkeypatch, worth):
     def displace(distiller: Distiller) -> None:
         if not worth:
-            distiller.teacher.displace()
+            distiller.teacher.structural.displace()
 
     with monkeypatch.context() as patched:
         patched.setattr(Distiller, "_displace", displace)
         patched.setattr(Distiller, "_validation_score", lambda *_: 0.0)  # the last weights stay
-        assert saved(tmp_path).teacher.places == worth
+        assert saved(tmp_path).teacher.structural.learned == worth
     distiller = warm(grown(tmp_path / "later"), tmp_path)
     monkeypatch.setattr(Distiller, "_validation_score", lambda *_: 0.0)
     train(distiller, "teacher")
-    assert distiller.teacher.places == worth
+    assert distiller.teacher.structural.learned == worth
 
 
 def before_graph(folder: Path) -> Graph:

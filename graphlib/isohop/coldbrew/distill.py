@@ -254,11 +254,10 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
                 point["validation"] = round(valid, 6)
             if first:
                 log.tell(model, distiller.done, **point)
-            if first and valid is not None:
+            if valid is not None:
                 distiller.save_checkpoint(checkpoint)
         distiller.finish()
-        if first:
-            distiller.save_checkpoint(checkpoint)
+        distiller.save_checkpoint(checkpoint)
         seconds[model] = round(time.monotonic() - clock, 3)
     if not first:
         return {}

@@ -47,10 +47,11 @@ from isohop.coldbrew.reliability import POWERS, credible_edges, sharpened
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.serving import Serving
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.structural import structural_nodes
 from isohop.coldbrew.student import Student, latent_index
 from isohop.coldbrew.tables import Table, unit
-from isohop.coldbrew.teacher import Teacher, structural_nodes
-from isohop.coldbrew.training import Training, mixed
+from isohop.coldbrew.teacher import Teacher
+from isohop.coldbrew.training import Training, mixed, parted
 from isohop.coldbrew.walks import Walks
 from isohop.coldbrew.warm_start import WarmStart
 from isohop.engines.checkpoints import (
@@ -220,7 +221,7 @@ class Distiller:
         if "teacher" not in self.told or not any(map(len, self.structural.values())):
             return []
         why = "no structural embeddings: on validation the teacher is better without"
-        return [] if self.teacher.places else [why]
+        return [] if self.teacher.structural.learned else [why]
 
     @property
     def model(self) -> str | None:
@@ -234,6 +235,8 @@ class Distiller:
 
     def start(self, model: str) -> None:
         """Begin to train one model."""
+        if model == "teacher" and self.teacher.structural.sparse:
+            self.teacher.structural.share_out(self.workers)
         score = partial(self._selection_score, model)
         halfway = self._judge if model == "teacher" else None
         learner = self._learner_of(model)
@@ -253,6 +256,7 @@ class Distiller:
         """Keep the best weights, and what they give."""
         if self._training is not None:
             self._training.keep_best()
+            self.teacher.structural.unite()
             self._conclude(self._training.name, self._training.learner)
             self._training = None
 
@@ -387,7 +391,8 @@ class Distiller:
         unplaced: Table | None = None,
     ) -> Told:
         """Over the whole graph."""
-        raw = teacher(graph, self.inputs.features, graph.weights(left_out), unplaced)
+        with teacher.structural.whole():
+            raw = teacher(graph, self.inputs.features, graph.weights(left_out), unplaced)
         return self.told_by(raw, teacher.classify)
 
     def _judge(self) -> None:
@@ -407,15 +412,16 @@ class Distiller:
         """Without structural embeddings where validation is better so: where features tell all
         that a place in the graph would, nodes learn their own edges by heart. What an earlier run
         found to be better without stays without."""
-        if not self.teacher.places:  # both would be the same
+        structural = self.teacher.structural
+        if not structural.learned:  # both would be the same
             if self.begun is not None:
-                self.teacher.displace()
+                structural.displace()
             return
         nobody = {n: torch.ones(count, dtype=torch.bool) for n, count in self.inputs.counts.items()}
         told = [self.teach(unplaced=unplaced) for unplaced in (None, nobody)]
         placed, without = (self._validation_score("teacher", one, False) for one in told)
         if without > placed:
-            self.teacher.displace()
+            structural.displace()
 
     def _believe(self) -> Told:
         """What the teacher says, having judged how credible edges are; that weighs messages where
@@ -481,7 +487,8 @@ class Distiller:
     # Checkpoints
 
     def save_checkpoint(self, file: Path) -> None:
-        """All that `resume` needs: models that are done, and the one that is trained."""
+        """All that `resume` needs: models that are done, and the one that is trained. By all
+        workers at once, which may each hold something that the others do not."""
         parts: dict[str, Tensors] = {}
         about: dict[str, str] = {}
         if self._training is not None:
@@ -491,7 +498,7 @@ class Distiller:
                 parts["walks"] = self.parts.kept()
             if self._training.name == "teacher":
                 about["weighed"] = str(self.weighed)
-                about["displaced"] = str(int(self.teacher.displaced))
+                about["displaced"] = str(int(self.teacher.structural.displaced))
                 parts["credible"] = self.credible if self.weighed else {}
         modules = {"teacher": self.teacher, "mlp": self.baseline, "student": self.student}
         for name in self.told:
@@ -499,11 +506,15 @@ class Distiller:
         if "teacher" in self.told:
             guess = self.student.first.state_dict()
             parts["first guess"] = {name: value.clone() for name, value in guess.items()}
-        save_checkpoint(file, parts, {**about, "told": json.dumps(list(self.told))})
+        about["told"] = json.dumps(list(self.told))
+        own: dict[str, Tensors] = {}
+        if self.teacher.structural.shared_out:
+            parts, own = parted(parts)
+        save_checkpoint(file, parts, about, self.workers, own, self.done)
 
     def resume(self, file: Path) -> None:
         """Go on from what `save_checkpoint` wrote, for the same inputs, settings and seed."""
-        parts, about = load_checkpoint(file)
+        parts, about = load_checkpoint(file, self.workers)
         for name in json.loads(about["told"]):
             learner = self._learner_of(name)
             learner.module.load_state_dict(parts[f"done {name}"])
@@ -515,7 +526,7 @@ class Distiller:
             self.graph = self._weighed_by(self.weighed)
             self.parts = self._parts_of(self.graph)
         if int(about.get("displaced", "0")):
-            self.teacher.displace()
+            self.teacher.structural.displace()
         if self._training is not None:
             self._training.resume(parts, about)
         if isinstance(self.parts, Walks) and "walks" in parts:

@@ -12,9 +12,8 @@ Several workers have the same batch; each takes its share of it, and their losse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -177,18 +176,16 @@ class ByMessages:
             return [Seen(None, held) for held in whole], self.module.penalty()
         some = () if of.labels is None else (of.labels.entity,)
         nodes = asked_of(of, batch, targets=True, some=some)
-        look: Callable[[], tuple[dict[str, Tensor], Tensor]]
         if isinstance(parts, Walks):
             walk = parts.of(batch.step, self.module)
-            look = partial(self.module.of_walk, walk, nodes, features)
+            told, penalty = self.module.of_walk(walk, nodes, features, times)
         else:
             seeds = {name: ids.numpy() for name, ids in nodes.items()}
             gone = {name: at.numpy() for name, at in left_out.items()}
             sample = parts.sample(seeds, gone, batch.draw)
             nodes = dict(sample.nodes)
-            look = partial(self.module.of_sample, sample, features)
-        looks = [look() for _ in range(times)]
-        return [Seen(nodes, held) for held, _ in looks], looks[0][1]
+            told, penalty = self.module.of_sample(sample, features, times)
+        return [Seen(nodes, held) for held in told], penalty
 
     def tell(self) -> Told:
         return self._of.pass_messages(self.module, self._heard[0], {})

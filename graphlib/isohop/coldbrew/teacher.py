@@ -1,7 +1,6 @@
 """Teachers: vectors of nodes from features, edges, and a place of their own in the graph.
 
-All kinds have a *structural embedding* E a node: what its place in the graph says beyond its
-features (Zheng et al., section 3.2). Nodes of low degree have none. All are trained by link
+All kinds add *structural embeddings* to what nodes hold (`structural.py`). All are trained by link
 prediction, and on a label where the pipeline names one; the edges of a step are left out of its
 messages, so that no edge helps to predict itself.
 
@@ -41,6 +40,7 @@ from isohop.coldbrew.message_passing import (
 )
 from isohop.coldbrew.sampling import Sample
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.structural import PREFIX, Rows, StructuralEmbeddings
 from isohop.coldbrew.tables import ResidualMLP, Table, by_blocks, module_key
 from isohop.coldbrew.walks import Walk
 
@@ -59,8 +59,7 @@ class Teacher(nn.Module):
     ``structural``: node type -> int64 ids, ascending, of the nodes with structural embeddings.
     ``outputs``: of the label, its classes, 1 for a number, 0 where there is none.
 
-    ``sampled``: it learns from samples of the graph. Then gradients of structural embeddings are
-    sparse, and a step costs what it touches, however many there are.
+    ``sampled``: it learns from samples of the graph.
     """
 
     def __init__(
@@ -73,21 +72,12 @@ class Teacher(nn.Module):
     ):
         super().__init__()
         d = settings.part
-        self.sampled = sampled
-        self.displaced = False
         self.body = BODIES[settings.teacher](inputs, settings)
         self.names = names = tuple(inputs.counts)
         for name in names:
             self.register_buffer(f"nodes_{module_key(name)}", structural[name])
-        self.structural = nn.ParameterList(
-            nn.ParameterDict(
-                {
-                    module_key(name): nn.Parameter(torch.zeros(len(structural[name]), d))
-                    for name in names
-                }
-            )
-            for _ in range(self.body.places)
-        )
+        rows = {name: len(structural[name]) for name in names}
+        self.structural = StructuralEmbeddings(rows, self.body.places, d, sampled)
         self.out = nn.ModuleDict(
             {
                 module_key(name): nn.Identity()
@@ -130,29 +120,34 @@ class Teacher(nn.Module):
             if unplaced and name in unplaced:
                 row = row[~unplaced[name][nodes]]
             places[name] = nodes[row], row
-        return self.body(graph, features, partial(self._placed, places), weights)
+        return self.body(graph, features, self._adding(places)[0], weights)
 
-    def of_sample(self, sample: Sample, features: Table) -> tuple[dict[str, Tensor], Tensor]:
+    def of_sample(
+        self, sample: Sample, features: Table, times: int = 1
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
         """Vectors of a sample's nodes, by its numbers; right for its seeds, and for others only
-        what is heard of them. ``features``: of all nodes. And the `penalty` of these nodes."""
+        what is heard of them. ``features``: of all nodes. So many ``times``, each under dropout of
+        its own; and the mean of ‖E‖² over these nodes."""
         own, placed, penalty = self._some(sample.nodes, features)
-        return self.read(self.body(sample.graph, own, placed, sample.weights)[-1]), penalty
+        told = [self.body(sample.graph, own, placed, sample.weights)[-1] for _ in range(times)]
+        return [self.read(held) for held in told], penalty
 
     def of_walk(
-        self, walk: Walk, nodes: Mapping[str, Tensor], features: Table
-    ) -> tuple[dict[str, Tensor], Tensor]:
+        self, walk: Walk, nodes: Mapping[str, Tensor], features: Table, times: int = 1
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
         """Likewise of some ``nodes``, ids ascending by type, by what a walk brings them. Of the
         hop-wise teacher."""
         if not isinstance(self.body, HopWise):
             raise TypeError("only the hop-wise teacher learns from walks")
         own, placed, penalty = self._some(nodes, features)
-        return self.read(self.body.of_walk(walk, nodes, own, placed)), penalty
+        told = [self.body.of_walk(walk, nodes, own, placed) for _ in range(times)]
+        return [self.read(held) for held in told], penalty
 
     def _some(
         self, nodes: Mapping[str, Tensor], features: Table
     ) -> tuple[dict[str, Tensor], Placed, Tensor]:
-        """Of some nodes their features, what adds their structural embeddings, and the `penalty` of
-        these."""
+        """Of some nodes their features, what adds their structural embeddings, and the mean of
+        ‖E‖²."""
         places = {}
         for name, ids in nodes.items():
             known = self.get_buffer(f"nodes_{module_key(name)}")
@@ -160,30 +155,14 @@ class Teacher(nn.Module):
             there = known[row] == ids if len(known) else torch.zeros(len(ids), dtype=torch.bool)
             places[name] = torch.nonzero(there)[:, 0], row[there]
         own = {name: features[name].index_select(0, ids) for name, ids in nodes.items()}
-        penalty = self._penalty({name: row for name, (_, row) in places.items()})
-        return own, partial(self._placed, places), penalty
+        placed, rows = self._adding(places)
+        return own, placed, _penalty(rows)
 
-    def displace(self) -> None:
-        """From here on without structural embeddings: all are 0, and stay so in training."""
-        self.displaced = True
-        for table in self.structural.parameters():
-            table.requires_grad_(False)
-            table.zero_()
-
-    @property
-    def places(self) -> bool:
-        """Whether any node has a structural embedding other than 0."""
-        return any(bool(table.any()) for table in self.structural.parameters())
-
-    def embeddings(self) -> dict[str, Tensor]:
-        """Structural embeddings as they are now, of the first place: (their nodes, d) by type."""
-        first = self.structural[0]
-        return {name: first[module_key(name)].detach().clone() for name in self.names}
-
-    def spread(self, own: Table, counts: Mapping[str, int]) -> dict[str, Tensor]:
-        """What `embeddings` gave, of all nodes, (nodes, d) by type, 0 where one has none."""
+    def structural_table(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
+        """Structural embeddings as they are now, of the first place and of all nodes: (nodes, d) by
+        type, 0 where one has none."""
         found = {}
-        for name, values in own.items():
+        for name, values in self.structural.all_rows()[0].items():
             at = self.get_buffer(f"nodes_{module_key(name)}")
             found[name] = torch.zeros(counts[name], values.shape[1]).index_copy(0, at, values)
         return found
@@ -192,34 +171,31 @@ class Teacher(nn.Module):
         """The vectors of what nodes hold."""
         return {name: self.out[module_key(name)](values) for name, values in held.items()}
 
-    def _placed(
-        self, places: Mapping[str, tuple[Tensor, Tensor]], held: Table, place: int
-    ) -> dict[str, Tensor]:
-        """With the structural embeddings of a layer added. ``places``: by type, rows of what is
-        held, and the rows of E that belong to them."""
-        found = {}
-        for name, values in held.items():
-            at, row = places[name]
-            own = self._own(place, name, row)
-            found[name] = values.index_add(0, at, own) if len(at) else values
-        return found
+    def _adding(self, places: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Placed, Rows]:
+        """What adds structural embeddings to what is held, and these. ``places``: by type, rows of
+        what is held, and the rows of E that belong to them."""
+        rows = self.structural.take({name: row for name, (_, row) in places.items()})
 
-    def _own(self, place: int, name: str, row: Tensor) -> Tensor:
-        table = self.structural[place][module_key(name)]
-        return functional.embedding(row, table, sparse=self.sampled)
+        def placed(held: Table, place: int) -> dict[str, Tensor]:
+            found = dict(held)
+            for name, own in rows[place].items() if rows else ():
+                if len(own):
+                    found[name] = held[name].index_add(0, places[name][0], own)
+            return found
+
+        return placed, rows
 
     def penalty(self) -> Tensor:
         """Mean over nodes of ‖E‖²."""
-        first = self.structural[0]
-        return self._penalty({n: torch.arange(len(first[module_key(n)])) for n in self.names})
+        counts = self.structural.rows
+        return _penalty(self.structural.take({n: torch.arange(k) for n, k in counts.items()}))
 
-    def _penalty(self, rows: Table) -> Tensor:
-        squares = [
-            self._own(place, name, row).square().sum()
-            for place in range(len(self.structural))
-            for name, row in rows.items()
-        ]
-        return torch.stack(squares).sum() / max(sum(map(len, rows.values())), 1)
+
+def _penalty(rows: Rows) -> Tensor:
+    squares = [own.square().sum() for of_place in rows for own in of_place.values()]
+    if not squares:
+        return torch.zeros(())
+    return torch.stack(squares).sum() / max(sum(map(len, rows[0].values())), 1)
 
 
 class LoneTeacher(nn.Module):
@@ -241,7 +217,7 @@ class LoneTeacher(nn.Module):
         """Its own among those of a whole teacher: all but what belongs to edges, to other types,
         and to places in the graph."""
         own = self.teacher.state_dict()
-        places = tuple(n for n in own if n.startswith(("nodes_", "structural.")))
+        places = tuple(n for n in own if n.startswith(("nodes_", PREFIX)))
         return {name: own[name] if name in places else state[name] for name in own}
 
 
@@ -431,27 +407,3 @@ BODIES: Mapping[str, type[MessagePassing] | type[Convolution] | type[HopWise]] =
     "hop-wise": HopWise,
 }
 """By the name in ``distill.teacher``."""
-
-
-def structural_nodes(
-    graph: MessageGraph,
-    degree: int,
-    told: tuple[str, Tensor] | None = None,
-    left_out: Mapping[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """The nodes of each type that have at least ``degree`` edges to learn from: any, or, where a
-    label is learned, edges to nodes whose label is ``told`` (their type, a mask). A node of that
-    type has none: it would learn its own label by heart, and no other node's. ``left_out``: by
-    edge type positions of edges that are not there."""
-    found = {name: torch.zeros(count) for name, count in graph.counts.items()}
-    for relation in graph.relations:
-        if told is not None and (relation.source != told[0] or relation.target == told[0]):
-            continue
-        source, target = graph.ends(relation)
-        counts = torch.ones(len(target)) if told is None else told[1][source].float()
-        if left_out and relation.edge_type in left_out:
-            counts[left_out[relation.edge_type]] = 0.0
-        found[relation.target] += torch.bincount(
-            target, counts, minlength=len(found[relation.target])
-        )
-    return {name: torch.nonzero(degrees >= degree)[:, 0] for name, degrees in found.items()}

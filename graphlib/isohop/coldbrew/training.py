@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from isohop.coldbrew.learners import Batch, Learner, Told
 from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.structural import PREFIX
 from isohop.coldbrew.teacher import Teacher
 from isohop.engines.checkpoints import Tensors, load_optimiser, optimiser_tensors
 from isohop.engines.workers import Workers
@@ -25,6 +26,10 @@ from isohop.giant.row_table import gradient_of
 VALIDATE_EVERY = 20
 VALIDATIONS = 16
 """At most, of however many steps: each looks at the whole graph."""
+WEIGHTS = ("model", "best")
+OF_ROWS = "optimiser 1"
+"""Parts of a checkpoint: weights as they are and the best, and what the optimiser knows of rows of
+which a step touches few."""
 
 
 def mixed(*numbers: int) -> int:
@@ -118,18 +123,12 @@ class Training:
         """Loss and gradients over all workers, each of which has found its share."""
         if self._workers.count == 1:
             return
-        dense = []
-        rows = {id(parameter) for parameter in _of_rows(self.learner.module)}
-        for parameter in self.learner.module.parameters():
-            if id(parameter) in rows and parameter.grad is None:
-                # Of a node type that the step does not ask about, which is so on all workers.
-                continue
-            gradient = gradient_of(parameter) if parameter.requires_grad else None
-            if gradient is not None and gradient.is_sparse:
-                parameter.grad = self._workers.add_rows(gradient)
-            elif gradient is not None:
-                dense.append(gradient)
-        self._workers.add([lost, *dense])
+        module = self.learner.module
+        rows = {id(parameter) for parameter in _of_rows(module)}
+        if isinstance(module, Teacher):
+            module.structural.give_back()
+        dense = [p for p in module.parameters() if p.requires_grad and id(p) not in rows]
+        self._workers.add([lost, *map(gradient_of, dense)])
 
     def _validate(self, score: Callable[[Told], float]) -> float:
         module = self.learner.module.eval()
@@ -173,7 +172,7 @@ class Training:
 
 def _of_rows(module: nn.Module) -> list[nn.Parameter]:
     """Structural embeddings, where a step touches few of them and gradients are sparse."""
-    if isinstance(module, Teacher) and module.sampled:
+    if isinstance(module, Teacher) and module.structural.sparse:
         return list(module.structural.parameters())
     return []
 
@@ -197,3 +196,15 @@ def _optimisers(module: nn.Module, settings: DistillSettings) -> list[torch.opti
     if sparse:
         found.append(torch.optim.SparseAdam(sparse, lr=rate))
     return found
+
+
+def parted(training: Mapping[str, Tensors]) -> tuple[dict[str, Tensors], dict[str, Tensors]]:
+    """Of what `Training.checkpoint` gives by part: what all workers hold alike, and of structural
+    embeddings that they share out, what each holds of them."""
+    alike: dict[str, dict[str, Tensor]] = {}
+    own: dict[str, dict[str, Tensor]] = {}
+    for part, tensors in training.items():
+        for name, tensor in tensors.items():
+            shared = part == OF_ROWS or (part in WEIGHTS and name.startswith(PREFIX))
+            (own if shared else alike).setdefault(part, {})[name] = tensor
+    return {**alike}, {**own}

@@ -97,13 +97,12 @@ class Walks:
     def of(self, step: int, teacher: Teacher) -> Walk:
         """The walk for a step of training a teacher."""
         if step // STEPS != self._number:
-            self._number, self._own = step // STEPS, teacher.embeddings()
+            self._number, self._own = step // STEPS, teacher.structural_table(self._graph.counts)
             self._walk = None  # there is no room for two
         if self._walk is None:
-            about = self._features, teacher.spread(self._own, self._graph.counts)
             left_out = self._graph.both_ways(self.left_out(step))
             weights = self._graph.weights(left_out)
-            self._walk = Walk.over(self._graph, *about, weights, self._hops)
+            self._walk = Walk.over(self._graph, self._features, self._own, weights, self._hops)
         return self._walk
 
     def kept(self) -> Tensors:

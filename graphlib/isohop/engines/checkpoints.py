@@ -10,12 +10,43 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from isohop.engines.workers import ALONE, Workers
+
+SHARE = "share"
+"""In a checkpoint of several workers: under which number each has written its own."""
+
 Tensors = Mapping[str, Tensor]
 
 
-def save_checkpoint(file: Path, parts: Mapping[str, Tensors], about: Mapping[str, str]) -> None:
-    """``parts``: tensors by name, by the part of training that they are of."""
-    partial = file.with_suffix(".partial")
+def save_checkpoint(
+    file: Path,
+    parts: Mapping[str, Tensors],
+    about: Mapping[str, str],
+    workers: Workers = ALONE,
+    own: Mapping[str, Tensors] | None = None,
+    step: int = 0,
+) -> None:
+    """``parts``: tensors by name, by the part of training that they are of. Of several ``workers``
+    the first one writes them, and each, beside it, its ``own``, under the number of the ``step``: a
+    checkpoint is there once those of all are."""
+    shares = {**about, SHARE: str(step)} if own else dict(about)
+    if own:
+        _write(_share(file, step, workers), own, {})
+    workers.agreed(0.0)  # all have written theirs
+    if not workers.rank:
+        _write(file, parts, shares)
+    workers.agreed(0.0)  # nobody needs those of before
+    for other in file.parent.glob(_share(file, "*", workers).name):
+        if not own or other != _share(file, step, workers):
+            other.unlink()
+
+
+def _share(file: Path, step: int | str, workers: Workers) -> Path:
+    return file.with_name(f"{file.stem}.{step}.{workers.rank}{file.suffix}")
+
+
+def _write(file: Path, parts: Mapping[str, Tensors], about: Mapping[str, str]) -> None:
+    partial = file.with_name(f"{file.name}.partial")
     tensors = {
         f"{part}/{name}": tensor.detach().contiguous()
         for part, of in parts.items()
@@ -25,14 +56,20 @@ def save_checkpoint(file: Path, parts: Mapping[str, Tensors], about: Mapping[str
     partial.replace(file)
 
 
-def load_checkpoint(file: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
-    """(parts, about) as `save_checkpoint` was given them; a part without tensors is not there."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_file(file).items():
-        part, _, name = key.partition("/")
-        parts.setdefault(part, {})[name] = tensor
+def load_checkpoint(
+    file: Path, workers: Workers = ALONE
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+    """(parts, about) as `save_checkpoint` was given them, and with what is this worker's own; a
+    part without tensors is not there."""
     with safe_open(file, "pt") as opened:
-        return parts, opened.metadata() or {}
+        about = opened.metadata() or {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    step = about.pop(SHARE, None)
+    for one in (file,) if step is None else (file, _share(file, step, workers)):
+        for key, tensor in load_file(one).items():
+            part, _, name = key.partition("/")
+            parts.setdefault(part, {})[name] = tensor
+    return parts, about
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -24,6 +24,11 @@ class Workers:
     count: int
 
     @property
+    def all(self) -> range:
+        """Ranks."""
+        return range(self.count)
+
+    @property
     def share(self) -> slice:
         """Of a batch, the rows of this worker."""
         return slice(self.rank, None, self.count)
@@ -38,23 +43,26 @@ class Workers:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def add_rows(self, gradient: Tensor) -> Tensor:
-        """The sum over the workers of a sparse gradient of rows, (rows, d): each has few of them,
-        and not the same."""
+    def exchanged(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """What each worker has for this one, by rank; ``parts``: what this one has for each, by
+        rank. Any number of rows, else alike."""
         if self.count == 1:
-            return gradient
-        own = gradient.coalesce()
-        at, values = own.indices()[0], own.values()
-        sizes = self.gathered(np.array([len(at)]))
-        padded = torch.full((int(sizes.max()),), -1), torch.zeros(int(sizes.max()), values.shape[1])
-        padded[0][: len(at)], padded[1][: len(at)] = at, values
-        parts = []
-        for part in padded:
-            parts.append([torch.empty_like(part) for _ in range(self.count)])
-            torch.distributed.all_gather(parts[-1], part)
-        ids, rows = (torch.cat(part) for part in parts)
-        there = ids >= 0
-        return torch.sparse_coo_tensor(ids[None, there], rows[there], gradient.shape).coalesce()
+            return list(parts)
+        sizes = torch.tensor([len(part) for part in parts])
+        theirs = torch.empty_like(sizes)
+        torch.distributed.all_to_all_single(theirs, sizes)
+        sent, heard = torch.cat(list(parts)), theirs.tolist()
+        got = sent.new_empty(sum(heard), *sent.shape[1:])
+        torch.distributed.all_to_all_single(got, sent, heard, sizes.tolist())
+        return list(got.split(heard))
+
+    def stacked(self, own: Tensor) -> Tensor:
+        """(count, ...): those of all workers, which are alike, in the order of their ranks."""
+        if self.count == 1:
+            return own[None]
+        parts = [torch.empty_like(own) for _ in self.all]
+        torch.distributed.all_gather(parts, own.contiguous())
+        return torch.stack(parts)
 
     def agreed(self, value: float) -> float:
         """The first worker's."""
@@ -66,12 +74,7 @@ class Workers:
 
     def gathered(self, values: np.ndarray) -> np.ndarray:
         """int64: the values of all workers, equally many of each, in the order of their ranks."""
-        if self.count == 1:
-            return values
-        own = torch.from_numpy(values.astype(np.int64))
-        parts = [torch.empty_like(own) for _ in range(self.count)]
-        torch.distributed.all_gather(parts, own)
-        return torch.cat(parts).numpy()
+        return self.stacked(torch.from_numpy(values.astype(np.int64))).flatten(0, 1).numpy()
 
 
 ALONE = Workers(0, 1)

@@ -1,0 +1,104 @@
+"""Structural embeddings that workers share out: a step learns from them what it learns from a table
+that each holds whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.multiprocessing.spawn import spawn
+
+from isohop.coldbrew.structural import StructuralEmbeddings
+from isohop.engines.checkpoints import load_checkpoint, save_checkpoint
+from isohop.engines.workers import Workers
+
+ROWS = {"author": 10, "paper": 7, "shelf": 1, "word": 0}
+"""Of which three workers do not have equally many."""
+PLACES, WIDTH, STEPS, WORKERS = 2, 4, 3, 3
+
+
+def a_table() -> StructuralEmbeddings:
+    table = StructuralEmbeddings(ROWS, PLACES, WIDTH, sparse=True)
+    random = torch.Generator().manual_seed(1)
+    for values in table.parameters():
+        values.data.normal_(generator=random)
+    return table
+
+
+def asked(step: int, rank: int) -> dict[str, torch.Tensor]:
+    """Rows that a worker needs in a step: some that others need too, of a type none, or all."""
+    draw = np.random.default_rng([step, rank])
+    return {
+        name: torch.from_numpy(np.flatnonzero(draw.random(rows) < 0.5))
+        for name, rows in ROWS.items()
+    }
+
+
+def loss(table: StructuralEmbeddings, step: int, rank: int) -> torch.Tensor:
+    """Different for each row, place and worker."""
+    told = [
+        (rank + 1) * (place + 1) * (values[:, :1].sin() * values).sum()
+        for place, of_place in enumerate(table.take(asked(step, rank)))
+        for values in of_place.values()
+    ]
+    return torch.stack(told).sum()
+
+
+def learn(table: StructuralEmbeddings, ranks: range, displaced: int) -> None:
+    """Step by step; ``displaced``: from which step on all are 0."""
+    optimiser = torch.optim.SparseAdam(list(table.parameters()), lr=0.1)
+    for step in range(STEPS):
+        if step == displaced:
+            with torch.no_grad():
+                table.displace()
+        optimiser.zero_grad(set_to_none=True)
+        total = torch.stack([loss(table, step, rank) for rank in ranks]).sum()
+        if total.requires_grad:
+            total.backward()
+        table.give_back()
+        optimiser.step()
+
+
+def _worker(rank: int, folder: str, displaced: int) -> None:
+    at = Path(folder)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{at / 'meeting'}", rank=rank, world_size=WORKERS
+    )
+    table, workers = a_table(), Workers(rank, WORKERS)
+    whole = sum(values.numel() for values in table.parameters())
+    table.share_out(workers)
+    own = sum(values.numel() for values in table.parameters())
+    assert own <= whole / WORKERS + PLACES * WIDTH * len(ROWS)
+    learn(table, range(rank, rank + 1), displaced)
+    with table.whole(), torch.no_grad():
+        every = table.take({name: torch.arange(rows) for name, rows in ROWS.items()})
+    assert table.learned == any(bool(v.any()) for of in every for v in of.values())
+    # What each holds of its own comes back to it.
+    state = {"table": table.state_dict()}
+    for step in (1, 2):
+        save_checkpoint(at / "c.safetensors", {}, {"told": "it"}, workers, state, step)
+    parts, about = load_checkpoint(at / "c.safetensors", workers)
+    assert about == {"told": "it"}
+    assert all(torch.equal(v, parts["table"][n]) for n, v in table.state_dict().items())
+    table.unite()
+    for of_place, values in zip(table.all_rows(), every, strict=True):
+        assert all(torch.equal(of_place[name], values[name]) for name in ROWS)
+    torch.save(table.state_dict(), at / f"table-{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("displaced", [STEPS, 1], ids=["learned", "displaced"])
+def test_workers_that_share_a_table_out_learn_what_one_learns(tmp_path, monkeypatch, displaced):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    spawn(_worker, (str(tmp_path), displaced), nprocs=WORKERS)
+    alone = a_table()
+    learn(alone, range(WORKERS), displaced)
+    for rank in range(WORKERS):
+        found = torch.load(tmp_path / f"table-{rank}", weights_only=True)
+        for name, values in alone.state_dict().items():
+            torch.testing.assert_close(found[name], values.detach(), msg=f"{name} of {rank}")
+    assert alone.learned == (displaced == STEPS)
+    left = sorted(file.name for file in tmp_path.glob("c.*"))
+    assert left == ["c.2.0.safetensors", "c.2.1.safetensors", "c.2.2.safetensors", "c.safetensors"]
