@@ -3,24 +3,29 @@ predict itself."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.multiprocessing.spawn import spawn
 
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.structural import structural_nodes
-from isohop.coldbrew.teacher import Teacher
+from isohop.coldbrew.teacher import Teacher, Weighed
 from isohop.coldbrew.walks import PARTS, STEPS, Walk, Walks
+from isohop.engines.workers import Workers
 
 CITES, WROTE, FILED = "paper--cites--paper", "author--wrote--paper", "paper--filed--shelf"
 TYPES = {CITES: ("paper", "paper"), WROTE: ("author", "paper"), FILED: ("paper", "shelf")}
 COUNTS = {"paper": 40, "author": 9, "shelf": 2}
 WIDTHS = {"paper": 4, "author": 3, "shelf": 5}
 HOPS = 3
+WORKERS = 3
 
 
 def a_graph(seed: int, most: int = 120) -> MessageGraph:
@@ -64,7 +69,7 @@ def test_what_is_looked_up_is_what_the_whole_graph_gives(seed):
     }
     weights = graph.weights(left_out)
     with torch.no_grad():
-        placed = teacher.structural_table(COUNTS)
+        placed = teacher.of_all_nodes(teacher.structural.all_rows()[0], COUNTS)
         walk = Walk.over(graph, x, placed, weights, HOPS)
         (some,), _ = teacher.of_walk(walk, nodes, x)
         whole = teacher(graph, x, weights)
@@ -109,11 +114,63 @@ def test_an_edge_that_may_be_asked_about_reaches_no_walk_nor_does_one_that_leads
         edges[name] = graph.edges[name][:, ~gone]
     teacher = a_teacher(graph, seed)
     rest = MessageGraph(COUNTS, TYPES, edges)
-    about = x, teacher.structural_table(COUNTS)
+    about = x, teacher.of_all_nodes(teacher.structural.all_rows()[0], COUNTS)
     expected = Walk.over(rest, *about, rest.weights({}), HOPS)
     walk = walks.of(step, teacher)
-    torch.testing.assert_close(walk.placed, expected.placed, atol=0.02, rtol=0.01)
     torch.testing.assert_close(walk.arrived, expected.arrived, atol=0.02, rtol=0.01)
+
+
+def _worker(rank: int, folder: str) -> None:
+    """What it asks for of a walk that it shares with others."""
+    at, workers = Path(folder), Workers(rank, WORKERS)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{at / 'meeting'}", rank=rank, world_size=WORKERS
+    )
+    graph, x = a_graph(1), features(1)
+    walks = Walks(graph, x, HOPS, 1, workers)
+    walk = walks.of(0, a_teacher(graph, 1))
+    for name, held in walk.arrived.items():
+        assert {len(rows) for rows in held.values()} == {len(range(COUNTS[name])[workers.share])}
+    found = {}
+    for name, count in COUNTS.items():
+        nodes = torch.arange(count)[rank::2] if rank else torch.zeros(0, dtype=torch.int64)
+        found |= {f"{name}/{source}": rows for source, rows in walk.at(name, nodes).items()}
+    torch.save(found, at / f"walk-{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def test_workers_that_share_a_walk_see_what_one_sees(tmp_path, monkeypatch):
+    """Of no node, of some, and of dimensions and nodes of which not all have equally many."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    spawn(_worker, (str(tmp_path),), nprocs=WORKERS)
+    graph, x = a_graph(1), features(1)
+    walk = Walks(graph, x, HOPS, 1).of(0, a_teacher(graph, 1))
+    for rank in range(WORKERS):
+        found = torch.load(tmp_path / f"walk-{rank}", weights_only=True)
+        for name, count in COUNTS.items():
+            nodes = torch.arange(count)[rank::2] if rank else torch.zeros(0, dtype=torch.int64)
+            for source, rows in walk.at(name, nodes).items():
+                # Sums of columns do not depend on who carries them.
+                assert torch.equal(rows, found.pop(f"{name}/{source}"))
+        assert not found
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000))
+def test_a_mean_that_hears_of_one_score_after_the_other_is_that_of_all(seed):
+    """And so are its gradients, however large scores are."""
+    random = torch.Generator().manual_seed(seed)
+    scores = (torch.randn(5, HOPS, generator=random) * 100).requires_grad_()
+    values = torch.randn(5, HOPS, 4, generator=random).requires_grad_()
+    seen = None
+    for hop in range(HOPS):
+        seen = Weighed.more(seen, scores[:, hop, None], values[:, hop])
+    expected = (torch.softmax(scores, 1)[:, :, None] * values).sum(1)
+    torch.testing.assert_close(seen.mean, expected)
+    given = [
+        torch.autograd.grad(of.square().sum(), [scores, values]) for of in (seen.mean, expected)
+    ]
+    torch.testing.assert_close(*given, atol=1e-5, rtol=1e-4)
 
 
 def test_only_the_hop_wise_teacher_learns_from_walks():

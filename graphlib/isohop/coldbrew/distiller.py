@@ -304,7 +304,7 @@ class Distiller:
         if self.sampled and settings.teacher == "message-passing":
             return Sampler(graph, settings.fanout, settings.depth)
         if self.sampled and settings.teacher == "hop-wise":
-            return Walks(graph, self.inputs.features, settings.hops, self.seed)
+            return Walks(graph, self.inputs.features, settings.hops, self.seed, self.workers)
         return None
 
     def _draw(self, number: tuple[int, ...]) -> Batch:
@@ -569,7 +569,7 @@ class Distiller:
         weights = self.graph.weights({})
         with torch.no_grad():
             layers = self.teacher.layers(self.graph, self.inputs.features, weights)
-        return figures_of(self.graph, layers, self.seed)
+            return figures_of(self.graph, layers, self.seed)
 
     def save(self, folder: Path) -> None:
         """teacher.safetensors, mlp.safetensors, student.safetensors; ``credible/<edge

@@ -9,6 +9,8 @@ can stay as they are while accuracy falls; rank follows it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,9 +23,7 @@ DRAWN = 4096
 """Nodes of each type at most by which distance and rank are told."""
 
 
-def figures_of(
-    graph: MessageGraph, layers: list[dict[str, Tensor]], seed: int
-) -> list[LayerFigures]:
+def figures_of(graph: MessageGraph, layers: Iterable[Table], seed: int) -> list[LayerFigures]:
     """Of what nodes hold after each layer, float32 (nodes, d) by type."""
     random = torch.Generator().manual_seed(seed)
     drawn = {

@@ -19,9 +19,10 @@ messages, so that no edge helps to predict itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import log
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ from isohop.coldbrew.sampling import Sample
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.structural import PREFIX, Rows, StructuralEmbeddings
 from isohop.coldbrew.tables import ResidualMLP, Table, by_blocks, module_key
-from isohop.coldbrew.walks import Walk
+from isohop.coldbrew.walks import PLACED, Walk
 
 IDENTITY = 0.5
 """How far weights are from the identity, over the number of their layer (GCNII's λ)."""
@@ -102,7 +103,10 @@ class Teacher(nn.Module):
         weights: Weights,
         unplaced: Table | None = None,
     ) -> dict[str, Tensor]:
-        return self.read(self.layers(graph, features, weights, unplaced)[-1])
+        held: Table = {}
+        for held in self.layers(graph, features, weights, unplaced):  # noqa: B007  # the last
+            pass
+        return self.read(held)
 
     def layers(
         self,
@@ -110,7 +114,7 @@ class Teacher(nn.Module):
         features: Table,
         weights: Weights,
         unplaced: Table | None = None,
-    ) -> list[dict[str, Tensor]]:
+    ) -> Iterator[dict[str, Tensor]]:
         """What nodes hold after each layer or hop, the last of them what vectors are read from.
         ``unplaced``: masks (nodes,) of nodes that do without their structural embeddings."""
         places = {}
@@ -129,7 +133,8 @@ class Teacher(nn.Module):
         what is heard of them. ``features``: of all nodes. So many ``times``, each under dropout of
         its own; and the mean of ‖E‖² over these nodes."""
         own, placed, penalty = self._some(sample.nodes, features)
-        told = [self.body(sample.graph, own, placed, sample.weights)[-1] for _ in range(times)]
+        about = sample.graph, own, placed, sample.weights
+        told = [list(self.body(*about))[-1] for _ in range(times)]
         return [self.read(held) for held in told], penalty
 
     def of_walk(
@@ -140,7 +145,8 @@ class Teacher(nn.Module):
         if not isinstance(self.body, HopWise):
             raise TypeError("only the hop-wise teacher learns from walks")
         own, placed, penalty = self._some(nodes, features)
-        told = [self.body.of_walk(walk, nodes, own, placed) for _ in range(times)]
+        arrived = {name: walk.at(name, ids) for name, ids in nodes.items()}
+        told = [self.body.of_walk(arrived, own, placed) for _ in range(times)]
         return [self.read(held) for held in told], penalty
 
     def _some(
@@ -158,11 +164,11 @@ class Teacher(nn.Module):
         placed, rows = self._adding(places)
         return own, placed, _penalty(rows)
 
-    def structural_table(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
-        """Structural embeddings as they are now, of the first place and of all nodes: (nodes, d) by
-        type, 0 where one has none."""
+    def of_all_nodes(self, rows: Table, counts: Mapping[str, int]) -> dict[str, Tensor]:
+        """Structural ``rows`` of a place where their nodes are: (nodes, d) by type, 0 where one has
+        none."""
         found = {}
-        for name, values in self.structural.all_rows()[0].items():
+        for name, values in rows.items():
             at = self.get_buffer(f"nodes_{module_key(name)}")
             found[name] = torch.zeros(counts[name], values.shape[1]).index_copy(0, at, values)
         return found
@@ -178,7 +184,7 @@ class Teacher(nn.Module):
 
         def placed(held: Table, place: int) -> dict[str, Tensor]:
             found = dict(held)
-            for name, own in rows[place].items() if rows else ():
+            for name, own in rows[place].items():
                 if len(own):
                     found[name] = held[name].index_add(0, places[name][0], own)
             return found
@@ -193,8 +199,6 @@ class Teacher(nn.Module):
 
 def _penalty(rows: Rows) -> Tensor:
     squares = [own.square().sum() for of_place in rows for own in of_place.values()]
-    if not squares:
-        return torch.zeros(())
     return torch.stack(squares).sum() / max(sum(map(len, rows[0].values())), 1)
 
 
@@ -281,15 +285,15 @@ class MessagePassing(nn.Module):
 
     def forward(
         self, graph: RelationGraph, features: Table, placed: Placed, weights: Weights
-    ) -> list[dict[str, Tensor]]:
-        initial = self.project(features)
-        held = [initial]
+    ) -> Iterator[dict[str, Tensor]]:
+        initial = held = self.project(features)
+        yield initial
         for place, layer in enumerate(self.layers):
-            heard = layer(graph, placed(held[-1], place), initial, weights)
+            held = layer(graph, placed(held, place), initial, weights)
             # Between layers: what vectors are read from is whole.
-            last = place + 1 == len(self.layers)
-            held.append(heard if last else _activated(heard, self.dropout, self.training))
-        return held
+            if place + 1 < len(self.layers):
+                held = _activated(held, self.dropout, self.training)
+            yield held
 
 
 class Convolution(nn.Module):
@@ -318,11 +322,12 @@ class Convolution(nn.Module):
 
     def forward(
         self, graph: MessageGraph, features: Table, placed: Placed, weights: Weights
-    ) -> list[dict[str, Tensor]]:
-        initial = self.project(features)
-        held, α = [initial], self.initial_residual
+    ) -> Iterator[dict[str, Tensor]]:
+        initial = held = self.project(features)
+        α = self.initial_residual
+        yield initial
         for place in range(self.places):
-            heard = graph.hops(placed(held[-1], place), weights, 1)[-1]
+            heard = graph.hops(placed(held, place), weights, 1)[-1]
             heard = {n: (1 - α) * values + α * initial[n] for n, values in heard.items()}
             if place:
                 β = log(IDENTITY / place + 1) if α else 1.0
@@ -330,8 +335,8 @@ class Convolution(nn.Module):
                     weigh = self.layers[module_key(name)].get_submodule(str(place - 1))
                     heard[name] = (1 - β) * values + β * weigh(values)
             last = place + 1 == self.places
-            held.append(heard if last and self.final else self._activated(heard))
-        return held
+            held = heard if last and self.final else self._activated(heard)
+            yield held
 
     def _activated(self, heard: Table) -> dict[str, Tensor]:
         return _activated(heard, self.dropout, self.training)
@@ -361,7 +366,7 @@ class HopWise(nn.Module):
 
     def forward(
         self, graph: MessageGraph, features: Table, placed: Placed, weights: Weights
-    ) -> list[dict[str, Tensor]]:
+    ) -> Iterator[dict[str, Tensor]]:
         sent = placed(self.project(features), 0)
         if self.training and self.node_dropout:
             sent = {
@@ -370,35 +375,64 @@ class HopWise(nn.Module):
                 / (1 - self.node_dropout)
                 for name, values in sent.items()
             }
-        walk = graph.hops(sent, weights, self.hops)
-        hops = {name: torch.stack([at[name] for at in walk], 1) for name in features}
-        return [*walk, self._together(hops)]
+        heard: dict[str, Weighed] = {}
+        for hop, at in enumerate(graph.walk(sent, weights, self.hops)):
+            yield at
+            self._hear(heard, at, hop)
+        yield self._heard(heard)
 
     def of_walk(
-        self, walk: Walk, nodes: Mapping[str, Tensor], features: Table, placed: Placed
+        self, arrived: Mapping[str, Table], features: Table, placed: Placed
     ) -> dict[str, Tensor]:
-        """As `forward` gives at last, of some ``nodes`` and by a walk that was made before.
+        """As `forward` gives at last, of some nodes and by what `Walk.at` says of them.
         ``features``: of these nodes."""
+        heard: dict[str, Weighed] = {}
         own = placed(self.project(features), 0)
-        hops = {}
-        for name, ids in nodes.items():
-            arrived = torch.zeros(len(ids), self.hops, own[name].shape[1])
-            if name in walk.placed:
-                arrived = walk.placed[name][ids].float()
-            for source, rows in walk.arrived[name].items():
-                arrived = arrived + self.project.carried(source, rows[ids].float())
-            hops[name] = torch.cat([own[name][:, None], arrived], 1)
-        return self._together(hops)
+        self._hear(heard, own, 0)
+        for name, rows in arrived.items():
+            told = [v if n == PLACED else self.project.carried(n, v) for n, v in rows.items()]
+            for hop in range(self.hops):
+                at = torch.stack([of[:, hop] for of in told]).sum(0)
+                self._hear(heard, {name: at}, hop + 1)
+        return self._heard(heard)
 
-    def _together(self, hops: Table) -> dict[str, Tensor]:
-        """``hops``: (nodes, hops + 1, d) by type."""
-        found = {}
-        for name, held in hops.items():
+    def _hear(self, heard: dict[str, Weighed], at: Table, hop: int) -> None:
+        """``at``: (nodes, d) by type, what arrives with a hop."""
+        for name, held in at.items():
             key = module_key(name)
-            weight = torch.softmax(held @ self.weigh[key] + self.prefer[key], 1)
-            heard = functional.relu((weight[:, :, None] * held).sum(1))
-            found[name] = dropout(heard, self.dropout, self.training)
-        return found
+            score = held @ self.weigh[key] + self.prefer[key][hop]
+            heard[name] = Weighed.more(heard.get(name), score[:, None], held)
+
+    def _heard(self, heard: Mapping[str, Weighed]) -> dict[str, Tensor]:
+        return {
+            name: dropout(functional.relu(of.mean), self.dropout, self.training)
+            for name, of in heard.items()
+        }
+
+
+class Weighed(NamedTuple):
+    """A mean weighed by the softmax of scores, of which one is known after the other, so that no
+    more than one need be held: the greatest so far, (nodes, 1), the sum of their exponentials
+    relative to it, and of what these weigh, (nodes, d)."""
+
+    top: Tensor
+    mass: Tensor
+    total: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.mass
+
+    @classmethod
+    def more(cls, so_far: Weighed | None, score: Tensor, held: Tensor) -> Weighed:
+        """``score``: (nodes, 1)."""
+        if so_far is None:
+            mass = (score - score.detach()).exp()
+            return cls(score.detach(), mass, mass * held)
+        # Whatever the scores are relative to, the mean is the same: no gradient goes there.
+        top = torch.maximum(so_far.top, score.detach())
+        before, now = (so_far.top - top).exp(), (score - top).exp()
+        return cls(top, so_far.mass * before + now, so_far.total * before + now * held)
 
 
 BODIES: Mapping[str, type[MessagePassing] | type[Convolution] | type[HopWise]] = {

@@ -6,6 +6,9 @@ when the walk began (Fey et al., GNNAutoScale, ICML 2021). So a walk is looked u
 al., 2020), and a step costs what it asks about, however large the graph is. No edge may help to
 predict itself: each walk goes without a tenth of the edges, and the steps until the next one ask
 about these alone.
+
+Dimensions do not hear of each other on the way, so several workers carry a share of them each; and
+each keeps what has arrived at a share of the nodes, which a step asks it for.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from torch.nn import functional
 from isohop.coldbrew.message_passing import MessageGraph, Weights
 from isohop.coldbrew.tables import Table
 from isohop.engines.checkpoints import Tensors
+from isohop.engines.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     from isohop.coldbrew.teacher import Teacher
@@ -29,50 +33,121 @@ PARTS = 10
 """Of the edges, one of which a walk goes without."""
 STEPS = 20
 """For which a walk is looked up."""
+COLUMNS = 64
+"""Dimensions that a worker carries at a time, about."""
+PLACED = ""
+"""In the place of a node type: structural embeddings of all types."""
 
 
 @dataclass(frozen=True)
 class Walk:
     """``arrived``: by the type of a node and of those from which it comes, what arrives after 1, 2,
-    ... hops, float16 (nodes, hops, width + 1): features, and how much of a node they are.
-    ``placed``: likewise of structural embeddings of all types, (nodes, hops, d)."""
+    ... hops, float16 (nodes, hops, width + 1): features, and how much of a node they are; under
+    `PLACED` likewise structural embeddings of all types, (nodes, hops, d), if there are any. Of
+    several ``workers`` each has every so-many-th node."""
 
     arrived: Mapping[str, Mapping[str, Tensor]]
-    placed: Table
+    workers: Workers = ALONE
 
     @classmethod
     def over(
-        cls, graph: MessageGraph, features: Table, placed: Table, weights: Weights, hops: int
+        cls,
+        graph: MessageGraph,
+        features: Table,
+        placed: Table,
+        weights: Weights,
+        hops: int,
+        workers: Workers = ALONE,
     ) -> Walk:
         """``placed``: the structural embeddings of all nodes, float32 (nodes, d) by type, 0 where a
         node has none."""
         arrived: dict[str, dict[str, Tensor]] = {name: {} for name in graph.counts}
-        for source, x in features.items():
-            width = x.shape[1] + 1
-            sent = {name: torch.zeros(nodes, width) for name, nodes in graph.counts.items()}
-            sent[source] = functional.pad(x, (0, 1), value=1.0)
-            for name, found in _arrivals(graph, sent, weights, hops).items():
+        every = {n: {n: functional.pad(x, (0, 1), value=1.0)} for n, x in features.items()}
+        # At first nothing is learned of places, and maybe nothing ever.
+        every[PLACED] = {n: values for n, values in placed.items() if values.any()}
+        for source, sent in every.items():
+            for name, found in _arrivals(graph, sent, weights, hops, workers).items():
                 arrived[name][source] = found
-        return cls(arrived, _arrivals(graph, placed, weights, hops))
+        return cls(arrived, workers)
+
+    def at(self, name: str, nodes: Tensor) -> dict[str, Tensor]:
+        """What has arrived at ``nodes`` of a type, int64 (n,), by where it comes from: float32 (n,
+        hops, …). All workers ask at once, of the same types."""
+        workers, held = self.workers, self.arrived[name]
+        if workers.count == 1:
+            return {source: rows[nodes].float() for source, rows in held.items()}
+        owner = nodes % workers.count
+        asked = workers.exchanged([nodes[owner == one] // workers.count for one in workers.all])
+        found = {}
+        for source, rows in held.items():
+            told = workers.exchanged([rows[one] for one in asked])
+            found[source] = torch.empty(len(nodes), *rows.shape[1:])
+            for one in workers.all:
+                found[source][owner == one] = told[one].float()
+        return found
 
 
-def _arrivals(graph: MessageGraph, sent: Table, weights: Weights, hops: int) -> dict[str, Tensor]:
-    """float16 (nodes, hops, width) of the types at which something arrives."""
-    found: dict[str, Tensor] = {}
-    for hop, at in enumerate(graph.walk(sent, weights, hops)):
-        for name, held in at.items():
-            if not hop or (name not in found and not held.any()):
-                continue
-            if name not in found:
-                found[name] = torch.zeros(len(held), hops, held.shape[1], dtype=torch.float16)
-            found[name][:, hop - 1] = held
+def _arrivals(
+    graph: MessageGraph, sent: Table, weights: Weights, hops: int, workers: Workers
+) -> dict[str, Tensor]:
+    """float16 (nodes, hops, width) of the types at which something arrives; of this worker's share
+    of their nodes. ``sent``: (nodes, width) by type, 0 of a type that is not there."""
+    width = max((values.shape[1] for values in sent.values()), default=0)
+    reached = set(sent)
+    after = []
+    for _ in range(hops):
+        reached |= {
+            relation.target
+            for relation in graph.relations
+            if relation.source in reached and bool(weights.kept[relation.name].any())
+        }
+        after.append(frozenset(reached))
+    share, found = workers.share, {}
+    for name in graph.counts:
+        if name in after[-1]:
+            rows = len(range(graph.counts[name])[share])
+            found[name] = torch.zeros(rows, hops, width, dtype=torch.float16)
+    size = -(-width // max(1, round(width / COLUMNS / workers.count)))
+    for first in range(0, width, max(1, size)):
+        columns = slice(first, min(first + size, width))
+        own = _columns(graph, sent, columns, workers)
+        for hop, at in enumerate(graph.walk(own, weights, hops)):
+            for name in found if hop else ():
+                if name in after[hop - 1]:
+                    parts = [at[name][one :: workers.count].half() for one in workers.all]
+                    # Column after column of each worker's, as they lay.
+                    told = torch.stack(workers.exchanged(parts), 2).flatten(1)
+                    found[name][:, hop - 1, columns] = told[:, : columns.stop - columns.start]
+    return found
+
+
+def _columns(
+    graph: MessageGraph, sent: Table, columns: slice, workers: Workers
+) -> dict[str, Tensor]:
+    """Of all types those that this worker carries, every so-many-th; 0 after the last, so that all
+    carry equally many."""
+    count = -(-(columns.stop - columns.start) // workers.count)
+    found = {}
+    for name, nodes in graph.counts.items():
+        found[name] = torch.zeros(nodes, count)
+        if name in sent:
+            own = sent[name][:, columns][:, workers.share]
+            found[name][:, : own.shape[1]] = own
     return found
 
 
 class Walks:
     """The walks over a graph that a teacher learns from, one after the other."""
 
-    def __init__(self, graph: MessageGraph, features: Table, hops: int, seed: int):
+    def __init__(
+        self,
+        graph: MessageGraph,
+        features: Table,
+        hops: int,
+        seed: int,
+        workers: Workers = ALONE,
+    ):
+        self._workers = workers
         self._graph = graph
         self._features = features
         self._hops = hops
@@ -97,12 +172,13 @@ class Walks:
     def of(self, step: int, teacher: Teacher) -> Walk:
         """The walk for a step of training a teacher."""
         if step // STEPS != self._number:
-            self._number, self._own = step // STEPS, teacher.structural_table(self._graph.counts)
+            self._number, self._own = step // STEPS, teacher.structural.all_rows()[0]
             self._walk = None  # there is no room for two
         if self._walk is None:
             left_out = self._graph.both_ways(self.left_out(step))
-            weights = self._graph.weights(left_out)
-            self._walk = Walk.over(self._graph, self._features, self._own, weights, self._hops)
+            about = self._graph.weights(left_out), self._hops, self._workers
+            placed = teacher.of_all_nodes(self._own, self._graph.counts)
+            self._walk = Walk.over(self._graph, self._features, placed, *about)
         return self._walk
 
     def kept(self) -> Tensors:
