@@ -3,6 +3,7 @@ that each holds whole."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,10 @@ def _worker(rank: int, folder: str, displaced: int) -> None:
     # What each holds of its own comes back to it.
     state = {"table": table.state_dict()}
     for step in (1, 2):
+        if rank == step:  # the others wait: the first one would tell of what is not there
+            time.sleep(0.5)
         save_checkpoint(at / "c.safetensors", {}, {"told": "it"}, workers, state, step)
+        assert all((at / f"c.{step}.{one}.safetensors").exists() for one in workers.all)
     parts, about = load_checkpoint(at / "c.safetensors", workers)
     assert about == {"told": "it"}
     assert all(torch.equal(v, parts["table"][n]) for n, v in table.state_dict().items())

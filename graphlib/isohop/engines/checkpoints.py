@@ -32,10 +32,10 @@ def save_checkpoint(
     shares = {**about, SHARE: str(step)} if own else dict(about)
     if own:
         _write(_share(file, step, workers), own, {})
-    workers.agreed(0.0)  # all have written theirs
+    workers.meet()  # all have written theirs
     if not workers.rank:
         _write(file, parts, shares)
-    workers.agreed(0.0)  # nobody needs those of before
+    workers.meet()  # nobody needs those of before
     for other in file.parent.glob(_share(file, "*", workers).name):
         if not own or other != _share(file, step, workers):
             other.unlink()
