@@ -3,6 +3,7 @@ that each holds whole."""
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 
@@ -12,12 +13,16 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from isohop.coldbrew.structural import StructuralEmbeddings
+from isohop.engines import checkpoints
 from isohop.engines.checkpoints import load_checkpoint, save_checkpoint
 from isohop.engines.workers import Workers
+from isohop.errors import IsohopError
 
 ROWS = {"author": 10, "paper": 7, "shelf": 1, "word": 0}
 """Of which three workers do not have equally many."""
 PLACES, WIDTH, STEPS, WORKERS = 2, 4, 3, 3
+DISPLACED = (STEPS, 1)
+"""From which step on all are 0: never, or after the first."""
 
 
 def a_table() -> StructuralEmbeddings:
@@ -62,47 +67,69 @@ def learn(table: StructuralEmbeddings, ranks: range, displaced: int) -> None:
         optimiser.step()
 
 
-def _worker(rank: int, folder: str, displaced: int) -> None:
-    at = Path(folder)
+def _worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)  # threads of many processes wait for each other, and spin
+    at, workers = Path(folder), Workers(rank, WORKERS)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{at / 'meeting'}", rank=rank, world_size=WORKERS
     )
-    table, workers = a_table(), Workers(rank, WORKERS)
-    whole = sum(values.numel() for values in table.parameters())
-    table.share_out(workers)
-    own = sum(values.numel() for values in table.parameters())
-    assert own <= whole / WORKERS + PLACES * WIDTH * len(ROWS)
-    learn(table, range(rank, rank + 1), displaced)
-    with table.whole(), torch.no_grad():
-        every = table.take({name: torch.arange(rows) for name, rows in ROWS.items()})
-    assert table.learned == any(bool(v.any()) for of in every for v in of.values())
-    # What each holds of its own comes back to it.
+    for displaced in DISPLACED:
+        table = a_table()
+        whole = sum(values.numel() for values in table.parameters())
+        table.share_out(workers)
+        own = sum(values.numel() for values in table.parameters())
+        assert own <= whole / WORKERS + PLACES * WIDTH * len(ROWS)
+        learn(table, range(rank, rank + 1), displaced)
+        with table.whole(), torch.no_grad():
+            every = table.take({name: torch.arange(rows) for name, rows in ROWS.items()})
+        assert table.learned == any(bool(v.any()) for of in every for v in of.values())
+        _keeps(at, workers, table)
+        table.unite()
+        for of_place, values in zip(table.all_rows(), every, strict=True):
+            assert all(torch.equal(of_place[name], values[name]) for name in ROWS)
+        torch.save(table.state_dict(), at / f"table-{displaced}-{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def _keeps(at: Path, workers: Workers, table: StructuralEmbeddings) -> None:
+    """What each holds of its own comes back to it."""
     state = {"table": table.state_dict()}
     for step in (1, 2):
-        if rank == step:  # the others wait: the first one would tell of what is not there
+        if workers.rank == step:  # the others wait: the first one would tell of what is not there
             time.sleep(0.5)
         save_checkpoint(at / "c.safetensors", {}, {"told": "it"}, workers, state, step)
         assert all((at / f"c.{step}.{one}.safetensors").exists() for one in workers.all)
     parts, about = load_checkpoint(at / "c.safetensors", workers)
     assert about == {"told": "it"}
-    assert all(torch.equal(v, parts["table"][n]) for n, v in table.state_dict().items())
-    table.unite()
-    for of_place, values in zip(table.all_rows(), every, strict=True):
-        assert all(torch.equal(of_place[name], values[name]) for name in ROWS)
-    torch.save(table.state_dict(), at / f"table-{rank}")
-    torch.distributed.destroy_process_group()
+    assert all(torch.equal(v, parts["table"][n]) for n, v in state["table"].items())
+    _cannot_write(at / "full.safetensors", workers, state)
 
 
-@pytest.mark.parametrize("displaced", [STEPS, 1], ids=["learned", "displaced"])
-def test_workers_that_share_a_table_out_learn_what_one_learns(tmp_path, monkeypatch, displaced):
+def _cannot_write(file: Path, workers: Workers, state: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Where the disk of one is full all are told, and none waits for it."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for one in workers.all:
+        with pytest.MonkeyPatch.context() as patch:
+            if workers.rank == one:
+                patch.setattr(checkpoints, "save_file", full)
+            with pytest.raises(IsohopError, match="No space"):
+                save_checkpoint(file, {}, {}, workers, state)
+            assert not file.exists()
+
+
+def test_workers_that_share_a_table_out_learn_what_one_learns(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    spawn(_worker, (str(tmp_path), displaced), nprocs=WORKERS)
-    alone = a_table()
-    learn(alone, range(WORKERS), displaced)
-    for rank in range(WORKERS):
-        found = torch.load(tmp_path / f"table-{rank}", weights_only=True)
-        for name, values in alone.state_dict().items():
-            torch.testing.assert_close(found[name], values.detach(), msg=f"{name} of {rank}")
-    assert alone.learned == (displaced == STEPS)
+    spawn(_worker, (str(tmp_path),), nprocs=WORKERS)
+    for displaced in DISPLACED:
+        alone = a_table()
+        learn(alone, range(WORKERS), displaced)
+        for rank in range(WORKERS):
+            found = torch.load(tmp_path / f"table-{displaced}-{rank}", weights_only=True)
+            for name, values in alone.state_dict().items():
+                torch.testing.assert_close(found[name], values.detach(), msg=f"{name} of {rank}")
+        assert alone.learned == (displaced == STEPS)
     left = sorted(file.name for file in tmp_path.glob("c.*"))
     assert left == ["c.2.0.safetensors", "c.2.1.safetensors", "c.2.2.safetensors", "c.safetensors"]

@@ -122,6 +122,7 @@ def test_an_edge_that_may_be_asked_about_reaches_no_walk_nor_does_one_that_leads
 
 def _worker(rank: int, folder: str) -> None:
     """What it asks for of a walk that it shares with others."""
+    torch.set_num_threads(1)  # threads of many processes wait for each other, and spin
     at, workers = Path(folder), Workers(rank, WORKERS)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{at / 'meeting'}", rank=rank, world_size=WORKERS

@@ -118,7 +118,10 @@ def _arrivals(
                     # Column after column of each worker's, as they lay.
                     told = torch.stack(workers.exchanged(parts), 2).flatten(1)
                     found[name][:, hop - 1, columns] = told[:, : columns.stop - columns.start]
-    return found
+    # Where a type is reached, maybe none of its nodes is.
+    some = torch.tensor([float(bool(values.any())) for values in found.values()])
+    workers.add([some])
+    return {name: of for (name, of), any_ in zip(found.items(), some.tolist(), strict=True) if any_}
 
 
 def _columns(

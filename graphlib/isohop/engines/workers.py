@@ -72,10 +72,6 @@ class Workers:
         torch.distributed.broadcast(told, 0)
         return float(told)
 
-    def meet(self) -> None:
-        """Wait until all are here."""
-        self.add([torch.zeros(1)])
-
     def gathered(self, values: np.ndarray) -> np.ndarray:
         """int64: the values of all workers, equally many of each, in the order of their ranks."""
         return self.stacked(torch.from_numpy(values.astype(np.int64))).flatten(0, 1).numpy()
