@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.tables import Table, module_key
 from isohop.engines.workers import ALONE, Workers
 from isohop.giant.row_table import gradient_of
+
+if TYPE_CHECKING:
+    from isohop.coldbrew.message_passing import MessageGraph
 
 PREFIX = "structural."
 """Of the names of these tensors among a teacher's."""
