@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.multiprocessing.spawn import spawn
+from safetensors.torch import load_file, save_file
 
 from isohop.coldbrew.structural import StructuralEmbeddings
 from isohop.engines import checkpoints
 from isohop.engines.checkpoints import load_checkpoint, save_checkpoint
 from isohop.engines.workers import Workers
 from isohop.errors import IsohopError
+from tests.group import together
 
 ROWS = {"author": 10, "paper": 7, "shelf": 1, "word": 0}
 """Of which three workers do not have equally many."""
@@ -67,12 +68,8 @@ def learn(table: StructuralEmbeddings, ranks: range, displaced: int) -> None:
         optimiser.step()
 
 
-def _worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)  # threads of many processes wait for each other, and spin
-    at, workers = Path(folder), Workers(rank, WORKERS)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{at / 'meeting'}", rank=rank, world_size=WORKERS
-    )
+def _share_out(workers: Workers, at: Path) -> None:
+    rank = workers.rank
     for displaced in DISPLACED:
         table = a_table()
         whole = sum(values.numel() for values in table.parameters())
@@ -87,8 +84,7 @@ def _worker(rank: int, folder: str) -> None:
         table.unite()
         for of_place, values in zip(table.all_rows(), every, strict=True):
             assert all(torch.equal(of_place[name], values[name]) for name in ROWS)
-        torch.save(table.state_dict(), at / f"table-{displaced}-{rank}")
-    torch.distributed.destroy_process_group()
+        save_file(table.state_dict(), at / f"table-{displaced}-{rank}")
 
 
 def _keeps(at: Path, workers: Workers, table: StructuralEmbeddings) -> None:
@@ -120,14 +116,13 @@ def _cannot_write(file: Path, workers: Workers, state: dict[str, dict[str, torch
             assert not file.exists()
 
 
-def test_workers_that_share_a_table_out_learn_what_one_learns(tmp_path, monkeypatch):
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    spawn(_worker, (str(tmp_path),), nprocs=WORKERS)
+def test_workers_that_share_a_table_out_learn_what_one_learns(tmp_path):
+    together(_share_out, WORKERS, tmp_path)
     for displaced in DISPLACED:
         alone = a_table()
         learn(alone, range(WORKERS), displaced)
         for rank in range(WORKERS):
-            found = torch.load(tmp_path / f"table-{displaced}-{rank}", weights_only=True)
+            found = load_file(tmp_path / f"table-{displaced}-{rank}")
             for name, values in alone.state_dict().items():
                 torch.testing.assert_close(found[name], values.detach(), msg=f"{name} of {rank}")
         assert alone.learned == (displaced == STEPS)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.multiprocessing.spawn import spawn
+from safetensors.torch import load_file, save_file
 
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.message_passing import MessageGraph
@@ -19,6 +19,7 @@ from isohop.coldbrew.structural import structural_nodes
 from isohop.coldbrew.teacher import Teacher, Weighed
 from isohop.coldbrew.walks import PARTS, STEPS, Walk, Walks
 from isohop.engines.workers import Workers
+from tests.group import together
 
 CITES, WROTE, FILED = "paper--cites--paper", "author--wrote--paper", "paper--filed--shelf"
 TYPES = {CITES: ("paper", "paper"), WROTE: ("author", "paper"), FILED: ("paper", "shelf")}
@@ -120,13 +121,9 @@ def test_an_edge_that_may_be_asked_about_reaches_no_walk_nor_does_one_that_leads
     torch.testing.assert_close(walk.arrived, expected.arrived, atol=0.02, rtol=0.01)
 
 
-def _worker(rank: int, folder: str) -> None:
+def _share_walk(workers: Workers, at: Path) -> None:
     """What it asks for of a walk that it shares with others."""
-    torch.set_num_threads(1)  # threads of many processes wait for each other, and spin
-    at, workers = Path(folder), Workers(rank, WORKERS)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{at / 'meeting'}", rank=rank, world_size=WORKERS
-    )
+    rank = workers.rank
     graph, x = a_graph(1), features(1)
     walks = Walks(graph, x, HOPS, 1, workers)
     walk = walks.of(0, a_teacher(graph, 1))
@@ -136,18 +133,16 @@ def _worker(rank: int, folder: str) -> None:
     for name, count in COUNTS.items():
         nodes = torch.arange(count)[rank::2] if rank else torch.zeros(0, dtype=torch.int64)
         found |= {f"{name}/{source}": rows for source, rows in walk.at(name, nodes).items()}
-    torch.save(found, at / f"walk-{rank}")
-    torch.distributed.destroy_process_group()
+    save_file(found, at / f"walk-{rank}")
 
 
-def test_workers_that_share_a_walk_see_what_one_sees(tmp_path, monkeypatch):
+def test_workers_that_share_a_walk_see_what_one_sees(tmp_path):
     """Of no node, of some, and of dimensions and nodes of which not all have equally many."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    spawn(_worker, (str(tmp_path),), nprocs=WORKERS)
+    together(_share_walk, WORKERS, tmp_path)
     graph, x = a_graph(1), features(1)
     walk = Walks(graph, x, HOPS, 1).of(0, a_teacher(graph, 1))
     for rank in range(WORKERS):
-        found = torch.load(tmp_path / f"walk-{rank}", weights_only=True)
+        found = load_file(tmp_path / f"walk-{rank}")
         for name, count in COUNTS.items():
             nodes = torch.arange(count)[rank::2] if rank else torch.zeros(0, dtype=torch.int64)
             for source, rows in walk.at(name, nodes).items():
@@ -168,10 +163,10 @@ def test_a_mean_that_hears_of_one_score_after_the_other_is_that_of_all(seed):
         seen = Weighed.more(seen, scores[:, hop, None], values[:, hop])
     expected = (torch.softmax(scores, 1)[:, :, None] * values).sum(1)
     torch.testing.assert_close(seen.mean, expected)
-    given = [
+    told = [
         torch.autograd.grad(of.square().sum(), [scores, values]) for of in (seen.mean, expected)
     ]
-    torch.testing.assert_close(*given, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(*told, atol=1e-5, rtol=1e-4)
 
 
 def test_only_the_hop_wise_teacher_learns_from_walks():

@@ -507,10 +507,8 @@ class Distiller:
             guess = self.student.first.state_dict()
             parts["first guess"] = {name: value.clone() for name, value in guess.items()}
         about["told"] = json.dumps(list(self.told))
-        own: dict[str, Tensors] = {}
-        if self.teacher.structural.shared_out:
-            parts, own = parted(parts)
-        save_checkpoint(file, parts, about, self.workers, own, self.done)
+        alike, own = parted(parts) if self.teacher.structural.shared_out else (parts, None)
+        save_checkpoint(file, alike, about, self.workers, own, self.done)
 
     def resume(self, file: Path) -> None:
         """Go on from what `save_checkpoint` wrote, for the same inputs, settings and seed."""

@@ -10,8 +10,9 @@ grow with their number. What passes over the whole graph holds all rows meanwhil
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isohop.coldbrew.tables import Table, module_key
-from isohop.engines.workers import ALONE, Workers
+from isohop.engines.workers import ALONE, AskedRows, Workers
 from isohop.giant.row_table import gradient_of
 
 if TYPE_CHECKING:
@@ -33,12 +34,11 @@ Rows = list[dict[str, Tensor]]
 
 
 class _Taken(NamedTuple):
-    """Rows of a type that were asked of others for a step. ``owner``: whose each is; ``asked``: by
-    worker, its rows of this one's share; ``values``: (rows, places · d), a leaf."""
+    """Rows of a type that were asked of others for a step. ``values``: (rows, places · d), a
+    leaf."""
 
     name: str
-    owner: Tensor
-    asked: list[Tensor]
+    asked: AskedRows
     values: Tensor
 
 
@@ -68,9 +68,8 @@ class StructuralEmbeddings(nn.ParameterList):
             return self._fetch(rows)
         found = []
         for place, tables in enumerate(self):
-            held = {n: tables[module_key(n)] for n in rows}
-            if self._whole is not None:
-                held = {n: self._whole[place][n] for n in rows}
+            whole = None if self._whole is None else self._whole[place]
+            held = {n: tables[module_key(n)] if whole is None else whole[n] for n in rows}
             found.append(
                 {n: functional.embedding(rows[n], t, sparse=self.sparse) for n, t in held.items()}
             )
@@ -141,7 +140,6 @@ class StructuralEmbeddings(nn.ParameterList):
         return found
 
     def _fetch(self, rows: Table) -> Rows:
-        workers = self._workers
         found: Rows = [{} for _ in self]
         for name, ids in rows.items():
             tables = [place[module_key(name)].detach() for place in self]
@@ -149,30 +147,28 @@ class StructuralEmbeddings(nn.ParameterList):
                 for of_place, table in zip(found, tables, strict=True):
                     of_place[name] = torch.zeros(len(ids), table.shape[1])
                 continue
-            owner = ids % workers.count
-            asked = workers.exchanged([ids[owner == one] // workers.count for one in workers.all])
-            told = workers.exchanged([torch.cat([t[one] for t in tables], 1) for one in asked])
-            values = torch.empty(len(ids), told[0].shape[1])
-            for one in workers.all:
-                values[owner == one] = told[one]
-            self._taken.append(_Taken(name, owner, asked, values.requires_grad_()))
+            asked = self._workers.ask(ids)
+            values = asked.told(partial(_beside, tables)).requires_grad_()
+            self._taken.append(_Taken(name, asked, values))
             for of_place, part in zip(found, values.chunk(len(tables), 1), strict=True):
                 of_place[name] = part
         return found
 
     def give_back(self) -> None:
         """Each row's gradient, summed over the workers, becomes that of the worker whose it is."""
-        workers = self._workers
-        for name, owner, asked, values in self._taken:
-            gradient = gradient_of(values)
-            heard = torch.cat(workers.exchanged([gradient[owner == one] for one in workers.all]))
-            at = torch.cat(asked)[None]
+        for name, asked, values in self._taken:
+            at, heard = asked.given_back(gradient_of(values))
             for tables, part in zip(self, heard.chunk(len(self), 1), strict=True):
                 table = tables[module_key(name)]
                 # Of several takes of a step, sums; of a row that several asked for, one.
-                own = torch.sparse_coo_tensor(at, part, table.shape, check_invariants=False)
+                own = torch.sparse_coo_tensor(at[None], part, table.shape, check_invariants=False)
                 table.grad = own.coalesce() if table.grad is None else (table.grad + own).coalesce()
         self._taken.clear()
+
+
+def _beside(tables: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Rows of tables of all places beside each other, (rows, places · d)."""
+    return torch.cat([table[rows] for table in tables], 1)
 
 
 def structural_nodes(

@@ -19,7 +19,8 @@ messages, so that no edge helps to predict itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from math import log
 from typing import NamedTuple
@@ -103,10 +104,7 @@ class Teacher(nn.Module):
         weights: Weights,
         unplaced: Table | None = None,
     ) -> dict[str, Tensor]:
-        held: Table = {}
-        for held in self.layers(graph, features, weights, unplaced):  # noqa: B007  # the last
-            pass
-        return self.read(held)
+        return self.read(_last(self.layers(graph, features, weights, unplaced)))
 
     def layers(
         self,
@@ -134,7 +132,7 @@ class Teacher(nn.Module):
         its own; and the mean of ‖E‖² over these nodes."""
         own, placed, penalty = self._some(sample.nodes, features)
         about = sample.graph, own, placed, sample.weights
-        told = [list(self.body(*about))[-1] for _ in range(times)]
+        told = [_last(self.body(*about)) for _ in range(times)]
         return [self.read(held) for held in told], penalty
 
     def of_walk(
@@ -195,6 +193,11 @@ class Teacher(nn.Module):
         """Mean over nodes of ‖E‖²."""
         counts = self.structural.rows
         return _penalty(self.structural.take({n: torch.arange(k) for n, k in counts.items()}))
+
+
+def _last(layers: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What comes before it is not kept."""
+    return deque(layers, maxlen=1).pop()
 
 
 def _penalty(rows: Rows) -> Tensor:

@@ -198,7 +198,9 @@ def _optimisers(module: nn.Module, settings: DistillSettings) -> list[torch.opti
     return found
 
 
-def parted(training: Mapping[str, Tensors]) -> tuple[dict[str, Tensors], dict[str, Tensors]]:
+def parted(
+    training: Mapping[str, Tensors],
+) -> tuple[Mapping[str, Tensors], Mapping[str, Tensors]]:
     """Of what `Training.checkpoint` gives by part: what all workers hold alike, and of structural
     embeddings that they share out, what each holds of them."""
     alike: dict[str, dict[str, Tensor]] = {}
@@ -207,4 +209,4 @@ def parted(training: Mapping[str, Tensors]) -> tuple[dict[str, Tensors], dict[st
         for name, tensor in tensors.items():
             shared = part == OF_ROWS or (part in WEIGHTS and name.startswith(PREFIX))
             (own if shared else alike).setdefault(part, {})[name] = tensor
-    return {**alike}, {**own}
+    return alike, own

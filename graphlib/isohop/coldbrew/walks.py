@@ -73,18 +73,9 @@ class Walk:
     def at(self, name: str, nodes: Tensor) -> dict[str, Tensor]:
         """What has arrived at ``nodes`` of a type, int64 (n,), by where it comes from: float32 (n,
         hops, …). All workers ask at once, of the same types."""
-        workers, held = self.workers, self.arrived[name]
-        if workers.count == 1:
-            return {source: rows[nodes].float() for source, rows in held.items()}
-        owner = nodes % workers.count
-        asked = workers.exchanged([nodes[owner == one] // workers.count for one in workers.all])
-        found = {}
-        for source, rows in held.items():
-            told = workers.exchanged([rows[one] for one in asked])
-            found[source] = torch.empty(len(nodes), *rows.shape[1:])
-            for one in workers.all:
-                found[source][owner == one] = told[one].float()
-        return found
+        asked = self.workers.ask(nodes)
+        held = self.arrived[name].items()
+        return {source: asked.told(rows.__getitem__).float() for source, rows in held}
 
 
 def _arrivals(
@@ -93,32 +84,20 @@ def _arrivals(
     """float16 (nodes, hops, width) of the types at which something arrives; of this worker's share
     of their nodes. ``sent``: (nodes, width) by type, 0 of a type that is not there."""
     width = max((values.shape[1] for values in sent.values()), default=0)
-    reached = set(sent)
-    after = []
-    for _ in range(hops):
-        reached |= {
-            relation.target
-            for relation in graph.relations
-            if relation.source in reached and bool(weights.kept[relation.name].any())
-        }
-        after.append(frozenset(reached))
-    share, found = workers.share, {}
-    for name in graph.counts:
-        if name in after[-1]:
-            rows = len(range(graph.counts[name])[share])
-            found[name] = torch.zeros(rows, hops, width, dtype=torch.float16)
+    found = {
+        name: torch.zeros(len(range(nodes)[workers.share]), hops, width, dtype=torch.float16)
+        for name, nodes in graph.counts.items()
+    }
     size = -(-width // max(1, round(width / COLUMNS / workers.count)))
     for first in range(0, width, max(1, size)):
         columns = slice(first, min(first + size, width))
         own = _columns(graph, sent, columns, workers)
         for hop, at in enumerate(graph.walk(own, weights, hops)):
             for name in found if hop else ():
-                if name in after[hop - 1]:
-                    parts = [at[name][one :: workers.count].half() for one in workers.all]
-                    # Column after column of each worker's, as they lay.
-                    told = torch.stack(workers.exchanged(parts), 2).flatten(1)
-                    found[name][:, hop - 1, columns] = told[:, : columns.stop - columns.start]
-    # Where a type is reached, maybe none of its nodes is.
+                parts = [at[name][share].half() for share in workers.shares]
+                # Column after column of each worker's, as they lay.
+                told = torch.stack(workers.exchanged(parts), 2).flatten(1)
+                found[name][:, hop - 1, columns] = told[:, : columns.stop - columns.start]
     some = torch.tensor([float(bool(values.any())) for values in found.values()])
     workers.add([some])
     return {name: of for (name, of), any_ in zip(found.items(), some.tolist(), strict=True) if any_}

@@ -47,7 +47,8 @@ def _by_all(workers: Workers, write: Callable[[], None]) -> None:
         write()
     except Exception as one:  # noqa: BLE001  # raised once the others know
         error = one
-    failed = torch.tensor([float(error is not None), float((error and is_disk_full(error)) or 0)])
+    full = error is not None and is_disk_full(error)
+    failed = torch.tensor([float(error is not None), float(full)])
     workers.add([failed])
     if failed[1]:
         raise disk_full("Training") from error

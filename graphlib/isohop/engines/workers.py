@@ -8,7 +8,7 @@ otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,12 @@ class Workers:
     @property
     def share(self) -> slice:
         """Of a batch, the rows of this worker."""
-        return slice(self.rank, None, self.count)
+        return self.shares[self.rank]
+
+    @property
+    def shares(self) -> list[slice]:
+        """Those of all workers, by rank: every so-many-th row from there."""
+        return [slice(rank, None, self.count) for rank in self.all]
 
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Each tensor becomes its sum over the workers. Shapes must be equal on all of them."""
@@ -56,6 +61,12 @@ class Workers:
         torch.distributed.all_to_all_single(got, sent, heard, sizes.tolist())
         return list(got.split(heard))
 
+    def ask(self, rows: Tensor) -> AskedRows:
+        """For ``rows``, int64 (n,), of what `shares` share out. All workers ask at once."""
+        owner = rows % self.count
+        asked = self.exchanged([rows[owner == one] // self.count for one in self.all])
+        return AskedRows(self, owner, asked)
+
     def stacked(self, own: Tensor) -> Tensor:
         """(count, ...): those of all workers, which are alike, in the order of their ranks."""
         if self.count == 1:
@@ -75,6 +86,32 @@ class Workers:
     def gathered(self, values: np.ndarray) -> np.ndarray:
         """int64: the values of all workers, equally many of each, in the order of their ranks."""
         return self.stacked(torch.from_numpy(values.astype(np.int64))).flatten(0, 1).numpy()
+
+
+@dataclass(frozen=True)
+class AskedRows:
+    """Rows that a worker asks the others for. ``owner``: whose each is, (n,); ``asked``: by worker,
+    which of this one's it asks for, by their numbers in its share."""
+
+    workers: Workers
+    owner: Tensor
+    asked: list[Tensor]
+
+    def told(self, own: Callable[[Tensor], Tensor]) -> Tensor:
+        """(n, ...). ``own``: what this worker says of rows of its share."""
+        parts = self.workers.exchanged([own(rows) for rows in self.asked])
+        if self.workers.count == 1:
+            return parts[0]
+        found = parts[0].new_empty(len(self.owner), *parts[0].shape[1:])
+        for one, part in enumerate(parts):
+            found[self.owner == one] = part
+        return found
+
+    def given_back(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of this worker's share, not distinct, and what all have for them. ``values``: (n,
+        ...), what this one has for the rows that it asked for."""
+        parts = self.workers.exchanged([values[self.owner == one] for one in self.workers.all])
+        return torch.cat(self.asked), torch.cat(parts)
 
 
 ALONE = Workers(0, 1)
