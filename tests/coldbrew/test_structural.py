@@ -3,20 +3,16 @@ that each holds whole."""
 
 from __future__ import annotations
 
-import errno
 import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from isohop.coldbrew.structural import StructuralEmbeddings
-from isohop.engines import checkpoints
 from isohop.engines.checkpoints import load_checkpoint, save_checkpoint
 from isohop.engines.workers import Workers
-from isohop.errors import IsohopError
 from tests.group import together
 
 ROWS = {"author": 10, "paper": 7, "shelf": 1, "word": 0}
@@ -98,22 +94,6 @@ def _keeps(at: Path, workers: Workers, table: StructuralEmbeddings) -> None:
     parts, about = load_checkpoint(at / "c.safetensors", workers)
     assert about == {"told": "it"}
     assert all(torch.equal(v, parts["table"][n]) for n, v in state["table"].items())
-    _cannot_write(at / "full.safetensors", workers, state)
-
-
-def _cannot_write(file: Path, workers: Workers, state: dict[str, dict[str, torch.Tensor]]) -> None:
-    """Where the disk of one is full all are told, and none waits for it."""
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    for one in workers.all:
-        with pytest.MonkeyPatch.context() as patch:
-            if workers.rank == one:
-                patch.setattr(checkpoints, "save_file", full)
-            with pytest.raises(IsohopError, match="No space"):
-                save_checkpoint(file, {}, {}, workers, state)
-            assert not file.exists()
 
 
 def test_workers_that_share_a_table_out_learn_what_one_learns(tmp_path):

@@ -1,10 +1,50 @@
-"""The log by which training tells how it goes."""
+"""Training on Ray: what it asks for, how it tells how it goes, and what becomes of errors."""
 
 from __future__ import annotations
 
-import pytest
+import time
+from pathlib import Path
+from typing import Any
 
-from isohop.engines.ray_train import GPUS, THREADS, WORKERS, Log, _resources
+import pytest
+import torch
+
+from isohop.engines.progress import SILENT
+from isohop.engines.ray_train import (
+    GPUS,
+    THREADS,
+    WHERE,
+    WORKERS,
+    Log,
+    _resources,
+    this_worker,
+    train,
+)
+from isohop.errors import IsohopError
+
+WAITED = "waited"
+
+
+def _one_of_two_cannot(asked: dict[str, Any]) -> None:
+    """The other waits for it."""
+    workers, waiting = this_worker(asked), Path(asked[WHERE]) / WAITED
+    if workers.rank == 0:
+        waiting.touch()
+        workers.add([torch.zeros(1)])
+    while not waiting.exists():
+        time.sleep(0.01)
+    raise IsohopError("features is missing on this machine.")
+
+
+def test_an_error_that_one_of_several_workers_meets_ends_all_and_is_told(
+    ray_on_all_cores, tmp_path
+):
+    """Long before those that wait for it would give up, which is half an hour."""
+    for workers in (2, 1):  # the next run tries anew
+        with pytest.raises(IsohopError, match=r"^features is missing on this machine\.$"):
+            train(_one_of_two_cannot, {}, tmp_path, (), workers, "distill", SILENT)
+        (waited,) = tmp_path.rglob(WAITED)
+        waited.unlink()
 
 
 @pytest.mark.parametrize(

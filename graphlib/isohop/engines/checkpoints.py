@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,7 +10,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from isohop.engines.storage import disk_full, is_disk_full
 from isohop.engines.workers import ALONE, Workers
 
 SHARE = "share"
@@ -31,31 +30,16 @@ def save_checkpoint(
     the first one writes them, and each, beside it, its ``own``, under the number of the ``step``: a
     checkpoint is there once those of all are."""
     told = {**about, SHARE: str(step)} if own else about
-    _by_all(workers, lambda: _write(_share(file, step, workers), own, {}) if own else None)
-    _by_all(workers, lambda: None if workers.rank else _write(file, parts, told))
+    if own:
+        _write(_share(file, step, workers), own, {})
+    workers.wait()
+    if workers.rank == 0:
+        _write(file, parts, told)
+    workers.wait()
     # Nobody needs those of before.
     for other in file.parent.glob(f"{_share(file, '*', workers).name}*"):
         if not own or other != _share(file, step, workers):
             other.unlink()
-
-
-def _by_all(workers: Workers, write: Callable[[], None]) -> None:
-    """Each worker writes what it has to; none goes on before all have, or where one could not: the
-    others would wait for it."""
-    error = None
-    try:
-        write()
-    except Exception as one:  # noqa: BLE001  # raised once the others know
-        error = one
-    full = error is not None and is_disk_full(error)
-    failed = torch.tensor([float(error is not None), float(full)])
-    workers.add([failed])
-    if failed[1]:
-        raise disk_full("Training") from error
-    if error is not None:
-        raise error
-    if failed[0]:
-        raise RuntimeError("another worker could not write its part of a checkpoint")
 
 
 def _share(file: Path, step: int | str, workers: Workers) -> Path:

@@ -47,6 +47,9 @@ RESTARTS = 3
 SECONDS_TO_START = 600
 CHECKPOINT = "training.safetensors"
 LOG = "log.jsonl"
+FAILED, ROOM = "failed.txt", 4096
+"""The error that one of several workers has met, told to those that are made after them, who say it
+and end; and bytes that are kept for it, so that it can be told where the disk is full."""
 
 Loop = Callable[[dict[str, Any]], Any]
 """What each worker does with what is asked, and `WHERE` to keep it; the first one's answer is the
@@ -81,6 +84,7 @@ def train(
         if other.resolve() != run:
             shutil.rmtree(other)
     run.mkdir(parents=True, exist_ok=True)
+    (run / FAILED).write_bytes(b" " * ROOM)
     threads = cores_each(workers, machines())
     if not threads:
         raise IsohopError(
@@ -375,12 +379,21 @@ def _resources(asked: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _guarded(loop: Loop, asked: dict[str, Any]) -> dict[str, Any]:
-    """A loop whose own errors are an answer: another try would meet them again."""
+    """A loop whose own errors are an answer: another try would meet them again. One of several
+    workers leaves it to those that are made anew, since others may be waiting for it, who end
+    where it fails."""
+    failed = Path(asked[WHERE]) / FAILED
+    met = failed.read_bytes().decode("utf-8", "ignore").strip()
+    if met:
+        return {"error": met}
     try:
         return {"found": loop(asked)}
-    except IsohopError as error:
-        return {"error": str(error)}
     except Exception as error:
-        if is_disk_full(error):
-            return {"error": str(disk_full("Training"))}
+        own = disk_full("Training") if is_disk_full(error) else error
+        if not isinstance(own, IsohopError):
+            raise
+        if asked[WORKERS] == 1:
+            return {"error": str(own)}
+        with failed.open("r+b") as opened:
+            opened.write(str(own).encode().ljust(ROOM)[:ROOM])
         raise

@@ -75,6 +75,11 @@ class Workers:
         torch.distributed.all_gather(parts, own.contiguous())
         return torch.stack(parts)
 
+    def wait(self) -> None:
+        """Nobody goes on before all have come here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
     def agreed(self, value: float) -> float:
         """The first worker's."""
         if self.count == 1:
