@@ -101,12 +101,15 @@ def over_seeds(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def show(title: str, figures: Mapping[str, float], file: Path | None) -> None:
-    """Print figures named ``dataset/setting/model/metric``, and write them where asked."""
+    """Print figures named ``dataset/setting/model/metric``, some of a group of nodes,
+    ``dataset/setting/group/model/metric``; and write them where asked."""
     table = Table(title=title, title_justify="left")
-    for column in ("dataset", "setting", "model", "metric", "value"):
+    for column in ("dataset", "setting", "group", "model", "metric", "value"):
         table.add_column(column, justify="right" if column == "value" else "left")
     for name, value in figures.items():
-        table.add_row(*name.split("/"), f"{value:,.4g}")
+        *about, model, metric = name.split("/")
+        dataset, setting = (*about, "", "")[:2]
+        table.add_row(dataset, setting, "/".join(about[2:]), model, metric, f"{value:,.4g}")
     Console().print(table)
     if file is not None:
         file.write_text(json.dumps(dict(figures), indent=1) + "\n", "utf-8")
