@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,18 @@ from tests.group import together
 CHECKPOINT = "training.safetensors"
 
 
-def _one_cannot_write(workers: Workers, folder: Path) -> None:
+def _one_cannot_write(one: int, workers: Workers, folder: Path) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    if workers.rank == 1:
+    if workers.rank == one:
         checkpoints.save_file = full  # type: ignore[attr-defined]
     own = {"table": {"rows": torch.zeros(2)}}
     save_checkpoint(folder / CHECKPOINT, {}, {}, workers, own)
 
 
-def test_a_checkpoint_is_there_only_once_all_have_written_their_part(tmp_path):
+@pytest.mark.parametrize("one", [0, 1])
+def test_a_checkpoint_is_there_only_once_all_have_written_their_part(tmp_path, one):
     with pytest.raises(ProcessRaisedException, match="No space left"):
-        together(_one_cannot_write, 2, tmp_path)
+        together(partial(_one_cannot_write, one), 2, tmp_path)
     assert not (tmp_path / CHECKPOINT).exists()

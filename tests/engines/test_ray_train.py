@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ import torch
 
 from isohop.engines.progress import SILENT
 from isohop.engines.ray_train import (
+    FAILED,
     GPUS,
+    ROOM,
     THREADS,
     WHERE,
     WORKERS,
     Log,
+    _guarded,
     _resources,
     this_worker,
     train,
@@ -45,6 +50,34 @@ def test_an_error_that_one_of_several_workers_meets_ends_all_and_is_told(
             train(_one_of_two_cannot, {}, tmp_path, (), workers, "distill", SILENT)
         (waited,) = tmp_path.rglob(WAITED)
         waited.unlink()
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+OURS = IsohopError("The folder x: No space left on device.")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("met", "told"), [(FULL, r"^Training: No space left .*Make room"), (OURS, rf"^{OURS}$")]
+)
+def test_a_full_disk_is_told_as_that_and_our_errors_in_their_own_words(
+    tmp_path, workers, met, told
+):
+    """Of several workers by those that are made after them, who do not try again."""
+    (tmp_path / FAILED).write_bytes(b" " * ROOM)
+    tries: list[int] = []
+
+    def loop(_: dict[str, Any]) -> None:
+        tries.append(1)
+        raise met
+
+    asked = {WHERE: str(tmp_path), WORKERS: workers}
+    if workers > 1:
+        with pytest.raises(type(met)):
+            _guarded(loop, asked)
+    assert re.search(told, _guarded(loop, asked)["error"])
+    assert len(tries) == 1
+    assert (tmp_path / FAILED).stat().st_size == ROOM
 
 
 @pytest.mark.parametrize(

@@ -389,8 +389,11 @@ def _guarded(loop: Loop, asked: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"found": loop(asked)}
     except Exception as error:
-        own = disk_full("Training") if is_disk_full(error) else error
-        if not isinstance(own, IsohopError):
+        if isinstance(error, IsohopError):
+            own = error
+        elif is_disk_full(error):
+            own = disk_full("Training")
+        else:
             raise
         if asked[WORKERS] == 1:
             return {"error": str(own)}
