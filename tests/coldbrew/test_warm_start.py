@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from isohop.coldbrew import distiller as of_all_models
 from isohop.coldbrew import reliability
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
@@ -103,6 +104,15 @@ def test_its_teacher_is_judged_by_weighed_messages_from_the_start_and_anew_half_
     for one in (distiller, resumed):
         one.train(SMALL.steps)
     assert equal(distiller, resumed)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2])
+def test_it_learns_links_beside_a_label_if_the_other_did(tmp_path, monkeypatch, weight):
+    saved(tmp_path, SMALL.model_copy(update={"link_weight": weight}), TOPIC)
+    monkeypatch.setattr(of_all_models, "links_are_in_the_way", None)  # nobody asks
+    after = warm(grown(tmp_path / "later"), tmp_path, label=TOPIC)
+    after.start("teacher")
+    assert after.settings.link_weight == weight
 
 
 @pytest.mark.parametrize("worth", [True, False], ids=["worth", "harm"])

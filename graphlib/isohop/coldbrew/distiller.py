@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from isohop.coldbrew.beside_label import links_are_in_the_way
 from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures, shrunk
 from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
@@ -93,6 +94,8 @@ class Distiller:
         torch.manual_seed(seed)
         layers = None if begun is None else begun.layers
         self.settings = settings = settings.settled(labels is not None, layers)
+        self.asked_link_weight = settings.link_weight
+        """`settings` have none where links turn out to be in the label's way."""
         self.steps = settings.steps_of(max(inputs.counts[name] for name in inputs.entities))
         """Of each model."""
         self.seed = seed
@@ -144,6 +147,8 @@ class Distiller:
             workers=workers,
         )
         self._training: Training | None = None
+        self._settled = labels is None
+        """Whether it is known if links are learned."""
         counts = inputs.counts
         self._nodes = {name: torch.arange(counts[name]) for name in inputs.entities}
         known = torch.zeros(0, dtype=torch.bool) if labels is None else labels.train
@@ -202,7 +207,7 @@ class Distiller:
         return {
             "settings": self.settings.model_dump(mode="json"),
             "skipped": self.skipped,
-            "notes": [*self.notes, *self._without_places()],
+            "notes": [*self.notes, *self._without_links(), *self._without_places()],
             "outputs": self.outputs,
             "structural": {name: (len(nodes),) for name, nodes in self.structural.items()},
             "doubtful": {
@@ -216,6 +221,14 @@ class Distiller:
             "answering": None if self.labels is None else self.serving.answering,
             "choices": {name: choice.model_dump() for name, choice in self.serving.choices.items()},
         }
+
+    def _without_links(self) -> list[str]:
+        if self.settings.link_weight == self.asked_link_weight:
+            return []
+        return [
+            "no link prediction: on validation the label is told better without. Embeddings say "
+            "little of links, and so does how credible edges are"
+        ]
 
     def _without_places(self) -> list[str]:
         if "teacher" not in self.told or not any(map(len, self.structural.values())):
@@ -235,16 +248,36 @@ class Distiller:
 
     def start(self, model: str) -> None:
         """Begin to train one model."""
+        self._settle_links()
         if model == "teacher" and self.teacher.structural.sparse:
             self.teacher.structural.share_out(self.workers)
         score = partial(self._selection_score, model)
         halfway = self._judge if model == "teacher" else None
         learner = self._learner_of(model)
-        self._training = self._training_of(model, learner, score=score, halfway=halfway)
+        self._training = self.training_of(model, learner, score=score, halfway=halfway)
         if self.begun is not None:
             if model == "teacher":
                 self._judge()
             self._training.consider()
+
+    def _settle_links(self) -> None:
+        """Before the first model: whether links are learned beside a label. What goes on from an
+        earlier model learns them if that did."""
+        labels = self.labels
+        if self._settled or labels is None:
+            return
+        self._settled = True
+        if not self.settings.link_weight:
+            return
+        if self.begun is not None:
+            needless = not self.begun.link_weight
+        else:
+            needless = bool(labels.validation.any()) and links_are_in_the_way(self, labels)
+        if needless:
+            self._weigh_links(0.0)
+
+    def _weigh_links(self, weight: float) -> None:
+        self.settings = self.settings.model_copy(update={"link_weight": weight})
 
     def train(self, steps: int) -> tuple[list[float], float | None]:
         """Take some steps; (losses, validation score where one was due)."""
@@ -275,7 +308,7 @@ class Distiller:
             return ByContrast(self, self.labels)
         return ByFeatures(self, self.baseline) if model == "mlp" else ByTeacher(self)
 
-    def _training_of(
+    def training_of(
         self,
         model: str,
         learner: Learner,
@@ -284,7 +317,7 @@ class Distiller:
         score: Callable[[Told], float] | None = None,
         halfway: Callable[[], None] | None = None,
     ) -> Training:
-        """``part``: of what a model learns, 0 but for MLP₁."""
+        """``part``: of what a model learns, 0 but for MLP₁ and what is tried before."""
         number = len(self.told), part
         return Training(
             model,
@@ -472,7 +505,7 @@ class Distiller:
         first = FirstGuess(self, taught.vectors)
         if guess is None:
             steps = max(1, self.steps // 2)
-            self._training_of("teacher's first guess", first, steps, part=1).train(steps)
+            self.training_of("teacher's first guess", first, steps, part=1).train(steps)
         else:
             first.module.load_state_dict(dict(guess))
         first.module.eval().requires_grad_(False)
@@ -507,12 +540,15 @@ class Distiller:
             guess = self.student.first.state_dict()
             parts["first guess"] = {name: value.clone() for name, value in guess.items()}
         about["told"] = json.dumps(list(self.told))
+        about["link_weight"] = str(self.settings.link_weight)
         alike, own = parted(parts) if self.teacher.structural.shared_out else (parts, None)
         save_checkpoint(file, alike, about, self.workers, own, self.done)
 
     def resume(self, file: Path) -> None:
         """Go on from what `save_checkpoint` wrote, for the same inputs, settings and seed."""
         parts, about = load_checkpoint(file, self.workers)
+        self._weigh_links(float(about["link_weight"]))
+        self._settled = True
         for name in json.loads(about["told"]):
             learner = self._learner_of(name)
             learner.module.load_state_dict(parts[f"done {name}"])

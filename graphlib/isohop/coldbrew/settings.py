@@ -64,7 +64,8 @@ class DistillSettings(StrictModel):
     """Share of nodes that hear of no latent neighbours in a step: a new node's may be wrong, and
     then what was learned is to hold without them."""
     link_weight: float = Field(0.2, ge=0)
-    """Weight of link prediction where the pipeline names a label."""
+    """Weight of link prediction where the pipeline names a label; none where links turn out to be
+    in the way of that."""
     answers: int = Field(2, ge=1)
     """Where there is a label: answers of the teacher about each node in a step, under different
     dropout."""

@@ -42,7 +42,8 @@ class WarmStart:
     """What training goes on from: the weights in the folder ``model``. ``later``: where the nodes
     of its graph are now, as of `later_nodes`; ``learned``: what it has seen; ``parts``: int8
     (nodes,), those of a label, as of `Labels.parts`; ``layers``: the teacher's; ``content``: the
-    share that it has in vectors, None where none was chosen."""
+    share that it has in vectors, None where none was chosen; ``link_weight``: 0 where it learned no
+    links beside a label."""
 
     model: Path
     later: Mapping[str, np.ndarray]
@@ -50,6 +51,7 @@ class WarmStart:
     parts: np.ndarray | None
     layers: int | None
     content: float | None
+    link_weight: float
 
     @classmethod
     def of(cls, before: Graph, model: Path, now: Graph, label: str | None) -> WarmStart:
@@ -70,8 +72,9 @@ class WarmStart:
         manifest = read_manifest(model)
         content = {choice.content for choice in manifest.choices.values()}
         learned = learned_from(before, kept, now, later)
-        layers = manifest.settings.layers
-        return cls(model, later, learned, parts, layers, min(content, default=None))
+        settings = manifest.settings
+        chosen = settings.layers, min(content, default=None), settings.link_weight
+        return cls(model, later, learned, parts, *chosen)
 
     def give_weights(self, distiller: Distiller) -> None:
         """Raises `IsohopError` where the model has another form."""
