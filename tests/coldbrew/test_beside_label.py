@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from isohop.coldbrew import distiller as of_all_models
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.settings import DistillSettings
 from isohop.graph import Graph
-from tests.coldbrew.test_distiller import citations, equal, train
+from tests.coldbrew.test_distill import write_features
+from tests.coldbrew.test_distiller import citations, equal, train, trained
 
 SETTINGS = DistillSettings(dimensions=32, steps=120, batch=256, negatives=32, link_weight=1.0)
 LABEL = "paper.topic"
@@ -28,17 +27,15 @@ def papers(path: Path, alike: bool) -> tuple[Graph, Path]:
     pairs = draw.integers(0, PAPERS, (6 * PAPERS, 2))
     same = topics[pairs[:, 0]] == topics[pairs[:, 1]]
     apart = pairs[:, 0] != pairs[:, 1]
-    graph, features = citations(path, np.unique(pairs[apart & (same == alike)], axis=0), PAPERS)
+    graph, _ = citations(path, np.unique(pairs[apart & (same == alike)], axis=0), PAPERS)
     values = draw.normal(size=(PAPERS, WIDTH)) + 2.0 * np.eye(WIDTH)[topics]
     values /= np.linalg.norm(values, axis=1, keepdims=True)
-    feature = pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), WIDTH)
-    table = pa.table({"node_id": np.arange(PAPERS), "feature": feature})
-    pq.write_table(table, features / "paper" / "part-0.parquet")
-    return graph, features
+    told = {"paper": values, "author": draw.normal(size=(2, WIDTH))}
+    return graph, write_features(graph, path / "told", told)
 
 
-def started(made: tuple[Graph, Path], settings: DistillSettings = SETTINGS) -> Distiller:
-    distiller = Distiller.of(*made, settings, 1, LABEL, 1)
+def started(made: tuple[Graph, Path]) -> Distiller:
+    distiller = Distiller.of(*made, SETTINGS, 1, LABEL, 1)
     distiller.start("teacher")
     return distiller
 
@@ -72,8 +69,6 @@ def test_a_label_that_links_do_not_tell_is_told_as_well_as_without_them(tmp_path
     for name, weight in (("asked", 1.0), ("none", 0.0)):
         made = papers(tmp_path / name, alike=False)
         settings = SETTINGS.model_copy(update={"link_weight": weight})
-        distiller = Distiller.of(*made, settings, 1, LABEL, 1)
-        for model in ("teacher", "mlp", "student"):
-            train(distiller, model)
-        told.append({(f.model, f.value) for f in distiller.evaluate() if f.task == "label"})
-    assert told[0] == told[1]
+        figures = trained(made, LABEL, settings).evaluate()
+        told.append({(f.model, f.value) for f in figures if f.task == "label"})
+    assert told[0] == told[1] != set()

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.learners import Baseline, ByFeatures, Told
-from isohop.coldbrew.training import Training, mixed
+from isohop.coldbrew.settings import DistillSettings
+from isohop.coldbrew.training import mixed
 
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
@@ -33,26 +34,22 @@ def links_are_in_the_way(distiller: Distiller, labels: Labels) -> bool:
     """Whether validation nodes are told better without links: by a tenth of what is wrong with
     them, and by more than the standard error. The same for all workers."""
     rows = torch.nonzero(labels.validation)[:, 0]
-    asked = distiller.settings
-    try:
-        links, none = (_right(distiller, labels, rows, w) for w in (asked.link_weight, 0.0))
-    finally:
-        distiller.settings = asked
+    alone = distiller.settings.model_copy(update={"link_weight": 0.0})
+    links, none = (_right(distiller, labels, rows, s) for s in (distiller.settings, alone))
     mended, spoilt = float((none & ~links).sum()), float((links & ~none).sum())
     wrong = float((~links).sum())
     better = mended - spoilt > max(RELEVANT * wrong, (mended + spoilt) ** 0.5)
     return bool(distiller.workers.agreed(float(better)))
 
 
-def _right(distiller: Distiller, labels: Labels, rows: Tensor, weight: float) -> Tensor:
-    """Which of the nodes ``rows`` an MLP tells that was trained with links of such ``weight``:
-    boolean (rows,)."""
-    distiller.settings = distiller.settings.model_copy(update={"link_weight": weight})
+def _right(distiller: Distiller, labels: Labels, rows: Tensor, settings: DistillSettings) -> Tensor:
+    """Which of the nodes ``rows`` an MLP tells that was trained by such ``settings``: boolean
+    (rows,)."""
     torch.manual_seed(mixed(distiller.seed, 0, 0, NUMBER))
-    learner = ByFeatures(distiller, Baseline(distiller))
+    learner = ByFeatures(distiller, Baseline(distiller), settings)
     score = partial(_score, distiller, labels)
     steps = max(1, distiller.steps // PART)
-    training: Training = distiller.training_of("mlp", learner, steps, NUMBER, score)
+    training = distiller.training_of("mlp", learner, steps, NUMBER, score)
     training.train(steps)
     training.keep_best()
     learner.module.eval()

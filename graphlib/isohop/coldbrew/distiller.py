@@ -94,7 +94,7 @@ class Distiller:
         torch.manual_seed(seed)
         layers = None if begun is None else begun.layers
         self.settings = settings = settings.settled(labels is not None, layers)
-        self.asked_link_weight = settings.link_weight
+        self._asked_link_weight = settings.link_weight
         """`settings` have none where links turn out to be in the label's way."""
         self.steps = settings.steps_of(max(inputs.counts[name] for name in inputs.entities))
         """Of each model."""
@@ -223,7 +223,7 @@ class Distiller:
         }
 
     def _without_links(self) -> list[str]:
-        if self.settings.link_weight == self.asked_link_weight:
+        if self.settings.link_weight == self._asked_link_weight:
             return []
         return [
             "no link prediction: on validation the label is told better without. Embeddings say "
@@ -306,7 +306,9 @@ class Distiller:
             if self.labels is None:
                 raise IsohopError("Graph-MLP learns a label. Name one in the pipeline file.")
             return ByContrast(self, self.labels)
-        return ByFeatures(self, self.baseline) if model == "mlp" else ByTeacher(self)
+        if model == "mlp":
+            return ByFeatures(self, self.baseline, self.settings)
+        return ByTeacher(self)
 
     def training_of(
         self,

@@ -213,8 +213,9 @@ class Baseline(nn.Module):
 class ByFeatures:
     """The MLP on the same features, trained on the teacher's task, without edges."""
 
-    def __init__(self, distiller: Distiller, module: Baseline):
+    def __init__(self, distiller: Distiller, module: Baseline, settings: DistillSettings):
         self.module = module
+        self.settings = settings
         self._of = distiller
 
     def loss(self, batch: Batch) -> Tensor:
@@ -225,7 +226,7 @@ class ByFeatures:
         if of.labels is None or module.classify is None:
             return loss
         label = label_loss(of.labels, of.workers, batch, seen, module.classify)
-        return of.settings.link_weight * loss + label
+        return self.settings.link_weight * loss + label
 
     def tell(self) -> Told:
         held = self.module.mlp(self._of.inputs.features)
