@@ -603,19 +603,26 @@ def test_about_a_label_those_are_believed_who_know_it_with_edges_and_without(tmp
     assert labels.right(distiller.serving.told().answers, labels.test & ~connected) == 1
 
 
-def test_of_few_validation_nodes_of_a_kind_no_content_is_learned_and_none_of_another(tmp_path):
+@pytest.mark.parametrize("knowing", ["mlp", "teacher"])
+def test_of_few_validation_nodes_of_a_kind_all_of_them_are_asked_who_is_right(tmp_path, knowing):
     papers = 800
     made = citations(tmp_path, some_edges(papers, connected=400), papers)
     distiller = trained(made, "paper.topic", SMALL.model_copy(update={"steps": 1}))
     labels = distiller.labels
     truth = 20 * functional.one_hot(labels.values, 3).float()
-    distiller.told["mlp"] = Told(distiller.told["mlp"].vectors, truth)
-    few = torch.nonzero(labels.validation & distiller.connected["paper"])[FEWEST - 1 :, 0]
-    labels.validation[few] = False
+    for model in MODELS:
+        answers = truth if model == knowing else truth.roll(1, 1)
+        distiller.told[model] = Told(distiller.told[model].vectors, answers)
+    distiller.serving.choices = {"paper": Choice(without_edges=1.0), "author": Choice()}
+    connected = distiller.connected["paper"]
+    for kind, left in ((connected, FEWEST - 1), (~connected, 2)):
+        labels.validation[torch.nonzero(labels.validation & kind)[left:, 0]] = False
     distiller.serving.answering = 0.0, 0.0
-    linked, alone = content_in_answers(distiller.serving)
-    assert linked == 0
-    assert alone > 0
+    distiller.serving.answering = content_in_answers(distiller.serving)
+    linked, alone = distiller.serving.answering
+    assert (linked > 0.5) == (alone > 0.5) == (knowing == "mlp")
+    for kind in (connected, ~connected):
+        assert labels.right(distiller.serving.told().answers, labels.test & kind) == 1
 
 
 def test_who_is_right_is_believed_however_sure_it_is(tmp_path):

@@ -51,9 +51,9 @@ def content_in_vectors(serving: Serving) -> float:
 def content_in_answers(serving: Serving) -> tuple[float, float]:
     """The shares with which most answers about validation nodes are right (of a number, with which
     R² is greatest), beside what is served of teacher and student: of nodes that have edges, and of
-    those that have none; of equals the least. 0 where there are fewer than
-    `FEWEST` of these to learn it from. Not by what is lost: who is too sure of all it says loses by
-    that, however often it is right, and to mix it with anything that is not seems to mend it.
+    those that have none; of equals the least. Where there are fewer than `FEWEST` of one kind, all
+    of both decide for it. Not by what is lost: who is too sure of all it says loses by that,
+    however often it is right, and to mix it with anything that is not seems to mend it.
 
     The choice between teacher and student is made, without content so far.
     """
@@ -68,9 +68,10 @@ def content_in_answers(serving: Serving) -> tuple[float, float]:
     best = []
     connected = distiller.connected[labels.entity]
     for of in (connected, ~connected):
-        nodes = torch.nonzero(labels.validation & of)[:, 0]
+        own = labels.validation & of
+        nodes = torch.nonzero(own if own.sum() >= FEWEST else labels.validation)[:, 0]
         right = dict.fromkeys(IN_ANSWERS, 0.0)
-        for share in IN_ANSWERS if len(nodes) >= FEWEST else ():
+        for share in IN_ANSWERS if len(nodes) else ():
             weight = torch.full((len(nodes),), share)
             answers = blended(content[nodes], served[nodes], weight, unit=False)
             right[share] = labels.score(nodes, answers)
