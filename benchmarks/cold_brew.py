@@ -17,7 +17,8 @@ teacher of so many convolutions.
 *actor*: category of an actor, where neighbours are of other categories; split 60/20/20 at random;
 the same two settings.
 *gutenberg*: class of a work, *wordnet*: lexicographer file of a noun synset, as in `giant.py`, from
-the features that GIANT learns there; split 60/20/20. *whole*: all edges but the label's.
+the features that GIANT learns there, told of the label of training nodes; split 60/20/20.
+*whole*: all edges but the label's.
 *isolated*: test nodes have none, in GIANT either, and neither has every other validation node;
 *probe* is a logistic regression on the features alone, *embedding probe* one on what is served, as
 a consumer would learn it. *random*: half of the edges of each type lead to random nodes instead,
@@ -57,6 +58,7 @@ from isohop.coldbrew.labels import Labels
 from isohop.giant.training import Trainer
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.holdout import ISOLATION
+from isohop.graph.label import Label
 
 CONDITIONS = ("whole", "isolation", "random", "isolated", "links")
 MODELS = ("teacher", "mlp", "student", "gcn")
@@ -220,7 +222,7 @@ class Comparison:
         holdout = hold_out(self.task.graph, seed)
         inputs = self.task.inputs
         if not inputs.features:
-            inputs = replace(inputs, features=self.learn(self.task.graph, holdout, seed))
+            inputs = replace(inputs, features=self.learn(self.task.graph, holdout, seed, None))
         made = Distiller(inputs, holdout, None, DistillSettings(), seed, THREADS)
         self.train(made, "links", MODELS)
         for row in made.evaluate():
@@ -240,6 +242,8 @@ class Comparison:
 
     def by_damage(self, seed: int) -> None:
         split = self.task.split(seed)
+        names = tuple(map(str, range(int(self.task.values.max()) + 1)))
+        told = Label(self.task.entity, self.task.values, names, split)
         for setting in ("isolated", "whole", "random"):
             if setting not in self.settings:
                 continue
@@ -252,7 +256,7 @@ class Comparison:
                 if setting == "random":
                     graph = damaged(graph, Path(folder) / "graph", seed)
                 holdout = hold_out(graph, seed, isolated=0.0, hidden=hidden, **NOTHING)
-                inputs = inputs_of(graph, self.learn(graph, holdout, seed))
+                inputs = inputs_of(graph, self.learn(graph, holdout, seed, told))
             self.probe(f"{setting}/probe/accuracy", inputs.features, split)
             made = self.all_models(setting, inputs, holdout, seed)
             served = made.serving.told().vectors
@@ -262,8 +266,10 @@ class Comparison:
         rows = vectors[self.task.entity].detach().numpy()
         self.note(name, giant.probed(rows, self.task.values, split).accuracy[2])
 
-    def learn(self, graph: Graph, holdout: Holdout, seed: int) -> dict[str, Tensor]:
-        trainer = Trainer(graph, giant.SETTINGS, seed, None, THREADS, holdout)
+    def learn(
+        self, graph: Graph, holdout: Holdout, seed: int, told: Label | None
+    ) -> dict[str, Tensor]:
+        trainer = Trainer(graph, giant.SETTINGS, seed, None, THREADS, holdout, told=told)
         trainer.train(trainer.steps)
         values = torch.from_numpy(trainer.encode())
         return {name: values[trainer.index.rows(name)] for name in self.task.inputs.counts}

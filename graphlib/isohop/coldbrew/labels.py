@@ -13,23 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from isohop.errors import IsohopError
 from isohop.graph import Graph
-from isohop.graph.holdout import ASIDE, ISOLATION, NEW, label_edge
+from isohop.graph.holdout import NEW
+from isohop.graph.label import CHOOSING, TESTED, TOLD, read_label
 
 CLASSES = "classes.parquet"
 """File beside a model: the names of classes, in their order."""
-_SEVERAL = (
-    "label '{}' has several values a node, so it cannot be learned. Choose an attribute with one."
-)
-MOST_ANSWERS = 1 << 31
-"""Nodes times classes, at most: each model's answers are float32 and held as a whole."""
 FARTHEST = 1e6
 """Deviations that a number is from the mean, at most: one that was mistyped is to spoil no sum."""
 SHARPEN = 2.0
@@ -133,40 +126,15 @@ class Labels:
 def read_labels(
     graph: Graph, label: str, groups: np.ndarray, seed: int, parts: np.ndarray | None = None
 ) -> Labels | None:
-    """The label ``entity.attribute``: 60 % train, 20 % validation, 20 % test; of ``groups``, as
-    `Holdout` has them, isolated nodes are test nodes, and those set aside validation nodes. An
-    attribute of kind number is a number to tell; all else are classes. ``parts``: those that nodes
-    were of before, as `Labels.parts`, and are again. None where training would see fewer than two
-    values. Raises `IsohopError` for what cannot be a label."""
-    entity, _, attribute = label.rpartition(".")
-    values, names = _values(graph, label, entity, attribute)
-    classes = len(names)
-    if classes * len(values) > MOST_ANSWERS:
-        raise IsohopError(
-            f"label '{label}' has {classes:,} values, and answers about {len(values):,} nodes take "
-            f"{classes * len(values) * 4 / 2**30:.0f} GiB a model. Choose an attribute of fewer "
-            "values, or a coarser one of the same."
-        )
-    draw = np.random.default_rng([seed, 20]).random(len(values))
-    known = values >= 0 if classes else np.isfinite(values)
-    aside = groups == ASIDE
-    part = np.searchsorted((0.6, 0.8), draw, "right")
-    part[groups == ISOLATION] = 2
-    part[aside] = 1
-    if parts is not None:
-        part = np.where(parts == NEW, part, parts)
-    train, validation, test = (known & (part == one) for one in range(3))
-    if len(np.unique(values[train])) < 2:
+    """As `read_label` has it."""
+    found = read_label(graph, label, groups, seed, parts)
+    if found is None:
         return None
-    return Labels(
-        entity,
-        torch.from_numpy(values),
-        classes,
-        torch.from_numpy(train),
-        torch.from_numpy(validation),
-        torch.from_numpy(test),
-        names,
+    told, choosing, tested = (
+        torch.from_numpy(found.parts == part) for part in (TOLD, CHOOSING, TESTED)
     )
+    values = torch.from_numpy(found.values)
+    return Labels(found.entity, values, len(found.names), told, choosing, tested, found.names)
 
 
 def parts_with(labels: Labels | None, before: np.ndarray | None) -> np.ndarray | None:
@@ -175,41 +143,3 @@ def parts_with(labels: Labels | None, before: np.ndarray | None) -> np.ndarray |
     if labels is None or before is None:
         return before if labels is None else labels.parts
     return np.where(labels.parts == NEW, before, labels.parts)
-
-
-def _values(
-    graph: Graph, label: str, entity: str, attribute: str
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """As `Labels` has ``values`` and ``names``."""
-    hidden = label_edge(graph, label)
-    if hidden is not None:
-        values = np.full(graph.node_type(entity).count, -1, np.int64)
-        source, target = graph.edge_index(hidden)
-        if len(np.unique(source)) < len(source):
-            raise IsohopError(_SEVERAL.format(label))
-        values[source] = target
-        held = graph.node_type(graph.edge_type(hidden).target)
-        rows = graph.nodes(held.name, held.key).slice(0, int(values.max(initial=-1)) + 1)
-        return values, tuple(str(tuple(row.values())) for row in rows.select(held.key).to_pylist())
-    column = graph.nodes(entity, [attribute])[attribute]
-    if pa.types.is_list(column.type):
-        raise IsohopError(_SEVERAL.format(label))
-    if pa.types.is_binary(column.type):
-        raise IsohopError(f"'{label}' is bytes, which is no label. Choose another attribute.")
-    kinds = {one.name: one.kind for one in graph.node_type(entity).attributes}
-    if kinds[attribute] == "number":
-        try:  # of integers beyond 2^53 the last digits go
-            numbers = column.cast(pa.float64(), safe=False).to_numpy()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise IsohopError(
-                f"'{label}' is {column.type}, which is no number: {error}. Leave its kind out of "
-                "the schema file, and its values are classes."
-            ) from error
-        return np.where(np.isfinite(numbers), numbers, np.nan), ()
-    encoded = pc.dictionary_encode(column.combine_chunks().cast(pa.string()))
-    words = encoded.dictionary.to_pylist()
-    order = np.argsort(np.array(words, object)) if words else np.zeros(0, np.int64)
-    # One more than there are words: what a null, -1, leads to.
-    rank = np.full(len(words) + 1, -1, np.int64)
-    rank[order] = np.arange(len(words))
-    return rank[pc.fill_null(encoded.indices, -1).to_numpy()], tuple(words[at] for at in order)

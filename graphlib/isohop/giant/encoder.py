@@ -187,20 +187,23 @@ class Encoder(nn.Module):
         if self.text_model is not None:
             self.text_model.tune(True)
 
-    def read(self, prepared: Prepared) -> Prepared:
-        """With ``vectors``, of the text model as it begins, where there is a model. What they have
-        in common is taken away, here and from now on."""
+    def read(self, prepared: Prepared, anew: bool = True) -> Prepared:
+        """With ``vectors``, of the text model as it is, where there is a model. What they have in
+        common is taken away, here and from now on; if not ``anew``, what was taken away before."""
         if self.text_model is None:
             return prepared
         vectors = np.empty((len(prepared), self.text_model.dimensions), np.float16)
         self.eval()
-        nn.init.zeros_(self.middle)
+        if anew:
+            nn.init.zeros_(self.middle)
+        prepared = replace(prepared, vectors=None)
         for start in range(0, len(prepared), ENCODED_AT_ONCE):
             block = slice(start, start + ENCODED_AT_ONCE)
             with torch.no_grad():
                 vectors[block] = self._vectors(prepared[block], self.text_model).numpy()
-        self.middle[:] = torch.from_numpy(vectors.mean(0, dtype=np.float32))
-        vectors -= self.middle.numpy().astype(np.float16)
+        if anew:
+            self.middle[:] = torch.from_numpy(vectors.mean(0, dtype=np.float32))
+            vectors -= self.middle.numpy().astype(np.float16)
         return replace(prepared, vectors=vectors)
 
     def save(self, folder: Path) -> None:

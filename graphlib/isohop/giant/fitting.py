@@ -1,7 +1,8 @@
 """Fitting: an encoder is trained on Ray (`engines/ray_train.py`), and tells what it knows.
 
 Every `STEPS_A_CHECKPOINT` steps there is a checkpoint. It lies in ``training``, beside the features
-that are being made, until these are there.
+that are being made, until these are there. So do the features of nodes whose label training was
+told (`cross_fitting.py`): no encoder that is kept would give them these.
 """
 
 from __future__ import annotations
@@ -13,22 +14,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from isohop.engines.progress import Progress
 from isohop.engines.ray_train import CHECKPOINT, LOG, THREADS, WHERE, Log, this_worker, train
 from isohop.giant.diagnostics import LevelFigures
 from isohop.giant.evaluation import EdgeRanks
+from isohop.giant.inference import FeatureWriter
 from isohop.giant.model_folder import contents_of
 from isohop.giant.settings import FeatureSettings
-from isohop.graph import Graph, hold_out
+from isohop.graph import Graph, Holdout, hold_out
+from isohop.graph.label import Label, read_label
 
 if TYPE_CHECKING:
-    from isohop.giant.training import Step
+    from isohop.giant.training import Step, Trainer
 
 STEPS_AT_ONCE = 25
 STEPS_A_CHECKPOINT = 200
 PREPARATION, TRAINING = "documents and label tree", "neighbourhood prediction"
 """The parts of the work."""
+TOLD = "told.parquet"
+"""In ``training``: features of nodes whose label was told, as `FeatureWriter` writes them."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,8 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     until = None if asked["until"] is None else date.fromisoformat(asked["until"])
     seed = asked["seed"]
     holdout = hold_out(graph, seed, asked["label"], until=until)
-    trainer = Trainer(graph, settings, seed, asked["label"], asked[THREADS], holdout, workers)
+    told = _told(graph, asked["label"], holdout, seed)
+    trainer = Trainer(graph, settings, seed, asked["label"], asked[THREADS], holdout, workers, told)
     checkpoint = Path(asked[WHERE]) / CHECKPOINT
     if checkpoint.exists():
         trainer.resume(checkpoint)
@@ -102,7 +109,27 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
         if first and (trainer.done % STEPS_A_CHECKPOINT == 0 or trainer.done == trainer.steps):
             # Not by Ray's report, which knows of a checkpoint some seconds after it was made.
             trainer.save(checkpoint)
-    return _evaluated(trainer, graph, asked) if first else {}
+    if not first:
+        return {}
+    if told is not None:
+        _keep_told(trainer, told.entity, Path(asked[WHERE]) / TOLD)
+    return _evaluated(trainer, graph, asked)
+
+
+def _told(graph: Graph, label: str | None, holdout: Holdout, seed: int) -> Label | None:
+    """The same as distillation has it."""
+    if label is None:
+        return None
+    return read_label(graph, label, holdout.groups[label.rpartition(".")[0]], seed)
+
+
+def _keep_told(trainer: Trainer, entity: str, file: Path) -> None:
+    fitting = trainer.cross_fitting
+    if fitting is None:
+        return
+    with FeatureWriter(file, trainer.settings.dimensions) as writer:
+        ids = pa.chunked_array([fitting.told - trainer.index.offset[entity]])
+        writer.write(ids, fitting.features)
 
 
 def _evaluated(trainer: Any, graph: Graph, asked: dict[str, Any]) -> dict[str, Any]:
@@ -131,8 +158,9 @@ def _means(taken: Sequence[Step], levels: int) -> dict[str, float]:
         "loss": [step.loss for step in taken],
         "gradient norm": [step.gradient_norm for step in taken],
     }
+    last = {levels: "loss of the nodes", levels + 1: "loss of the label"}
     # Of one level alone, the loss is all there is.
     for level in sorted(taken[0].levels) if len(taken[0].levels) > 1 else ():
-        name = "loss of the nodes" if level == levels else f"loss of level {level} of {levels}"
+        name = last.get(level, f"loss of level {level} of {levels}")
         means[name] = [step.levels[level] for step in taken]
     return {name: round(float(np.mean(values)), 6) for name, values in means.items()}

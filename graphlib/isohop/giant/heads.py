@@ -63,9 +63,9 @@ class Head(nn.Module):
         known = np.bincount(self.targets[self._rows].indices, minlength=self.targets.shape[1])
         return known / max(len(self._rows), 1)
 
-    def add(self, start: int, features: np.ndarray) -> None:
-        """To each label's vector, the features of the nodes from ``start`` on that have it."""
-        wanted = self.targets[start : start + len(features)]
+    def add(self, wanted: sparse.csr_matrix, features: np.ndarray) -> None:
+        """To each label's vector, the ``features`` (rows, d) of those that have it. ``wanted``:
+        their rows of the targets."""
         given = np.unique(wanted.indices)
         sums = torch.from_numpy(wanted[:, given].T.tocsr() @ features)
         self.vectors.values[torch.from_numpy(given.astype(np.int64))] += sums

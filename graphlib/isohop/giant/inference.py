@@ -5,7 +5,8 @@ worker. The same files for any number of workers, and the same features for any 
 graph's files.
 
 With an earlier graph and the features that the same encoder gave it, a document that stands where
-it stood then keeps its feature and is not encoded again.
+it stood then keeps its feature and is not encoded again. Nor is that of a node whose feature the
+encoder's training gave (`cross_fitting.py`).
 """
 
 from __future__ import annotations
@@ -58,9 +59,11 @@ def encode_piece(
     out: str,
     label: str | None,
     before: tuple[str, str] | None = None,
+    told: str | None = None,
 ) -> int:
     """What a worker does: read, render, encode and write a piece; how many documents it encoded.
-    ``before``: an earlier graph, and its features by the same encoder."""
+    ``before``: an earlier graph, and its features by the same encoder. ``told``: a file of features
+    of nodes of the label's entity."""
     opened, loaded = _opened(graph, encoder)
     kept = None if before is None else (Graph.open(before[0]), Path(before[1]))
     name = piece["node_type"]
@@ -74,9 +77,11 @@ def encode_piece(
             new = np.ones(len(ids), bool)
             if kept is not None:
                 new = ~_take_kept(*kept, name, label, loaded, ids, documents, features)
+            encoded += int(new.sum())
+            if told is not None and label is not None and name == label.rpartition(".")[0]:
+                new &= ~_take_told(told, ids, features)
             if new.any():
                 features[new] = encode_documents(loaded, name, documents.filter(pa.array(new)))
-            encoded += int(new.sum())
             writer.write(table["node_id"], features)
     return encoded
 
@@ -114,6 +119,21 @@ def _take_kept(
     flat = held["feature"].combine_chunks().flatten().to_numpy()
     features[kept] = flat.reshape(len(known), -1)[place[kept]]
     return kept
+
+
+def _take_told(file: str, ids: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Fill ``features`` (rows, d) of the nodes ``ids`` that a file has; which they are, boolean
+    (rows,)."""
+    among = (pc.field("node_id") >= int(ids.min())) & (pc.field("node_id") <= int(ids.max()))
+    held = ds.dataset(file, format="parquet").to_table(filter=among).combine_chunks()
+    known = held["node_id"].to_numpy()
+    if not len(known):
+        return np.zeros(len(ids), bool)
+    place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    told = known[place] == ids
+    flat = held["feature"].combine_chunks().flatten().to_numpy()
+    features[told] = flat.reshape(len(known), -1)[place[told]]
+    return told
 
 
 def encode_rows(
@@ -163,12 +183,14 @@ def extract(
     label: str | None,
     progress: Progress = SILENT,
     before: tuple[Path, Path] | None = None,
+    told: Path | None = None,
 ) -> dict[str, int]:
     """Write ``out/<node type>/*.parquet`` for every node type; how many documents of each were
-    encoded. ``before``: as `encode_piece` has it. Ray must be running."""
+    encoded. ``before`` and ``told``: as `encode_piece` has them. Ray must be running."""
     arguments = {"graph": graph.path, "encoder": encoder, "out": out}
     more: dict[str, Any] = {name: str(path.resolve()) for name, path in arguments.items()}
     more |= {"label": label, "before": before and tuple(str(path.resolve()) for path in before)}
+    more["told"] = None if told is None else str(told.resolve())
     encoded = dict.fromkeys((node.name for node in graph.node_types), 0)
     every = pieces(graph, reads_texts(encoder))
     for piece, new in for_each_piece(every, encode_piece, more, "features of all nodes", progress):

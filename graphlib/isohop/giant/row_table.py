@@ -44,6 +44,10 @@ class RowTable(nn.Module):
                 self.squares[at] = squares
                 change = gradient * (-rate / (squares.sqrt() + 1e-8))[:, None]
                 self.values.index_add_(0, at, change)
+        self.forget()
+
+    def forget(self) -> None:
+        """What was taken, and learn nothing from it."""
         self._taken.clear()
 
 

@@ -44,6 +44,9 @@ class FeatureSettings(StrictModel):
     """Clusters at each level of the label tree, coarse to fine."""
     epochs: float = Field(6.0, gt=0)
     """Passes over the nodes that have neighbours."""
+    label_share: float = Field(0.4, ge=0)
+    """Where the pipeline names a label: steps of each of the four rounds in which n-grams learn it
+    at last (`cross_fitting.py`), as a share of all others. 0: features know nothing of it."""
     steps: int = Field(400, ge=0)
     """Steps at least, so that a small graph is learned too."""
     workers: int = Field(1, ge=1)

@@ -3,6 +3,9 @@
 One label space per destination node type: a node predicts its neighbours of each type apart. Only
 edges that `isohop.graph.hold_out` leaves visible count, in both directions; an edge that evaluation
 holds out cannot reach a feature. Hub *columns* stay; hub *rows* are left to `rows_to_learn`.
+
+Where the pipeline names a label, its classes are a label space as well: of the nodes whose label
+training is told, and of no others.
 """
 
 from __future__ import annotations
@@ -15,6 +18,12 @@ from scipy import sparse
 
 from isohop.graph import Graph, Holdout
 from isohop.graph.holdout import label_edge
+from isohop.graph.label import Label
+
+LABEL = ""
+"""In place of a destination type, none of which has an empty name."""
+RANGES = 16
+"""Of a number that is the label: which of so many it is in."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,15 @@ def neighbourhoods(
         matrix.sort_indices()
         targets[name] = matrix
     return targets
+
+
+def classes_told(label: Label, index: NodeIndex) -> sparse.csr_matrix:
+    """Binary float32 CSR (all nodes, classes): the class of each node that training is told of."""
+    classes = label.told_as_classes(RANGES)
+    told = np.flatnonzero(classes >= 0)
+    cells = told + index.offset[label.entity], classes[told]
+    shape = index.total, len(label.names) or int(classes.max(initial=0)) + 1
+    return sparse.csr_matrix((np.ones(len(told), np.float32), cells), shape=shape)
 
 
 def clustered(targets: sparse.csr_matrix, clusters: np.ndarray) -> sparse.csr_matrix:

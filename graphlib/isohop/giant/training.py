@@ -7,7 +7,8 @@ with the directions along which neighbours' texts agree, a head at the mean feat
 that have each label. The loss is a softmax cross entropy over cosines, weighted by how many
 neighbours lie in a cluster (targets as counts, Chien et al., ICLR 2022, section 3); where a level
 has more labels than ``negatives``, those of the batch compete with a random sample of the rest
-(Jean et al., ACL 2015).
+(Jean et al., ACL 2015). Where the pipeline names a label, n-grams learn it at last, in rounds
+(`cross_fitting.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from isohop.engines.checkpoints import (
 from isohop.engines.determinism import compute_deterministically
 from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
+from isohop.giant.cross_fitting import CrossFitting
 from isohop.giant.diagnostics import TreeLevel
 from isohop.giant.directions import agreement_directions
 from isohop.giant.documents import document_fields, render_documents
@@ -39,10 +41,18 @@ from isohop.giant.heads import Beam, Head, log_frequency, loss_of
 from isohop.giant.label_tree import label_features, label_tree
 from isohop.giant.row_table import gradient_of
 from isohop.giant.settings import FeatureSettings
-from isohop.giant.targets import NodeIndex, clustered, neighbourhoods, rows_to_learn
+from isohop.giant.targets import (
+    LABEL,
+    NodeIndex,
+    classes_told,
+    clustered,
+    neighbourhoods,
+    rows_to_learn,
+)
 from isohop.giant.text_matrix import Vocabulary
 from isohop.giant.text_model import TextModel
 from isohop.graph import Graph, Holdout, hold_out
+from isohop.graph.label import Label
 
 TREE_DIMENSIONS = 64
 """Directions by which labels are clustered: the strongest, which come first."""
@@ -90,7 +100,10 @@ class Trainer:
         threads: int,
         holdout: Holdout | None = None,
         workers: Workers = ALONE,
+        told: Label | None = None,
     ):
+        """``label``: ``entity.attribute`` that is in no document and no neighbourhood; ``told``:
+        what it is, where it is learned."""
         compute_deterministically(threads)
         self.settings = settings
         self.seed = seed
@@ -107,6 +120,12 @@ class Trainer:
         del documents
         self.targets = neighbourhoods(graph, self.holdout, label)
         self.rows = rows_to_learn(self.targets, settings.hub_degree)
+        self.cross_fitting: CrossFitting | None = None
+        if told is not None and settings.label_share:
+            classes = classes_told(told, self.index)
+            self.cross_fitting = CrossFitting(classes, settings.dimensions, seed)
+            everybody = {**self.targets, LABEL: classes}
+            self._rows_of_rounds = rows_to_learn(everybody, settings.hub_degree)
         if len(self.vocabulary) or self.encoder.text_model is not None:
             self.encoder.begin(
                 *agreement_directions(
@@ -118,7 +137,11 @@ class Trainer:
                     self.prepared.vectors,
                 )
             )
-        self.steps, self.tuning = self._plan()
+        self._first, self.tuning = self._plan()
+        """Steps before any label is learned; of these the first in which a text model learns."""
+        self._each = self._steps_of_a_round()
+        rounds = 0 if self.cross_fitting is None else self.cross_fitting.rounds
+        self.steps = self._first + rounds * self._each
         self.done = 0
         self._order = np.empty(0, np.int64)
         self._heads = self._grow_heads() if self.steps else {}
@@ -135,10 +158,19 @@ class Trainer:
         learns)."""
         if not len(self.rows):
             return 0, 0
-        each = len(self.rows) / self.settings.batch
-        steps = max(1, self.settings.steps, round(self.settings.epochs * each))
+        steps = self._steps_of(self.rows)
         tuning = 0 if self.encoder.text_model is None else self.settings.tuning_steps
         return steps + tuning, steps
+
+    def _steps_of(self, rows: np.ndarray) -> int:
+        each = len(rows) / self.settings.batch
+        return max(1, self.settings.steps, round(self.settings.epochs * each))
+
+    def _steps_of_a_round(self) -> int:
+        """In which the label is learned."""
+        if self.cross_fitting is None or not len(self.cross_fitting.told):
+            return 0
+        return max(1, round(self.settings.label_share * self._steps_of(self._rows_of_rounds)))
 
     def _new_encoder(self) -> Encoder:
         torch.manual_seed(self.seed)
@@ -180,9 +212,14 @@ class Trainer:
             block = slice(start, start + ENCODED_AT_ONCE)
             features = encode_all(self.encoder, self.prepared[block], self.node_type[block])
             for head in _flat(heads):
-                head.add(start, features)
+                head.add(head.targets[block], features)
         for head in _flat(heads):
             head.begin()
+        if self.cross_fitting is not None:
+            classes = self.cross_fitting.classes
+            every = np.arange(classes.shape[1])
+            about = (LABEL, len(self.settings.levels) + 2, every, classes, None)
+            heads[LABEL] = [Head(*about, self.settings.dimensions, self._rows_of_rounds)]
         return heads
 
     def _parameters(self) -> list[dict[str, object]]:
@@ -195,7 +232,7 @@ class Trainer:
     @property
     def levels(self) -> list[TreeLevel]:
         """The label tree of each destination type, coarse to fine, as it is now."""
-        return [head.as_trained() for head in _flat(self._heads)]
+        return [head.as_trained() for head in _flat(self._heads) if head.target != LABEL]
 
     def train(self, steps: int) -> list[Step]:
         """Take some steps; what each tells. Raises `IsohopError` on a loss or gradient that is no
@@ -204,13 +241,49 @@ class Trainer:
         taken = []
         for _ in range(min(steps, self.steps - self.done)):
             self._tune_where_due()
+            self._turn_where_due()
             taken.append(self._step())
             self.done += 1
         return taken
 
     @property
     def _tunes(self) -> bool:
-        return self.tuning < self.steps and self.done >= self.tuning
+        return self.tuning <= self.done < self._first
+
+    @property
+    def _cross_fits(self) -> bool:
+        """Whether the label is learned by now."""
+        return bool(self._each) and self.done >= self._first
+
+    def _turn_where_due(self) -> None:
+        """To the next round of those in which the label is learned."""
+        fitting = self.cross_fitting
+        if fitting is None or not self._cross_fits or (self.done - self._first) % self._each:
+            return
+        number = (self.done - self._first) // self._each
+        vectors, (head,) = self.encoder.bag, self._heads[LABEL]
+        if number == 0:
+            self._read_again()
+            fitting.before = vectors.values.clone()
+        else:
+            fitting.keep(number - 1, self._encoded(fitting.of(number - 1)))
+        vectors.values[:] = fitting.before
+        vectors.squares.zero_()
+        head.targets = fitting.targets(number)
+        head.vectors.values.zero_()
+        head.add(head.targets[fitting.told], self._encoded(fitting.told))
+        head.begin()
+        self._order = np.empty(0, np.int64)
+        self.encoder.train()
+
+    def _encoded(self, rows: np.ndarray) -> np.ndarray:
+        return encode_all(self.encoder, self.prepared[rows], self.node_type[rows])
+
+    def _read_again(self) -> None:
+        """What a text model says once it has learned: it learns no label."""
+        if self.encoder.text_model is not None and self.tuning < self._first:
+            self.encoder.text_model.tune(False)
+            self.prepared = self.encoder.read(self.prepared, anew=False)
 
     def _tune_where_due(self) -> None:
         """From its first step on, a text model that learns reads tokens itself."""
@@ -239,18 +312,30 @@ class Trainer:
         step = Step(float(parts.sum()), levels, norm)
         self._check("loss", step.loss, rows)
         self._check("gradient", norm, rows)
-        rate = self.settings.learning_rate * _schedule(self.done, self.steps)
+        rate = self.settings.learning_rate * self._pace
         layers, *model = self._optimiser.param_groups
         layers["lr"] = rate * (LAYERS_OF_TEXT_MODEL if model else LAYERS)
+        if self._cross_fits:
+            layers["lr"] = 0.0
         for group in model:
-            tuned = self.done - self.tuning, self.steps - self.tuning
+            tuned = self.done - self.tuning, self._first - self.tuning
             group["lr"] = self.settings.tuning_rate * _schedule(*tuned) if self._tunes else 0.0
         if self.encoder.text_model is not None:
             nn.utils.clip_grad_norm_(self.encoder.text_model.parameters(), LARGEST_GRADIENT)
         self._optimiser.step()
         for table in tables:
-            table.step(rate)
+            if self._cross_fits and table is not self.encoder.bag:
+                table.forget()
+            else:
+                table.step(rate)
         return step
+
+    @property
+    def _pace(self) -> float:
+        """The share of a learning rate: each round warms up and falls anew."""
+        if self._cross_fits:
+            return _schedule((self.done - self._first) % self._each, self._each)
+        return _schedule(self.done, self._first)
 
     def _check(self, what: str, value: float, rows: np.ndarray) -> None:
         if not np.isfinite(value):
@@ -260,8 +345,13 @@ class Trainer:
             )
 
     @property
+    def _learning(self) -> dict[str, list[Head]]:
+        """The heads that have a part in a step."""
+        return {n: heads for n, heads in self._heads.items() if n != LABEL or self._cross_fits}
+
+    @property
     def _level_numbers(self) -> list[int]:
-        return sorted({head.level for head in _flat(self._heads)})
+        return sorted({head.level for head in _flat(self._learning)})
 
     def _named(self, rows: np.ndarray) -> str:
         """A batch's first nodes, as a reader of the graph would name them."""
@@ -274,8 +364,9 @@ class Trainer:
 
     def _next_rows(self) -> np.ndarray:
         batch = self.settings.tuning_batch if self._tunes else self.settings.batch
+        every = self._rows_of_rounds if self._cross_fits else self.rows
         while len(self._order) < batch:
-            self._order = np.concatenate([self._order, self.draw.permutation(self.rows)])
+            self._order = np.concatenate([self._order, self.draw.permutation(every)])
         rows, self._order = self._order[:batch], self._order[batch:]
         return rows
 
@@ -288,7 +379,7 @@ class Trainer:
         features = self.encoder.encode(batch[share], self.node_type[rows][share], touched)
         total = features.sum() * 0.0  # a worker without rows of a level still takes part
         parts = dict.fromkeys(self._level_numbers, torch.zeros(()))
-        for heads in self._heads.values():
+        for heads in self._learning.values():
             own = np.random.default_rng([self.seed, self.done, self.workers.rank])
             beam = Beam(np.empty(0, np.int64), own)
             for head in heads:
@@ -323,6 +414,8 @@ class Trainer:
             "optimiser": optimiser_tensors(self._optimiser),
             "order": {"rows": torch.from_numpy(self._order)},
         }
+        if self.cross_fitting is not None and self._cross_fits:
+            parts["rounds"] = self.cross_fitting.checkpoint()
         about = {"done": str(self.done), "draw": json.dumps(self.draw.bit_generator.state)}
         save_checkpoint(file, parts, about)
 
@@ -336,6 +429,11 @@ class Trainer:
         self.draw.bit_generator.state = json.loads(about["draw"])
         self.done = int(about["done"])
         self._tune_where_due()
+        if self.cross_fitting is not None and "rounds" in parts:
+            self.cross_fitting.resume(parts["rounds"])
+            self._read_again()
+            number = (self.done - self._first) // self._each
+            self._heads[LABEL][0].targets = self.cross_fitting.targets(number)
 
     def _head_modules(self) -> nn.ModuleList:
         return nn.ModuleList(_flat(self._heads))
@@ -343,7 +441,10 @@ class Trainer:
     def encode(self, dimensions: int | None = None) -> np.ndarray:
         """Features of all nodes, float32 (nodes, d), in the numbering of `NodeIndex`; the first
         ``dimensions`` of them."""
-        return encode_all(self.encoder, self.prepared, self.node_type, dimensions)
+        features = encode_all(self.encoder, self.prepared, self.node_type, dimensions)
+        if self._each and self.done == self.steps and self.cross_fitting is not None:
+            features[self.cross_fitting.told] = self.cross_fitting.features[:, : features.shape[1]]
+        return features
 
     def untrained(self) -> np.ndarray:
         """As `encode`, of an encoder that begins at random and learns nothing."""
