@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from threadpoolctl import threadpool_limits
 
 from isohop.coldbrew.labels import read_labels
 from isohop.giant.cross_fitting import FOLDS
+from isohop.giant.documents import document_fields
+from isohop.giant.encoder import load_encoder
+from isohop.giant.features import Features, extract_features
+from isohop.giant.inference import encode_rows
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.targets import LABEL, NodeIndex, classes_told
 from isohop.giant.training import Trainer
@@ -175,6 +181,39 @@ def test_nobody_s_feature_knows_its_own_label(tmp_path):
         same = np.isclose(others, found, atol=1e-4).all(1)
         assert same[nodes].all()
         assert not same[fitting.told[fitting.fold != fold]].any()
+
+
+def test_the_stage_writes_to_each_who_is_told_what_its_own_round_gave(ray, tmp_path):
+    """And to all others what the encoder that is kept gives them."""
+    graph = papers(tmp_path / "g")
+    label = told_of(graph)
+    manifest = extract_features(graph.path, tmp_path / "f", SMALL, 1, "paper.topic")
+    assert manifest.skipped is None
+    assert manifest.encoded == {"paper": PAPERS, "reader": READERS}
+    assert [path.name for path in tmp_path.iterdir() if "training" in path.name] == []
+    matrix = Features.open(tmp_path / "f").matrix("paper")
+    cores = len(os.sched_getaffinity(0))
+    with threadpool_limits(cores):  # as many as the worker has
+        learned = Trainer(graph, SMALL, 1, "paper.topic", cores, told=label)
+        learned.train(learned.steps)
+        assert np.allclose(matrix, learned.encode()[:PAPERS], atol=1e-3)
+    kept = load_encoder(tmp_path / "f")
+    fields = document_fields(graph, "paper", "paper.topic")
+    again = encode_rows(kept, "paper", graph.nodes("paper"), fields)
+    same = np.isclose(matrix, again, atol=1e-5).all(1)
+    assert np.array_equal(same, label.parts != TOLD)
+
+
+def test_a_label_of_one_class_is_not_learned(ray, tmp_path):
+    graph = papers(tmp_path / "g")
+    one = pa.array(["t0"] * PAPERS)
+    nodes = {name: graph.nodes(name) for name in ("paper", "reader")}
+    at = nodes["paper"].schema.get_field_index("topic")
+    nodes["paper"] = nodes["paper"].set_column(at, "topic", one)
+    edge = graph.edge_types[0].name
+    same = Graph.write(tmp_path / "one", graph.manifest, nodes, {edge: graph.edges(edge)})
+    with_label = extract_features(same.path, tmp_path / "a", SMALL, 1, "paper.topic")
+    assert with_label.curves["loss"][-1][0] == SMALL.steps
 
 
 @pytest.mark.parametrize("multi_scale", [True, False])

@@ -26,6 +26,7 @@ from isohop.giant.text_matrix import Vocabulary
 from isohop.giant.text_model import TOKENS_AT_ONCE, TOKENS_ON_GPU, TextModel, batches, fair_shares
 from isohop.giant.training import Trainer
 from isohop.graph import Graph, Holdout, hold_out
+from isohop.graph.label import read_label
 from tests.worlds import library
 
 WORDS = [
@@ -206,6 +207,24 @@ def test_training_of_a_text_model_goes_on_from_a_checkpoint(folder, tmp_path):
         again.resume(tmp_path / "training.safetensors")
         assert again.train(60) == losses
         assert np.array_equal(again.encode(), whole.encode())
+
+
+def test_a_label_is_learned_once_a_text_model_has_learned_and_from_a_checkpoint_too(
+    folder, tmp_path
+):
+    graph = library(tmp_path / "g")
+    asked = settings(folder, tuning_steps=5, tuning_batch=16)
+    told = read_label(graph, "book.topic", hold_out(graph, 1, "book.topic").groups["book"], 1)
+    whole, again = (Trainer(graph, asked, 1, "book.topic", 1, told=told) for _ in range(2))
+    whole.train(45)
+    tuned = {name: one.clone() for name, one in whole.encoder.text_model.state_dict().items()}
+    whole.train(10)
+    whole.save(tmp_path / "training.safetensors")
+    losses = whole.train(whole.steps)
+    assert all(torch.equal(tuned[n], v) for n, v in whole.encoder.text_model.state_dict().items())
+    again.resume(tmp_path / "training.safetensors")
+    assert again.train(again.steps) == losses
+    assert np.array_equal(again.encode(), whole.encode())
 
 
 def test_the_packaged_minilm_knows_the_language():

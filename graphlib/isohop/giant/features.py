@@ -28,7 +28,7 @@ from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.errors import IsohopError
 from isohop.giant.diagnostics import LevelFigures
 from isohop.giant.evaluation import EdgeRanks
-from isohop.giant.fitting import TOLD, fit
+from isohop.giant.fitting import fit
 from isohop.giant.model_folder import copy_encoder
 from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph
@@ -155,9 +155,8 @@ def _run(
     clock = time.monotonic()
     fitted = fit(graph, folder, training, settings, seed, label, until, progress)
     seconds = {"train": round(time.monotonic() - clock, 3)}
-    told = training / TOLD
-    told_by = told if told.is_file() else None
-    encoded = extract(graph, folder.resolve(), folder.resolve(), label, progress, told=told_by)
+    here = folder.resolve()
+    encoded = extract(graph, here, here, label, progress, told=fitted.told)
     seconds["extract"] = round(time.monotonic() - clock - sum(seconds.values()), 3)
     return FeatureManifest(
         dimensions=settings.dimensions,

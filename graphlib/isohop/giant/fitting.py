@@ -34,18 +34,20 @@ STEPS_A_CHECKPOINT = 200
 PREPARATION, TRAINING = "documents and label tree", "neighbourhood prediction"
 """The parts of the work."""
 TOLD = "told.parquet"
-"""In ``training``: features of nodes whose label was told, as `FeatureWriter` writes them."""
+"""Beside the checkpoint."""
 
 
 @dataclass(frozen=True)
 class Fitted:
     """What fitting tells, as `FeatureManifest` has it. The encoder lies in the folder that was
-    asked for."""
+    asked for; ``told``: a file of features of nodes whose label was told, where it was, as
+    `FeatureWriter` writes them."""
 
     steps: int
     curves: dict[str, tuple[tuple[int, float], ...]]
     levels: list[LevelFigures]
     held_out: dict[str, EdgeRanks]
+    told: Path | None
 
 
 def fit(
@@ -77,7 +79,8 @@ def fit(
     how = (settings.workers, "features", progress, settings.text_model is not None)
     found, log = train(_learn, asked, training, parts, *how)
     trained = log.parts[TRAINING]
-    return Fitted(trained.steps or 0, trained.curves, found["levels"], found["held_out"])
+    told = None if found["told"] is None else Path(found["told"])
+    return Fitted(trained.steps or 0, trained.curves, found["levels"], found["held_out"], told)
 
 
 def _learn(asked: dict[str, Any]) -> dict[str, Any]:
@@ -111,9 +114,8 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
             trainer.save(checkpoint)
     if not first:
         return {}
-    if told is not None:
-        _keep_told(trainer, told.entity, Path(asked[WHERE]) / TOLD)
-    return _evaluated(trainer, graph, asked)
+    kept = None if told is None else _keep_told(trainer, told.entity, checkpoint.with_name(TOLD))
+    return {"told": kept, **_evaluated(trainer, graph, asked)}
 
 
 def _told(graph: Graph, label: str | None, holdout: Holdout, seed: int) -> Label | None:
@@ -123,13 +125,15 @@ def _told(graph: Graph, label: str | None, holdout: Holdout, seed: int) -> Label
     return read_label(graph, label, holdout.groups[label.rpartition(".")[0]], seed)
 
 
-def _keep_told(trainer: Trainer, entity: str, file: Path) -> None:
+def _keep_told(trainer: Trainer, entity: str, file: Path) -> str | None:
+    """Where it is, if there is any."""
     fitting = trainer.cross_fitting
     if fitting is None:
-        return
+        return None
     with FeatureWriter(file, trainer.settings.dimensions) as writer:
         ids = pa.chunked_array([fitting.told - trainer.index.offset[entity]])
         writer.write(ids, fitting.features)
+    return str(file)
 
 
 def _evaluated(trainer: Any, graph: Graph, asked: dict[str, Any]) -> dict[str, Any]:
