@@ -72,7 +72,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(quiet, tmp_pat
 
 
 def test_what_was_learned_is_kept_until_the_features_are_there(quiet, tmp_path, monkeypatch):
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise IsohopError("no room on the disk")
 
     with monkeypatch.context() as patched:

@@ -209,8 +209,9 @@ def test_training_of_a_text_model_goes_on_from_a_checkpoint(folder, tmp_path):
         assert np.array_equal(again.encode(), whole.encode())
 
 
+@pytest.mark.parametrize("more", [0, 10])
 def test_a_label_is_learned_once_a_text_model_has_learned_and_from_a_checkpoint_too(
-    folder, tmp_path
+    folder, tmp_path, more
 ):
     graph = library(tmp_path / "g")
     asked = settings(folder, tuning_steps=5, tuning_batch=16)
@@ -218,7 +219,7 @@ def test_a_label_is_learned_once_a_text_model_has_learned_and_from_a_checkpoint_
     whole, again = (Trainer(graph, asked, 1, "book.topic", 1, told=told) for _ in range(2))
     whole.train(45)
     tuned = {name: one.clone() for name, one in whole.encoder.text_model.state_dict().items()}
-    whole.train(10)
+    whole.train(more)
     whole.save(tmp_path / "training.safetensors")
     losses = whole.train(whole.steps)
     assert all(torch.equal(tuned[n], v) for n, v in whole.encoder.text_model.state_dict().items())

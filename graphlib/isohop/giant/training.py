@@ -286,8 +286,10 @@ class Trainer:
             self.prepared = self.encoder.read(self.prepared, anew=False)
 
     def _tune_where_due(self) -> None:
-        """From its first step on, a text model that learns reads tokens itself."""
-        if self._tunes and self.prepared.vectors is not None:
+        """From its first step on, and until the label is learned, a text model that learns reads
+        tokens itself."""
+        learned = self.tuning < self._first and self.tuning <= self.done <= self._first
+        if learned and self.prepared.vectors is not None:
             self.prepared = replace(self.prepared, vectors=None)
             self.encoder.tune()
 
