@@ -1,7 +1,8 @@
 """Cold Brew: embeddings where edges are many, few, wrong or missing.
 
     python -m benchmarks.cold_brew [--quick] [--only cora actor gutenberg wordnet]
-        [--seeds 1 2 3 4 5] [--settings whole …] [--depths 2 8 32] [--json FILE]
+        [--seeds 1 2 3 4 5] [--settings whole …] [--depths 2 8 32]
+        [--features-without-label] [--json FILE]
 
 Accuracy on test nodes of what each model says of the label: *teacher* and *student*, what is
 *served* of both beside the content, and, to compare with, an *mlp* on the same features,
@@ -17,8 +18,8 @@ teacher of so many convolutions.
 *actor*: category of an actor, where neighbours are of other categories; split 60/20/20 at random;
 the same two settings.
 *gutenberg*: class of a work, *wordnet*: lexicographer file of a noun synset, as in `giant.py`, from
-the features that GIANT learns there, told of the label of training nodes; split 60/20/20.
-*whole*: all edges but the label's.
+the features that GIANT learns there, told of the label of training nodes, or of none
+(``--features-without-label``); split 60/20/20. *whole*: all edges but the label's.
 *isolated*: test nodes have none, in GIANT either, and neither has every other validation node;
 *probe* is a logistic regression on the features alone, *embedding probe* one on what is served, as
 a consumer would learn it. *random*: half of the edges of each type lead to random nodes instead,
@@ -204,6 +205,8 @@ class Comparison:
 
     task: Task
     settings: list[str]
+    told: bool = True
+    """Whether features learn the label."""
     found: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, name: str, value: float) -> None:
@@ -243,7 +246,7 @@ class Comparison:
     def by_damage(self, seed: int) -> None:
         split = self.task.split(seed)
         names = tuple(map(str, range(int(self.task.values.max()) + 1)))
-        told = Label(self.task.entity, self.task.values, names, split)
+        told = Label(self.task.entity, self.task.values, names, split) if self.told else None
         for setting in ("isolated", "whole", "random"):
             if setting not in self.settings:
                 continue
@@ -338,6 +341,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--settings", nargs="+", choices=CONDITIONS, default=CONDITIONS)
     parser.add_argument("--depths", type=int, nargs="*", default=[], metavar="LAYERS")
+    parser.add_argument("--features-without-label", action="store_true")
     asked = parser.parse_args()
     figures: dict[str, float] = {}
     for name in asked.only:
@@ -346,7 +350,8 @@ def main() -> None:
             print(f"{source} is absent, so {name} is NOT measured", file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory(prefix="cold-brew-") as folder:
-            comparison = Comparison(TASKS[name](Path(folder)), asked.settings)
+            told = not asked.features_without_label
+            comparison = Comparison(TASKS[name](Path(folder)), asked.settings, told)
             for seed in asked.seeds[:1] if asked.quick else asked.seeds:
                 comparison.compare(seed, asked.depths)
         figures |= over_seeds(comparison.found)
