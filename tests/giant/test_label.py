@@ -204,6 +204,14 @@ def test_the_stage_writes_to_each_who_is_told_what_its_own_round_gave(ray, tmp_p
     assert np.array_equal(same, label.parts != TOLD)
 
 
+def test_of_hubs_alone_nothing_is_learned_and_all_have_features(tmp_path):
+    graph = papers(tmp_path / "g")
+    learned = trained(graph, told_of(graph), hub_degree=1)
+    assert learned.steps == 0
+    assert learned.cross_fitting is None
+    assert np.allclose(np.linalg.norm(learned.encode(), axis=1), 1, atol=1e-5)
+
+
 def test_a_label_of_one_class_is_not_learned(ray, tmp_path):
     graph = papers(tmp_path / "g")
     one = pa.array(["t0"] * PAPERS)

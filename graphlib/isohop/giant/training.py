@@ -123,9 +123,10 @@ class Trainer:
         self.cross_fitting: CrossFitting | None = None
         if told is not None and settings.label_share:
             classes = classes_told(told, self.index)
-            self.cross_fitting = CrossFitting(classes, settings.dimensions, seed)
             everybody = {**self.targets, LABEL: classes}
             self._rows_of_rounds = rows_to_learn(everybody, settings.hub_degree)
+            if len(self._rows_of_rounds):
+                self.cross_fitting = CrossFitting(classes, settings.dimensions, seed)
         if len(self.vocabulary) or self.encoder.text_model is not None:
             self.encoder.begin(
                 *agreement_directions(
@@ -168,7 +169,7 @@ class Trainer:
 
     def _steps_of_a_round(self) -> int:
         """In which the label is learned."""
-        if self.cross_fitting is None or not len(self.cross_fitting.told):
+        if self.cross_fitting is None:
             return 0
         return max(1, round(self.settings.label_share * self._steps_of(self._rows_of_rounds)))
 
