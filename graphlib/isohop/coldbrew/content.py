@@ -13,7 +13,6 @@ import torch
 
 from isohop.coldbrew.choice import EVEN
 from isohop.coldbrew.choosing import blended
-from isohop.coldbrew.evaluation import FEWEST
 from isohop.coldbrew.learners import Told
 
 if TYPE_CHECKING:
@@ -51,8 +50,8 @@ def content_in_vectors(serving: Serving) -> float:
 def content_in_answers(serving: Serving) -> tuple[float, float]:
     """The shares with which most answers about validation nodes are right (of a number, with which
     R² is greatest), beside what is served of teacher and student: of nodes that have edges, and of
-    those that have none; of equals the least. Where there are fewer than `FEWEST` of one kind, all
-    of both decide for it. Not by what is lost: who is too sure of all it says loses by that,
+    those that have none; of equals the least. Where there are too few of one kind, all of
+    both decide for it. Not by what is lost: who is too sure of all it says loses by that,
     however often it is right, and to mix it with anything that is not seems to mend it.
 
     The choice between teacher and student is made, without content so far.
@@ -66,10 +65,8 @@ def content_in_answers(serving: Serving) -> tuple[float, float]:
     if served is None or content is None:
         return 0.0, 0.0
     best = []
-    connected = distiller.connected[labels.entity]
-    for of in (connected, ~connected):
-        own = labels.validation & of
-        nodes = torch.nonzero(own if own.sum() >= FEWEST else labels.validation)[:, 0]
+    for alone in (False, True):
+        nodes = torch.nonzero(distiller.validation_nodes(labels, alone))[:, 0]
         right = dict.fromkeys(IN_ANSWERS, 0.0)
         for share in IN_ANSWERS if len(nodes) else ():
             weight = torch.full((len(nodes),), share)

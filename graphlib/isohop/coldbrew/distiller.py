@@ -381,12 +381,12 @@ class Distiller:
         labels = self.labels
         answers = told.answers if labels and entity in (None, labels.entity) else None
         if labels is not None and answers is not None and labels.validation.any():
-            return labels.right(answers, self._validation_nodes(labels, alone))
+            return labels.right(answers, self.validation_nodes(labels, alone))
         if not told.vectors:
             return 0.0
         return self.evaluation.validation(self.model_of(model, told), alone, entity)
 
-    def _validation_nodes(self, labels: Labels, alone: bool) -> Tensor:
+    def validation_nodes(self, labels: Labels, alone: bool) -> Tensor:
         """Mask of those that have edges, or of those ``alone``; of all, where these are too few."""
         mask = labels.validation & (self.connected[labels.entity] != alone)
         return mask if mask.sum() >= FEWEST else labels.validation

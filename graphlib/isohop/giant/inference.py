@@ -99,15 +99,8 @@ def _take_kept(
     """Fill ``features`` (rows, d) of the nodes ``ids`` whose ``documents`` are as before; which
     they are, boolean (rows,). ``graph`` and ``of_all``: the earlier graph and its features."""
     fields = document_fields(graph, node_type, label)
-    among = (pc.field("node_id") >= int(ids.min())) & (pc.field("node_id") <= int(ids.max()))
-    tables = []
-    for path, columns in (
-        (graph.path / "nodes" / node_type, [field.name for field in fields]),
-        (of_all / node_type, ["feature"]),
-    ):
-        found = ds.dataset(path, format="parquet").to_table(["node_id", *columns], filter=among)
-        tables.append(found.sort_by("node_id").combine_chunks())
-    nodes, held = tables
+    nodes = _among(ids, graph.path / "nodes" / node_type, [field.name for field in fields])
+    held = _among(ids, of_all / node_type, ["feature"])
     known = nodes["node_id"].to_numpy()
     if not len(known) or not np.array_equal(known, held["node_id"].to_numpy()):
         return np.zeros(len(ids), bool)
@@ -124,8 +117,7 @@ def _take_kept(
 def _take_told(file: str, ids: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Fill ``features`` (rows, d) of the nodes ``ids`` that a file has; which they are, boolean
     (rows,)."""
-    among = (pc.field("node_id") >= int(ids.min())) & (pc.field("node_id") <= int(ids.max()))
-    held = ds.dataset(file, format="parquet").to_table(filter=among).combine_chunks()
+    held = _among(ids, Path(file), ["feature"])
     known = held["node_id"].to_numpy()
     if not len(known):
         return np.zeros(len(ids), bool)
@@ -134,6 +126,14 @@ def _take_told(file: str, ids: np.ndarray, features: np.ndarray) -> np.ndarray:
     flat = held["feature"].combine_chunks().flatten().to_numpy()
     features[told] = flat.reshape(len(known), -1)[place[told]]
     return told
+
+
+def _among(ids: np.ndarray, path: Path, columns: Sequence[str]) -> pa.Table:
+    """``node_id`` and other columns of the nodes from the first to the last of ``ids``, in their
+    order."""
+    among = (pc.field("node_id") >= int(ids.min())) & (pc.field("node_id") <= int(ids.max()))
+    found = ds.dataset(path, format="parquet").to_table(["node_id", *columns], filter=among)
+    return found.sort_by("node_id").combine_chunks()
 
 
 def encode_rows(
