@@ -69,7 +69,7 @@ def test_where_all_neighbours_are_heard_vectors_are_those_of_the_whole_graph(see
         whole = teacher(graph, features, weights)
     for name, seeds in ids(seed).items():
         wanted = torch.from_numpy(seeds)
-        rows = torch.searchsorted(sample.nodes[name], wanted)
+        rows = torch.searchsorted(wanted.unique(), wanted)
         torch.testing.assert_close(of_sample[name][rows], whole[name][wanted], atol=1e-4, rtol=1e-4)
 
 
@@ -104,11 +104,25 @@ def test_who_is_a_hop_away_hears_a_quarter_as_many():
     edges = torch.from_numpy(draw.integers(0, 500, (2, 20_000)))
     graph = MessageGraph({"paper": 500}, {name: ("paper", "paper")}, {name: edges})
     sample = Sampler(graph, 8, 2).sample({"paper": np.array([7])}, {}, draw)
-    heard = sum(graph.in_degrees() for graph in sample.graph._graphs.values())
-    seed = torch.searchsorted(sample.nodes["paper"], torch.tensor([7]))
-    assert 4 < heard[seed] <= 8
-    others = heard[torch.arange(len(heard)) != seed[0]]
-    assert others.max() == 2
+    heard, by_the_last = (
+        sum(graph.in_degrees() for graph in graph._graphs.values()) for graph, _ in sample.layers
+    )
+    assert sample.nodes["paper"][0] == 7
+    assert 4 < heard[0] <= 8
+    assert heard[1:].max() == 2
+    assert by_the_last.tolist() == [heard[0]]
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10_000), layers=st.integers(1, 3))
+def test_a_layer_is_asked_about_the_nodes_that_the_next_one_reads(seed, layers):
+    sample = Sampler(a_graph(seed), 3, layers).sample(ids(seed), {}, np.random.default_rng(5))
+    asked = {name: len(np.unique(ids(seed).get(name, []))) for name in COUNTS}
+    for graph, _ in reversed(sample.layers):
+        assert graph.into == asked
+        asked = graph.counts
+    assert asked == {name: len(nodes) for name, nodes in sample.nodes.items()}
+    assert all(len(nodes.unique()) == len(nodes) for nodes in sample.nodes.values())
 
 
 def test_one_director_is_not_drowned_by_fifty_actors():
@@ -145,7 +159,8 @@ def test_of_many_doubtful_neighbours_a_few_say_on_average_what_all_do():
     told = []
     for _ in range(400):
         sample = sampler.sample(asked, {}, draw)
-        mean = sample.graph.mean(back, values[sample.nodes["author"]], sample.weights)
+        ((heard, weights),) = sample.layers
+        mean = heard.mean(back, values[sample.nodes["author"]], weights)
         told.append(mean[0, 0])
     assert abs(torch.stack(told).mean() - whole[0, 0]) < 0.1
 

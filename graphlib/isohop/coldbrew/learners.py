@@ -183,7 +183,6 @@ class ByMessages:
             seeds = {name: ids.numpy() for name, ids in nodes.items()}
             gone = {name: at.numpy() for name, at in left_out.items()}
             sample = parts.sample(seeds, gone, batch.draw)
-            nodes = dict(sample.nodes)
             told, penalty = self.module.of_sample(sample, features, times)
         return [Seen(nodes, held) for held in told], penalty
 

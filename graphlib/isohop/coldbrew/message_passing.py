@@ -78,31 +78,40 @@ Ends = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class RelationGraph:
-    """The structure that messages pass over. ``counts``: nodes per type."""
+    """The structure that messages pass over. ``counts``: nodes per type; ``into``: how many of
+    them, the first, hear any, where not all do."""
 
-    def __init__(self, counts: Mapping[str, int], relations: tuple[Relation, ...], ends: Ends):
+    def __init__(
+        self,
+        counts: Mapping[str, int],
+        relations: tuple[Relation, ...],
+        ends: Ends,
+        into: Mapping[str, int] | None = None,
+    ):
         self.counts = dict(counts)
+        self.into = self.counts if into is None else dict(into)
         self.relations = relations
-        data = {
-            (relation.source, relation.name, relation.target): tuple(
-                end.to(torch.int32) for end in ends[relation.name]
+        self._graphs = {
+            relation.name: dgl.heterograph(
+                {("source", "tells", "target"): _int32(ends[relation.name])},
+                {"source": self.counts[relation.source], "target": self.into[relation.target]},
+                idtype=torch.int32,
             )
             for relation in relations
         }
-        self._graphs = {}
-        if data:
-            graph = dgl.heterograph(data, self.counts, idtype=torch.int32)
-            self._graphs = {
-                relation.name: graph[relation.source, relation.name, relation.target]
-                for relation in relations
-            }
 
     def mean(self, relation: Relation, values: Tensor, weights: Weights) -> Tensor:
-        """Mean of the neighbours' ``values`` (sources, d) at each target (targets, d), or 0."""
+        """Mean of the neighbours' ``values`` (sources, d) at each target that hears any, (targets,
+        d), or 0."""
         graph = self._graphs[relation.name]
         if relation.name not in weights.means:
             return copy_u_mean(graph, values)
         return u_mul_e_sum(graph, values, weights.means[relation.name])
+
+
+def _int32(ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    source, target = ends
+    return source.to(torch.int32), target.to(torch.int32)
 
 
 class MessageGraph(RelationGraph):
@@ -304,7 +313,9 @@ class RelationalLayer(nn.Module):
     def forward(
         self, graph: RelationGraph, h: Table, initial: Table, weights: Weights
     ) -> dict[str, Tensor]:
-        out = {name: self.own[module_key(name)](values) for name, values in h.items()}
+        """Of nodes that hear any."""
+        into = graph.into
+        out = {name: self.own[module_key(name)](held[: into[name]]) for name, held in h.items()}
         for relation in graph.relations:
             message = graph.mean(relation, h[relation.source], weights)
             out[relation.target] = out[relation.target] + self.relation[module_key(relation.name)](
@@ -312,6 +323,6 @@ class RelationalLayer(nn.Module):
             )
         α = self.initial_residual
         return {
-            name: self.norm[module_key(name)]((1 - α) * values + α * initial[name])
+            name: self.norm[module_key(name)]((1 - α) * values + α * initial[name][: into[name]])
             for name, values in out.items()
         }

@@ -6,13 +6,17 @@ is more. Who is heard is drawn, an edge with probability inverse to the mean
 fan-out of its relation: else fifty actors would drown one director. Within a relation all
 neighbours are as likely, so that the mean of those that are heard is that of all; where it is known
 how credible edges are, it weighs them as it does in the whole graph.
+
+The last layer is asked about the seeds alone, the one before about whom these hear, and so on: each
+has a graph of its own, and most nodes are met in the first alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -25,19 +29,23 @@ from isohop.coldbrew.message_passing import (
     Weights,
     mean_of,
 )
+from isohop.engines.arrays import distinct, within
 
 FEWER = 4
 """Of how many neighbours that a node hears one further away hears one."""
 
 
+Layer: TypeAlias = tuple[RelationGraph, Weights]
+
+
 @dataclass(frozen=True)
 class Sample:
-    """``nodes``: int64 ids by type, ascending; ``graph``: of them, a node numbered by its place;
-    ``weights``: of its edges."""
+    """``nodes``: int64 ids by type, distinct: first the seeds, ascending, and then what is met with
+    each hop, ascending too. ``layers``: what each layer passes over, a node numbered by its place;
+    as many nodes as hear any there are told of by the next."""
 
     nodes: Mapping[str, Tensor]
-    graph: RelationGraph
-    weights: Weights
+    layers: tuple[Layer, ...]
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,39 @@ class _Incoming:
 
     def degree(self, nodes: np.ndarray) -> np.ndarray:
         return self.start[nodes + 1] - self.start[nodes]
+
+
+class _Met:
+    """The nodes of a type that are met: ``by_hop`` int64 ids, ascending, the seeds first, of those
+    that were not met before."""
+
+    def __init__(self, seeds: np.ndarray):
+        self._known = distinct(seeds)
+        self.by_hop = [self._known]
+
+    def meet(self, ids: np.ndarray) -> None:
+        """One hop further."""
+        ids = distinct(ids)
+        new = ids[~within(ids, self._known)]
+        self.by_hop.append(new)
+        self._known = np.sort(np.concatenate([self._known, new]))
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """Of all, once there are no more hops."""
+        return np.concatenate(self.by_hop)
+
+    @cached_property
+    def _place(self) -> np.ndarray:
+        return np.argsort(self.ids)
+
+    def places(self, ids: np.ndarray) -> np.ndarray:
+        """Where in `ids` they are."""
+        return self._place[np.searchsorted(self._known, ids)]
+
+    def until(self, hop: int) -> int:
+        """How many are met until then."""
+        return sum(map(len, self.by_hop[: hop + 1]))
 
 
 class _Heard(NamedTuple):
@@ -102,39 +143,48 @@ class Sampler:
         -> positions of edges that nobody hears."""
         gone = {name: np.sort(at) for name, at in left_out.items()}
         nothing = np.zeros(0, np.int64)
-        nodes = {name: np.unique(seeds.get(name, nothing)) for name in self.counts}
-        new = dict(nodes)
+        met = {name: _Met(seeds.get(name, nothing)) for name in self.counts}
         heard: dict[str, list[_Heard]] = {relation.name: [] for relation in self.relations}
         for hop in range(self.hops):
             fanout = max(1, self.fanout // FEWER**hop)
             found: dict[str, list[np.ndarray]] = {name: [] for name in self.counts}
-            for name, asking in new.items():
-                for one in self._heard(name, asking, fanout, gone, draw):
+            for name, of in met.items():
+                for one in self._heard(name, of.by_hop[hop], fanout, gone, draw):
                     heard[one.relation.name].append(one)
                     found[one.relation.source].append(one.source)
             for name, sources in found.items():
-                new[name] = np.setdiff1d(np.concatenate([nothing, *sources]), nodes[name])
-                nodes[name] = np.union1d(nodes[name], new[name])
-        counts = {name: len(ids) for name, ids in nodes.items()}
-        ends, means = {}, {}
+                met[name].meet(np.concatenate([nothing, *sources]))
+        ids = {name: torch.from_numpy(of.ids) for name, of in met.items()}
+        return Sample(ids, self._layers(met, heard))
+
+    def _layers(
+        self, met: Mapping[str, _Met], heard: Mapping[str, list[_Heard]]
+    ) -> tuple[Layer, ...]:
+        """``heard``: by relation, one for each hop."""
+        ends, means, sizes = {}, {}, {}
         for relation in self.relations:
             parts = heard[relation.name]
             source, target, position, drawn = (
-                np.concatenate([nothing, *(getattr(part, of) for part in parts)])
+                np.concatenate([getattr(part, of) for part in parts])
                 for of in ("source", "target", "position", "drawn")
             )
-            ends[relation.name] = (
-                torch.from_numpy(np.searchsorted(nodes[relation.source], source)),
-                torch.from_numpy(np.searchsorted(nodes[relation.target], target)),
-            )
+            at = torch.from_numpy(met[relation.target].places(target))
+            ends[relation.name] = torch.from_numpy(met[relation.source].places(source)), at
+            sizes[relation.name] = np.cumsum([len(part.source) for part in parts])
             if relation.edge_type in self.credible:
                 keep = self.credible[relation.edge_type][torch.from_numpy(position)]
-                at = ends[relation.name][1]
-                total = torch.bincount(at, keep, minlength=counts[relation.target])
+                total = torch.bincount(at, keep, minlength=len(met[relation.target].ids))
                 means[relation.name] = mean_of(keep, total[at], torch.from_numpy(drawn).float())
-        graph = RelationGraph(counts, self.relations, ends)
-        ids = {name: torch.from_numpy(of) for name, of in nodes.items()}
-        return Sample(ids, graph, Weights(means, {}, {}))
+        layers = []
+        for hop in reversed(range(self.hops)):
+            size = {name: int(of[hop]) for name, of in sizes.items()}
+            some = {
+                n: (source[: size[n]], target[: size[n]]) for n, (source, target) in ends.items()
+            }
+            counts, into = ({n: of.until(k) for n, of in met.items()} for k in (hop + 1, hop))
+            weights = Weights({n: weights[: size[n]] for n, weights in means.items()}, {}, {})
+            layers.append((RelationGraph(counts, self.relations, some, into), weights))
+        return tuple(layers)
 
     def _heard(
         self,
@@ -146,7 +196,7 @@ class Sampler:
     ) -> list[_Heard]:
         """By relation, the edges at ``nodes`` of a type that are heard."""
         incoming = self._into[name]
-        if not incoming or not len(nodes):
+        if not incoming:
             return []
         degree = np.stack([one.degree(nodes) for one in incoming], 1)
         few = degree.sum(1) <= fanout
@@ -164,16 +214,15 @@ class Sampler:
             before = np.repeat(np.cumsum(size) - size, size)
             every = np.repeat(all_, size) + np.arange(size.sum()) - before
             # An edge that is drawn twice is heard once.
-            places = np.unique(np.concatenate([every, some[degree[at, number] > 0]]))
+            places = distinct(np.concatenate([every, some[degree[at, number] > 0]]))
             target = np.searchsorted(one.start, places, side="right") - 1
             position = one.position[places]
             # They are in the order of their targets.
             count = np.searchsorted(target, target, "right") - np.searchsorted(target, target)
             edges = [one.source[places], target, position, count / one.degree(target)]
             out = gone.get(one.relation.edge_type)
-            if out is not None and len(out):
-                place = np.minimum(np.searchsorted(out, position), len(out) - 1)
-                stays = out[place] != position
+            if out is not None:
+                stays = ~within(position, out)
                 edges = [of[stays] for of in edges]
             found.append(_Heard(one.relation, *edges))
         return found

@@ -20,7 +20,7 @@ messages, so that no edge helps to predict itself.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import log
 from typing import NamedTuple
@@ -40,7 +40,7 @@ from isohop.coldbrew.message_passing import (
     Weights,
     relations_of,
 )
-from isohop.coldbrew.sampling import Sample
+from isohop.coldbrew.sampling import Layer, Sample
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.structural import PREFIX, Rows, StructuralEmbeddings
 from isohop.coldbrew.tables import ResidualMLP, Table, by_blocks, module_key
@@ -127,12 +127,13 @@ class Teacher(nn.Module):
     def of_sample(
         self, sample: Sample, features: Table, times: int = 1
     ) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """Vectors of a sample's nodes, by its numbers; right for its seeds, and for others only
-        what is heard of them. ``features``: of all nodes. So many ``times``, each under dropout of
-        its own; and the mean of ‖E‖² over these nodes."""
+        """Vectors of a sample's seeds, in the order of their ids. ``features``: of all nodes. So
+        many ``times``, each under dropout of its own; and the mean of ‖E‖² over all nodes of the
+        sample. Of the teacher that passes messages."""
+        if not isinstance(self.body, MessagePassing):
+            raise TypeError("only the teacher that passes messages learns from samples")
         own, placed, penalty = self._some(sample.nodes, features)
-        about = sample.graph, own, placed, sample.weights
-        told = [_last(self.body(*about)) for _ in range(times)]
+        told = [_last(self.body.over(sample.layers, own, placed)) for _ in range(times)]
         return [self.read(held) for held in told], penalty
 
     def of_walk(
@@ -183,8 +184,11 @@ class Teacher(nn.Module):
         def placed(held: Table, place: int) -> dict[str, Tensor]:
             found = dict(held)
             for name, own in rows[place].items():
-                if len(own):
-                    found[name] = held[name].index_add(0, places[name][0], own)
+                # They are in order, and of a sample its last nodes may be held no more.
+                at = places[name][0]
+                here = int(torch.searchsorted(at, len(held[name])))
+                if here:
+                    found[name] = held[name].index_add(0, at[:here], own[:here])
             return found
 
         return placed, rows
@@ -289,9 +293,15 @@ class MessagePassing(nn.Module):
     def forward(
         self, graph: RelationGraph, features: Table, placed: Placed, weights: Weights
     ) -> Iterator[dict[str, Tensor]]:
+        return self.over([(graph, weights)] * self.places, features, placed)
+
+    def over(
+        self, layers: Sequence[Layer], features: Table, placed: Placed
+    ) -> Iterator[dict[str, Tensor]]:
+        """Each layer over a graph of its own."""
         initial = held = self.project(features)
         yield initial
-        for place, layer in enumerate(self.layers):
+        for place, (layer, (graph, weights)) in enumerate(zip(self.layers, layers, strict=True)):
             held = layer(graph, placed(held, place), initial, weights)
             # Between layers: what vectors are read from is whole.
             if place + 1 < len(self.layers):

@@ -21,6 +21,7 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.engines.arrays import distinct
 from isohop.errors import IsohopError
 from isohop.giant.model_folder import TEXT_MODEL
 from isohop.giant.row_table import RowTable
@@ -75,7 +76,7 @@ class Prepared:
     @property
     def touched(self) -> np.ndarray:
         """int64, sorted: the n-grams that are not left out everywhere."""
-        return np.unique(self.ngrams.indices[self.ngrams.data != 0]).astype(np.int64)
+        return distinct(self.ngrams.indices[self.ngrams.data != 0]).astype(np.int64)
 
     def without(self, share: float, draw: np.random.Generator) -> Prepared:
         """With a random ``share`` of the n-grams left out, against learning documents by heart.

@@ -19,6 +19,7 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isohop.engines.arrays import distinct
 from isohop.engines.workers import ALONE, Workers
 from isohop.giant.diagnostics import BEAM, TreeLevel
 from isohop.giant.row_table import RowTable
@@ -66,7 +67,7 @@ class Head(nn.Module):
     def add(self, wanted: sparse.csr_matrix, features: np.ndarray) -> None:
         """To each label's vector, the ``features`` (rows, d) of those that have it. ``wanted``:
         their rows of the targets."""
-        given = np.unique(wanted.indices)
+        given = distinct(wanted.indices)
         sums = torch.from_numpy(wanted[:, given].T.tocsr() @ features)
         self.vectors.values[torch.from_numpy(given.astype(np.int64))] += sums
 
@@ -98,13 +99,13 @@ class Head(nn.Module):
         count = wanted.shape[1]
         if count <= settings.negatives:
             return np.arange(count), 0
-        positive = np.unique(wanted.indices)
+        positive = distinct(wanted.indices)
         hard = 0 if self.parents is None else round(settings.negatives * settings.hard_negatives)
         more = max(0, settings.negatives - len(positive) - hard)
         parts = [positive, draw.integers(0, count, more)]
         if hard:
             parts.append(workers.gathered(self._children_of(beam, hard // workers.count)))
-        return np.unique(np.concatenate(parts)).astype(np.int64), more
+        return distinct(np.concatenate(parts)).astype(np.int64), more
 
     def _children_of(self, beam: Beam, count: int) -> np.ndarray:
         """Random children of clusters that the level above finds likely for random rows."""
