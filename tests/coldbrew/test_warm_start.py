@@ -191,7 +191,10 @@ def test_answers_about_values_of_a_label_that_were_there_are_kept(tmp_path, valu
         for layer in ("linear", "added.4") if value < 3 else ():
             name = f"classify.{layer}.weight"
             assert torch.equal(new[name][at], old[name][value])
-    others = ("classify.linear.", "classify.added.4.", "nodes_", "structural.")
+        if value < 3:
+            assert torch.equal(new["known.vectors"][at], old["known.vectors"][value])
+    assert torch.equal(after.teacher.known.known, after.labels.train)
+    others = ("classify.linear.", "classify.added.4.", "known.", "nodes_", "structural.")
     same = [name for name in old if not name.startswith(others)]
     assert all(torch.equal(old[name], new[name]) for name in same)
     assert learn(after).told["student"].answers is not None

@@ -44,7 +44,7 @@ class DistillManifest(BaseModel):
     """``distill.json``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[7] = 7
+    format: Literal[8] = 8
     seed: int
     certificate: str | None = None
     """Of the graph that it was distilled from."""

@@ -28,6 +28,7 @@ from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, la
 from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
 from isohop.coldbrew.inputs import Inputs, read_inputs
+from isohop.coldbrew.known_labels import MOST_SCARCE, KnownLabels
 from isohop.coldbrew.label_propagation import propagated
 from isohop.coldbrew.labels import CLASSES, Labels, parts_with, read_labels
 from isohop.coldbrew.learners import (
@@ -127,7 +128,9 @@ class Distiller:
         """Whether a step learns from a part of the graph."""
         self.parts = self._parts_of(self.graph)  # the teacher's, and large: until it is trained
         sparse = self.parts is not None
-        self.teacher = Teacher(inputs, self.structural, settings, self.outputs, sparse)
+        self.teacher = Teacher(
+            inputs, self.structural, settings, self.outputs, sparse, self._known_labels()
+        )
         self.baseline = Baseline(self)
         widths = {n: inputs.features[n].shape[1] for n in inputs.entities}
         self.student = Student(widths, settings)
@@ -342,6 +345,17 @@ class Distiller:
             return Walks(graph, self.inputs.features, settings.hops, self.seed, self.workers)
         return None
 
+    def _known_labels(self) -> KnownLabels | None:
+        """That the teacher hears, where they are not too scarce for a step to do without those that
+        it hides. A walk that is made for many steps carries none."""
+        labels, settings = self.labels, self.settings
+        if labels is None or not settings.hear_labels or isinstance(self.parts, Walks):
+            return None
+        unknown = self.connected[labels.entity] & ~labels.train
+        if labels.scarcity(unknown) > MOST_SCARCE:
+            return None
+        return KnownLabels.of(labels, settings.part, self.seed)
+
     def _draw(self, number: tuple[int, ...]) -> Batch:
         """The same on all workers, but for what each draws for itself."""
         random = torch.Generator().manual_seed(mixed(self.seed, 2, *number))
@@ -352,8 +366,11 @@ class Distiller:
             size = self.settings.batch
             nodes = {n: ids[some_of(len(ids), size, random)] for n, ids in nodes.items()}
             labelled = labelled[some_of(len(labelled), size, random)]
+        hidden, half = labelled, -(-len(self._labelled) // 2)
+        if self.teacher.known is not None and len(hidden) > half:  # the others are heard
+            hidden = labelled[some_of(len(labelled), half, random)]
         draw = np.random.default_rng([self.seed, 3, *number, self.workers.rank])
-        return Batch(number[-1], links, nodes, labelled, draw)
+        return Batch(number[-1], links, nodes, labelled, hidden, draw)
 
     def _selection_score(self, model: str, told: Told) -> float:
         """Which weights are best: of those that hear of no edges by nodes without any, and where
@@ -397,7 +414,11 @@ class Distiller:
         if model == "teacher":
             self.parts = None
         with torch.no_grad():
-            told = self._believe() if model == "teacher" else learner.tell()
+            if model == "teacher":
+                self._believe()
+                told = self.pass_messages(self.teacher, self.graph, {}, crossed=True)
+            else:
+                told = learner.tell()
         if model == "teacher":
             self._teach_latent(told, guess)
         self.told[model] = told
@@ -424,10 +445,12 @@ class Distiller:
         graph: MessageGraph,
         left_out: Mapping[str, Tensor],
         unplaced: Table | None = None,
+        crossed: bool = False,
     ) -> Told:
-        """Over the whole graph."""
+        """Over the whole graph. ``crossed``: no node is told its own label."""
+        about = graph, self.inputs.features, graph.weights(left_out), unplaced
         with teacher.structural.whole():
-            raw = teacher(graph, self.inputs.features, graph.weights(left_out), unplaced)
+            raw = teacher.crossed(*about) if crossed else teacher(*about)
         return self.told_by(raw, teacher.classify)
 
     def _judge(self) -> None:
@@ -458,11 +481,9 @@ class Distiller:
         if without > placed:
             structural.displace()
 
-    def _believe(self) -> Told:
-        """What the teacher says, having judged how credible edges are; that weighs messages where
-        validation says so."""
+    def _believe(self) -> None:
+        """Judge how credible edges are; that weighs messages where validation says so."""
         self.graph, self.weighed = self.unweighed, 0
-        told = self.teach()
         self.credible = credible_edges(
             self.queries,
             self.visible,
@@ -472,16 +493,14 @@ class Distiller:
             self.seed,
         )
         if not self.credible:
-            return told
-        best = self._validation_score("teacher", told, False)
+            return
+        best = self._validation_score("teacher", self.teach(), False)
         for power in POWERS:
             graph = self._weighed_by(power)
             weighed = self.pass_messages(self.teacher, graph, {})
             score = self._validation_score("teacher", weighed, False)
             if score > best:
-                told, best = weighed, score
-                self.graph, self.weighed = graph, power
-        return told
+                best, self.graph, self.weighed = score, graph, power
 
     def _weighed_by(self, power: int) -> MessageGraph:
         if not power:

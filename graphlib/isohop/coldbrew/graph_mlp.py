@@ -61,7 +61,7 @@ class ByContrast:
         seen = Seen({self._entity: nodes}, {self._entity: self.module(self._features[nodes])})
         near = torch.from_numpy(near_of(self._walk, self._start[self._entity] + some))
         apart = contrast(seen.vectors(self._entity, ids), near)
-        label = label_loss(self._labels, self._workers, batch, seen, self.module.classify)
+        label = label_loss(self._labels, self._workers, batch.labelled, seen, self.module.classify)
         return label + WEIGHT * apart
 
     def tell(self) -> Told:

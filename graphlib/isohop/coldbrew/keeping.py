@@ -23,6 +23,7 @@ from torch import Tensor
 from isohop.coldbrew.bundle import Guesser, Student
 from isohop.coldbrew.choosing import Served
 from isohop.coldbrew.distill import DistillManifest, read_manifest
+from isohop.coldbrew.known_labels import moved_labels
 from isohop.coldbrew.labels import CLASSES, parts_with, read_labels
 from isohop.coldbrew.student import LatentIndex
 from isohop.coldbrew.tables import module_key
@@ -51,6 +52,9 @@ def keep_model(
         structural = manifest.structural
         if manifest.skipped is None:
             state = moved_teacher(load_file(model / "teacher.safetensors"), later)
+            if manifest.label is not None:
+                entity = manifest.label.rpartition(".")[0]
+                state = moved_labels(state, later[entity], now.node_type(entity).count)
             places = {name: len(state[f"nodes_{module_key(name)}"]) for name in structural}
             structural = {name: (count,) for name, count in places.items()}
             save_file(state, folder / "teacher.safetensors")
@@ -62,7 +66,6 @@ def keep_model(
             held = hold_out(now, manifest.seed, manifest.label, until=until, learned=learned)
             parts = None
             if manifest.label is not None:
-                entity = manifest.label.rpartition(".")[0]
                 parts = parts_of_label(model / HELD_OUT, now, entity, ids)
                 labels = read_labels(now, manifest.label, held.groups[entity], manifest.seed, parts)
                 parts = parts_with(labels, parts)

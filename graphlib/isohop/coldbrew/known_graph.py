@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from isohop.coldbrew.credible import read_credible
 from isohop.coldbrew.distill import DistillManifest, read_manifest
 from isohop.coldbrew.inputs import Inputs, read_inputs
+from isohop.coldbrew.known_labels import KNOWN, KnownLabels
 from isohop.coldbrew.links import queries_of
 from isohop.coldbrew.message_passing import MessageGraph, Relation
 from isohop.coldbrew.reliability import credible_edges, sharpened
@@ -59,8 +60,13 @@ class KnownGraph:
             name: torch.zeros(count, dtype=torch.int64)
             for name, (count,) in manifest.structural.items()
         }
-        teacher = Teacher(inputs, structural, manifest.settings, manifest.outputs)
-        load_weights(teacher, load_file(model / "teacher.safetensors"), model)
+        state, known = load_file(model / "teacher.safetensors"), None
+        if manifest.label is not None and f"{KNOWN}values" in state:
+            entity, d = manifest.label.rpartition(".")[0], manifest.settings.part
+            known = KnownLabels(entity, inputs.counts[entity], manifest.outputs, d)
+        learned = manifest.settings, manifest.outputs
+        teacher = Teacher(inputs, structural, *learned, known=known)
+        load_weights(teacher, state, model)
         teacher.eval()
         judged: Table = {}
         messages = MessageGraph(*about)
@@ -95,8 +101,8 @@ class KnownGraph:
         if self.teacher is None:
             return {}, {name: torch.zeros(count) for name, count in self.inputs.counts.items()}
         degree = self.messages.degrees_in(self.messages.weights({}))
-        features, unplaced = self.inputs.features, _unplaced(degree)
-        return _teach(self.teacher, self.messages, features, {}, unplaced), degree
+        about = self.messages, self.inputs.features, self.messages.weights({}), _unplaced(degree)
+        return unit(self.teacher.crossed(*about)), degree
 
     def teach_new(
         self, entity: str, features: Tensor, edges: Mapping[Relation, Tensor]

@@ -71,7 +71,7 @@ class Labels:
         its variance that is told, 0 where it has none."""
         if self.classes:
             return float((answers.argmax(1) == self.values[rows]).float().mean())
-        true = self._standard(rows)
+        true = self.standard(rows)
         spread = (true - true.mean()).square().sum()
         missed = (answers[:, 0] - true).square().sum()
         return float(1 - missed / spread) if spread > 0 else 0.0
@@ -80,15 +80,15 @@ class Labels:
         """Of each of some nodes, (rows,), for ``answers`` (rows, outputs)."""
         if self.classes:
             return functional.cross_entropy(answers, self.values[rows], reduction="none")
-        return (answers[:, 0] - self._standard(rows)).square()
+        return (answers[:, 0] - self.standard(rows)).square()
 
     def hits(self, rows: Tensor, answers: Tensor) -> Tensor:
         """Boolean (rows,): the class is right; a number within half a standard deviation."""
         if self.classes:
             return answers.argmax(1) == self.values[rows]
-        return (answers[:, 0] - self._standard(rows)).abs() <= 0.5
+        return (answers[:, 0] - self.standard(rows)).abs() <= 0.5
 
-    def _standard(self, rows: Tensor) -> Tensor:
+    def standard(self, rows: Tensor) -> Tensor:
         """float32 (rows,); of numbers that are far from 0 only once they are centred. In whatever
         unit they are, and however far one is from those that training knows."""
         known, own = self.values[self.train], self.values[rows]

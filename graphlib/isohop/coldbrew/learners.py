@@ -58,12 +58,15 @@ class Told:
 class Batch:
     """What the ``step`` of that number learns from. ``some``: by entity, ids of nodes of which it
     learns whatever their edges. ``labelled``: ids of nodes whose label it learns. Of a small graph
-    all of them. ``draw``: for what workers draw for themselves."""
+    all of them. ``hidden``: those among them whose label nobody hears of in this step, where the
+    teacher hears labels; it learns from these alone. ``draw``: for what workers draw for
+    themselves."""
 
     step: int
     links: Links
     some: Mapping[str, Tensor]
     labelled: Tensor
+    hidden: Tensor
     draw: np.random.Generator
 
 
@@ -122,12 +125,12 @@ def asked_of(
 
 
 def label_loss(
-    labels: Labels, workers: Workers, batch: Batch, seen: Seen, classify: nn.Module
+    labels: Labels, workers: Workers, labelled: Tensor, seen: Seen, classify: nn.Module
 ) -> Tensor:
-    """Mean over the batch, of this worker's share."""
-    own = batch.labelled[workers.share]
+    """Mean over the ``labelled``, int64 ids, of this worker's share."""
+    own = labelled[workers.share]
     answers = classify(seen.rows(labels.entity, own))
-    return labels.losses(own, answers).sum() / len(batch.labelled)
+    return labels.losses(own, answers).sum() / len(labelled)
 
 
 class ByMessages:
@@ -145,6 +148,8 @@ class ByMessages:
         self.settings = settings
         self._of = distiller
         self._plain = plain
+        if distiller.begun is None:
+            module.begin_to_hear(distiller.inputs.features)
 
     def loss(self, batch: Batch) -> Tensor:
         of, settings, module = self._of, self.settings, self.module
@@ -153,7 +158,8 @@ class ByMessages:
         penalty = settings.structural_penalty * penalty / of.workers.count
         if of.labels is None or module.classify is None:
             return loss + penalty
-        told = [label_loss(of.labels, of.workers, batch, one, module.classify) for one in seen]
+        asked = batch.labelled if module.known is None else batch.hidden
+        told = [label_loss(of.labels, of.workers, asked, one, module.classify) for one in seen]
         loss = settings.link_weight * loss + torch.stack(told).mean() + BESIDE_LABEL * penalty
         entity = of.labels.entity
         own = batch.some[entity][of.workers.share]
@@ -170,9 +176,10 @@ class ByMessages:
         graph, parts = self._heard
         left_out = graph.both_ways(batch.links.positions)
         features = of.inputs.features
+        hidden = None if self.module.known is None else batch.hidden
         if parts is None:
-            weights = graph.weights(left_out)
-            whole = [self.module(graph, features, weights) for _ in range(times)]
+            about = graph, features, graph.weights(left_out), None, hidden
+            whole = [self.module(*about) for _ in range(times)]
             return [Seen(None, held) for held in whole], self.module.penalty()
         some = () if of.labels is None else (of.labels.entity,)
         nodes = asked_of(of, batch, targets=True, some=some)
@@ -183,7 +190,7 @@ class ByMessages:
             seeds = {name: ids.numpy() for name, ids in nodes.items()}
             gone = {name: at.numpy() for name, at in left_out.items()}
             sample = parts.sample(seeds, gone, batch.draw)
-            told, penalty = self.module.of_sample(sample, features, times)
+            told, penalty = self.module.of_sample(sample, features, times, hidden)
         return [Seen(nodes, held) for held in told], penalty
 
     def tell(self) -> Told:
@@ -224,7 +231,7 @@ class ByFeatures:
         loss = of.task.loss(module.score, batch.links, seen.vectors, seen.vectors)
         if of.labels is None or module.classify is None:
             return loss
-        label = label_loss(of.labels, of.workers, batch, seen, module.classify)
+        label = label_loss(of.labels, of.workers, batch.labelled, seen, module.classify)
         return self.settings.link_weight * loss + label
 
     def tell(self) -> Told:
@@ -261,7 +268,7 @@ class ByTeacher:
         classify.requires_grad_(False)
         entity = of.labels.entity
         share, some = of.workers.share, batch.some[entity]
-        label = label_loss(of.labels, of.workers, batch, seen, classify)
+        label = label_loss(of.labels, of.workers, batch.labelled, seen, classify)
         # What the teacher says of labels that it was told it knows by heart.
         unknown = of.connected[entity] & ~of.labels.train
         told = unknown[some]

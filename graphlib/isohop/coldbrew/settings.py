@@ -66,6 +66,9 @@ class DistillSettings(StrictModel):
     link_weight: float = Field(0.2, ge=0)
     """Weight of link prediction where the pipeline names a label; none where links turn out to be
     in the way of that."""
+    hear_labels: bool = True
+    """Where there is a label: whether the teacher's nodes hear that of their neighbours, as far as
+    training knows it. Where it knows fewer than half as many as it does not, none are heard."""
     answers: int = Field(2, ge=1)
     """Where there is a label: answers of the teacher about each node in a step, under different
     dropout."""

@@ -2,7 +2,8 @@
 
 All kinds add *structural embeddings* to what nodes hold (`structural.py`). All are trained by link
 prediction, and on a label where the pipeline names one; the edges of a step are left out of its
-messages, so that no edge helps to predict itself.
+messages, so that no edge helps to predict itself. Labels that training knows are heard by others,
+never by the node itself (`known_labels.py`).
 
 - *message-passing*: X^{l+1} = σ(layer(X^l + E^l)), with weights for each relation (R-GCN,
   GraphSAGE), initial residual and normalisation.
@@ -32,6 +33,7 @@ from torch.nn import functional
 from isohop.coldbrew.beginning import begin_alike, begin_as_identity
 from isohop.coldbrew.dropout import dropout
 from isohop.coldbrew.inputs import Inputs
+from isohop.coldbrew.known_labels import KnownLabels
 from isohop.coldbrew.links import LinkScore
 from isohop.coldbrew.message_passing import (
     MessageGraph,
@@ -50,7 +52,7 @@ IDENTITY = 0.5
 """How far weights are from the identity, over the number of their layer (GCNII's λ)."""
 
 Placed = Callable[[Table, int], dict[str, Tensor]]
-"""Adds the structural embeddings of a layer to what nodes hold."""
+"""Adds the structural embeddings of a layer to what nodes hold, and known labels to begin with."""
 
 
 class Teacher(nn.Module):
@@ -59,9 +61,8 @@ class Teacher(nn.Module):
     no activation, so of these the label is read by more than a linear layer.
 
     ``structural``: node type -> int64 ids, ascending, of the nodes with structural embeddings.
-    ``outputs``: of the label, its classes, 1 for a number, 0 where there is none.
-
-    ``sampled``: it learns from samples of the graph.
+    ``outputs``: of the label, its classes, 1 for a number, 0 where there is none. ``sampled``: it
+    learns from samples of the graph. ``known``: the labels that nodes hear of their neighbours.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Teacher(nn.Module):
         settings: DistillSettings,
         outputs: int = 0,
         sampled: bool = False,
+        known: KnownLabels | None = None,
     ):
         super().__init__()
         d = settings.part
@@ -88,6 +90,7 @@ class Teacher(nn.Module):
                 for name in names
             }
         )
+        self.known = known
         self.score = LinkScore(tuple(inputs.edge_types), d, "distmult", settings.scale)
         self.classify: nn.Module | None = None
         if outputs:
@@ -97,14 +100,35 @@ class Teacher(nn.Module):
                 else nn.Linear(d, outputs)
             )
 
+    def begin_to_hear(self, features: Table) -> None:
+        """Known labels begin in the space of what nodes hold by their ``features``."""
+        if self.known is not None:
+            name = self.known.entity
+            with torch.no_grad():
+                held = self.eval().body.project({name: features[name][self.known.known]})
+                self.known.begin(held[name])
+
     def forward(
         self,
         graph: MessageGraph,
         features: Table,
         weights: Weights,
         unplaced: Table | None = None,
+        hidden: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        return self.read(_last(self.layers(graph, features, weights, unplaced)))
+        return self.read(_last(self.layers(graph, features, weights, unplaced, hidden)))
+
+    def crossed(
+        self,
+        graph: MessageGraph,
+        features: Table,
+        weights: Weights,
+        unplaced: Table | None = None,
+    ) -> dict[str, Tensor]:
+        """Likewise, but that no node is told its own label: as of `KnownLabels.crossed`."""
+        about = graph, features, weights, unplaced
+        told = self(*about)
+        return told if self.known is None else self.known.crossed(told, partial(self, *about))
 
     def layers(
         self,
@@ -112,9 +136,11 @@ class Teacher(nn.Module):
         features: Table,
         weights: Weights,
         unplaced: Table | None = None,
+        hidden: Tensor | None = None,
     ) -> Iterator[dict[str, Tensor]]:
         """What nodes hold after each layer or hop, the last of them what vectors are read from.
-        ``unplaced``: masks (nodes,) of nodes that do without their structural embeddings."""
+        ``unplaced``: masks (nodes,) of nodes that do without their structural embeddings.
+        ``hidden``: as of `KnownLabels`."""
         places = {}
         for name in graph.counts:
             nodes = self.get_buffer(f"nodes_{module_key(name)}")
@@ -122,17 +148,22 @@ class Teacher(nn.Module):
             if unplaced and name in unplaced:
                 row = row[~unplaced[name][nodes]]
             places[name] = nodes[row], row
-        return self.body(graph, features, self._adding(places)[0], weights)
+        labels = {}
+        if self.known is not None:
+            own, name = self.known(None, hidden), self.known.entity
+            # Rows that came later are the last, and hold none.
+            labels[name] = functional.pad(own, (0, 0, 0, graph.counts[name] - len(own)))
+        return self.body(graph, features, self._adding(places, labels)[0], weights)
 
     def of_sample(
-        self, sample: Sample, features: Table, times: int = 1
+        self, sample: Sample, features: Table, times: int = 1, hidden: Tensor | None = None
     ) -> tuple[list[dict[str, Tensor]], Tensor]:
         """Vectors of a sample's seeds, in the order of their ids. ``features``: of all nodes. So
         many ``times``, each under dropout of its own; and the mean of ‖E‖² over all nodes of the
         sample. Of the teacher that passes messages."""
         if not isinstance(self.body, MessagePassing):
             raise TypeError("only the teacher that passes messages learns from samples")
-        own, placed, penalty = self._some(sample.nodes, features)
+        own, placed, penalty = self._some(sample.nodes, features, hidden)
         told = [_last(self.body.over(sample.layers, own, placed)) for _ in range(times)]
         return [self.read(held) for held in told], penalty
 
@@ -149,10 +180,10 @@ class Teacher(nn.Module):
         return [self.read(held) for held in told], penalty
 
     def _some(
-        self, nodes: Mapping[str, Tensor], features: Table
+        self, nodes: Mapping[str, Tensor], features: Table, hidden: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Placed, Tensor]:
-        """Of some nodes their features, what adds their structural embeddings, and the mean of
-        ‖E‖²."""
+        """Of some nodes their features, what adds their structural embeddings and labels, and the
+        mean of ‖E‖²."""
         places = {}
         for name, ids in nodes.items():
             known = self.get_buffer(f"nodes_{module_key(name)}")
@@ -160,7 +191,10 @@ class Teacher(nn.Module):
             there = known[row] == ids if len(known) else torch.zeros(len(ids), dtype=torch.bool)
             places[name] = torch.nonzero(there)[:, 0], row[there]
         own = {name: features[name].index_select(0, ids) for name, ids in nodes.items()}
-        placed, rows = self._adding(places)
+        labels = {}
+        if self.known is not None and self.known.entity in nodes:
+            labels[self.known.entity] = self.known(nodes[self.known.entity], hidden)
+        placed, rows = self._adding(places, labels)
         return own, placed, _penalty(rows)
 
     def of_all_nodes(self, rows: Table, counts: Mapping[str, int]) -> dict[str, Tensor]:
@@ -176,19 +210,24 @@ class Teacher(nn.Module):
         """The vectors of what nodes hold."""
         return {name: self.out[module_key(name)](values) for name, values in held.items()}
 
-    def _adding(self, places: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Placed, Rows]:
-        """What adds structural embeddings to what is held, and these. ``places``: by type, rows of
-        what is held, and the rows of E that belong to them."""
+    def _adding(
+        self, places: Mapping[str, tuple[Tensor, Tensor]], labels: Table
+    ) -> tuple[Placed, Rows]:
+        """What adds structural embeddings to what is held, and to begin with ``labels``, (nodes,
+        d); and E. ``places``: by type, rows of what is held, and the rows of E that belong to
+        them."""
         rows = self.structural.take({name: row for name, (_, row) in places.items()})
 
         def placed(held: Table, place: int) -> dict[str, Tensor]:
             found = dict(held)
+            for name, own in labels.items() if place == 0 else ():
+                found[name] = held[name] + own
             for name, own in rows[place].items():
                 # They are in order, and of a sample its last nodes may be held no more.
                 at = places[name][0]
                 here = int(torch.searchsorted(at, len(held[name])))
                 if here:
-                    found[name] = held[name].index_add(0, at[:here], own[:here])
+                    found[name] = found[name].index_add(0, at[:here], own[:here])
             return found
 
         return placed, rows

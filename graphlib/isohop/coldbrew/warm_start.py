@@ -22,6 +22,7 @@ from torch import Tensor
 
 from isohop.coldbrew.distill import read_manifest
 from isohop.coldbrew.keeping import moved_teacher
+from isohop.coldbrew.known_labels import KNOWN
 from isohop.coldbrew.labels import CLASSES, Labels
 from isohop.coldbrew.tables import ResidualMLP, module_key
 from isohop.errors import IsohopError
@@ -84,6 +85,8 @@ class WarmStart:
         later = {name: torch.from_numpy(ids) for name, ids in self.later.items()}
         taught = moved_teacher(load_file(model / "teacher.safetensors"), later)
         taught = _placed(taught, distiller.teacher.state_dict(), later)
+        if distiller.teacher.known is not None:
+            taught |= _hearing(distiller.teacher.known.state_dict(), taught, known)
         _begin(distiller.teacher, taught, model, known)
 
     def _classes(self, labels: Labels | None) -> tuple[Tensor, Tensor] | None:
@@ -113,6 +116,21 @@ def _placed(
         row = torch.searchsorted(before, now[known])
         for table in [n for n in own if n.startswith("structural.") and n.endswith(f".{key}")]:
             found[table] = own[table].index_copy(0, known, taught[table][row])
+    return found
+
+
+def _hearing(
+    own: Mapping[str, Tensor], taught: Mapping[str, Tensor], classes: tuple[Tensor, Tensor] | None
+) -> dict[str, Tensor]:
+    """The labels that are known now, and what was learned of how to hear them."""
+    found = {f"{KNOWN}{name}": values for name, values in own.items()}
+    name = f"{KNOWN}vectors"
+    if classes is None or name not in taught:
+        return found
+    if own["values"].is_floating_point():
+        found[name] = taught[name]
+    else:
+        found[name] = own["vectors"].index_copy(0, classes[0], taught[name][classes[1]])
     return found
 
 
