@@ -8,6 +8,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Python compiles what it imports, once: to compile all that is installed takes half of the time.
+# Where it may not keep what it has compiled, each process that imports torch takes 5 s longer.
+export PYTHONDONTWRITEBYTECODE :=
 PIP_OPTIONS := --quiet --quiet --disable-pip-version-check --no-compile
 
 .PHONY: install demo test test-airflow test-clusters test-faults lint clean

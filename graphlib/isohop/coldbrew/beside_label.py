@@ -18,6 +18,7 @@ from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.learners import Baseline, ByFeatures, Told
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.training import mixed
+from isohop.engines.determinism import draw_by
 
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
@@ -45,7 +46,7 @@ def links_are_in_the_way(distiller: Distiller, labels: Labels) -> bool:
 def _right(distiller: Distiller, labels: Labels, rows: Tensor, settings: DistillSettings) -> Tensor:
     """Which of the nodes ``rows`` an MLP tells that was trained by such ``settings``: boolean
     (rows,)."""
-    torch.manual_seed(mixed(distiller.seed, 0, 0, NUMBER))
+    draw_by(mixed(distiller.seed, 0, 0, NUMBER))
     learner = ByFeatures(distiller, Baseline(distiller), settings)
     score = partial(_score, distiller, labels)
     steps = max(1, distiller.steps // PART)

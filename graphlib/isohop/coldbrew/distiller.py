@@ -61,7 +61,7 @@ from isohop.engines.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from isohop.engines.determinism import compute_deterministically
+from isohop.engines.determinism import compute_deterministically, draw_by
 from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
@@ -92,7 +92,7 @@ class Distiller:
         begun: WarmStart | None = None,
     ):
         compute_deterministically(threads)
-        torch.manual_seed(seed)
+        draw_by(seed)
         layers = None if begun is None else begun.layers
         self.settings = settings = settings.settled(labels is not None, layers)
         self._asked_link_weight = settings.link_weight
@@ -297,7 +297,7 @@ class Distiller:
             self._training = None
 
     def _learner_of(self, model: str) -> Learner:
-        torch.manual_seed(mixed(self.seed, 0, len(self.told)))
+        draw_by(mixed(self.seed, 0, len(self.told)))
         if model == "teacher":
             return ByMessages(self, self.teacher, self.settings)
         if model == "gcn":

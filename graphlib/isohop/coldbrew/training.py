@@ -19,6 +19,7 @@ from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.structural import PREFIX
 from isohop.coldbrew.teacher import Teacher
 from isohop.engines.checkpoints import Tensors, load_optimiser, optimiser_tensors
+from isohop.engines.determinism import draw_by
 from isohop.engines.workers import Workers
 from isohop.errors import IsohopError
 from isohop.giant.row_table import gradient_of
@@ -100,7 +101,7 @@ class Training:
 
     def _step(self) -> float:
         """The loss of all workers together."""
-        torch.manual_seed(mixed(*self._seed, self.done, self._workers.rank))
+        draw_by(mixed(*self._seed, self.done, self._workers.rank))
         loss = self.learner.loss(self._draw(self.done))
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)

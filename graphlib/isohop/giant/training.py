@@ -29,7 +29,7 @@ from isohop.engines.checkpoints import (
     optimiser_tensors,
     save_checkpoint,
 )
-from isohop.engines.determinism import compute_deterministically
+from isohop.engines.determinism import compute_deterministically, draw_by
 from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
 from isohop.giant.cross_fitting import CrossFitting
@@ -174,7 +174,7 @@ class Trainer:
         return max(1, round(self.settings.label_share * self._steps_of(self._rows_of_rounds)))
 
     def _new_encoder(self) -> Encoder:
-        torch.manual_seed(self.seed)
+        draw_by(self.seed)
         folder = self.settings.text_model
         model = None if folder is None else TextModel(folder, self.settings.tokens)
         return Encoder(self.vocabulary, tuple(self.index.counts), self.settings.dimensions, model)
@@ -297,7 +297,7 @@ class Trainer:
     def _step(self) -> Step:
         # Of its own for each step and worker, so that a checkpoint need not hold it.
         mixed = np.random.SeedSequence([self.seed, self.done, self.workers.rank])
-        torch.manual_seed(int(mixed.generate_state(1)[0]))
+        draw_by(int(mixed.generate_state(1)[0]))
         rows = self._next_rows()
         loss, parts = self._loss(rows)
         self._optimiser.zero_grad(set_to_none=True)
