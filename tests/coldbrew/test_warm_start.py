@@ -16,6 +16,7 @@ from isohop.coldbrew import reliability
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.keeping import keep_model
+from isohop.coldbrew.known_graph import KnownGraph
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import module_key
 from isohop.coldbrew.training import Training
@@ -46,7 +47,7 @@ def saved(folder: Path, settings: DistillSettings = SMALL, label: str | None = N
     (folder / "m").mkdir()
     distiller.save(folder / "m")
     about = distiller.about()
-    kept = {name: about[name] for name in ("settings", "choices", "outputs")}
+    kept = {name: about[name] for name in ("settings", "choices", "outputs", "structural")}
     manifest = DistillManifest(seed=1, label=label, **kept)
     (folder / "m" / "distill.json").write_text(manifest.model_dump_json(), "utf-8")
     return distiller
@@ -198,6 +199,17 @@ def test_answers_about_values_of_a_label_that_were_there_are_kept(tmp_path, valu
     same = [name for name in old if not name.startswith(others)]
     assert all(torch.equal(old[name], new[name]) for name in same)
     assert learn(after).told["student"].answers is not None
+
+
+def test_a_model_that_is_kept_hears_the_labels_that_it_knew_and_no_others(tmp_path):
+    before = saved(tmp_path, label=TOPIC)
+    graph, features = grown(tmp_path / "later")
+    keep_model(graph.path, (tmp_path / "graph", tmp_path / "m"), tmp_path / "kept")
+    known = KnownGraph.open(graph, features, tmp_path / "kept").teacher.known
+    assert torch.equal(known.known[:PAPERS], before.labels.train)
+    assert not known.known[PAPERS:].any()
+    with torch.no_grad():
+        assert torch.equal(known()[:PAPERS], before.teacher.known())
 
 
 def test_a_label_that_was_not_learned_before_is_learned(tmp_path):
