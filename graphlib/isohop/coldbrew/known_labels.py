@@ -33,6 +33,11 @@ FARTHEST = 3.0
 UNKNOWN = -1
 
 
+def _unknown(values: Tensor) -> float:
+    """What stands among such values for a label that is not known."""
+    return torch.nan if values.is_floating_point() else UNKNOWN
+
+
 def moved_labels(state: Mapping[str, Tensor], later: Tensor, nodes: int) -> dict[str, Tensor]:
     """A teacher's tensors, with the labels that it knows where their nodes are now. ``later``:
     int64, the id of each among so many ``nodes``, or `NOBODY`; of a new one none is known."""
@@ -40,8 +45,7 @@ def moved_labels(state: Mapping[str, Tensor], later: Tensor, nodes: int) -> dict
     there = torch.nonzero(later != NOBODY)[:, 0]
     for name in (f"{KNOWN}values", f"{KNOWN}folds") if f"{KNOWN}values" in state else ():
         before = state[name]
-        nothing = torch.nan if before.is_floating_point() else UNKNOWN
-        found[name] = torch.full((nodes,), nothing, dtype=before.dtype)
+        found[name] = before.new_full((nodes,), _unknown(before))
         found[name][later[there]] = before[there]
     return found
 
@@ -101,12 +105,11 @@ class KnownLabels(nn.Module):
         """What some ``nodes``, int64 (n,), or all hold of their label, float32 (n, d): nothing of
         one that is not known, or among the ``hidden``, int64 ids."""
         values = self.values if nodes is None else self.values[nodes]
-        unknown = torch.nan if values.is_floating_point() else UNKNOWN
         if hidden is not None:
             values = (
-                values.index_fill(0, hidden, unknown)
+                values.index_fill(0, hidden, _unknown(values))
                 if nodes is None
-                else values.masked_fill(torch.isin(nodes, hidden), unknown)
+                else values.masked_fill(torch.isin(nodes, hidden), _unknown(values))
             )
         if values.is_floating_point():
             known = ~values.isnan()
@@ -117,9 +120,9 @@ class KnownLabels(nn.Module):
     def crossed(self, told: Table, without: Callable[[Tensor], Table]) -> dict[str, Tensor]:
         """What is ``told`` where all labels are known; of nodes whose label that is, what is told
         ``without`` those of their fold, given as ids."""
-        vectors = told[self.entity].clone()
+        vectors, known = told[self.entity].clone(), self.known
         for fold in range(FOLDS):
-            hidden = torch.nonzero(self.known & (self.folds == fold))[:, 0]
+            hidden = torch.nonzero(known & (self.folds == fold))[:, 0]
             if len(hidden):
                 vectors[hidden] = without(hidden)[self.entity][hidden]
         return {**told, self.entity: vectors}
