@@ -36,6 +36,19 @@ def test_the_contract_on_file_is_that_of_the_code(name):
     assert (CONTRACTS / f"{name}.schema.json").read_text("utf-8") == written(name)
 
 
+def test_every_setting_of_a_pipeline_says_what_it_does():
+    """The contract is where a person looks it up."""
+    contract = PipelineFile.model_json_schema()
+    parts = {"PipelineFile": contract, **contract["$defs"]}
+    silent = [
+        f"{part}.{name}"
+        for part, of in parts.items()
+        for name, setting in of.get("properties", {}).items()
+        if "description" not in setting and "$ref" not in setting
+    ]
+    assert silent == []
+
+
 def test_no_column_of_a_key_is_named_as_one_of_the_embeddings():
     """One would replace the other."""
     assert set(MEASURES) == RESERVED_KEYS

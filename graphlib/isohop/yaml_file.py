@@ -25,9 +25,12 @@ KeyPath = tuple[str | int, ...]
 
 
 class StrictModel(BaseModel):
-    """Base of all that is read from YAML: frozen, and an unknown key is a mistake."""
+    """Base of all that is read from YAML: frozen, and an unknown key is a mistake. What is written
+    below a field is its description in `schemas/contracts/`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )
 
 
 class _Loader(yaml.SafeLoader):

@@ -137,7 +137,7 @@ def test_the_second_half_is_what_features_say_alone_whatever_a_node_has(made, tm
 def test_of_an_entity_without_any_edge_among_others_there_is_all_that_its_features_say(
     tmp_path, content
 ):
-    """However little content counts for where there are edges."""
+    """However little content counts for where there are edges; and that it is so is told."""
     whole = library(tmp_path / "g")
     nodes = {n.name: whole.nodes(n.name) for n in whole.node_types}
     edges = {e.name: whole.edges(e.name) for e in whole.edge_types}
@@ -149,7 +149,11 @@ def test_of_an_entity_without_any_edge_among_others_there_is_all_that_its_featur
     graph = Graph.write(tmp_path / "g2", manifest, nodes, edges)
     told = {n.name: np.eye(n.count, 24) for n in graph.node_types}
     features = write_features(graph, tmp_path / "f", told)
-    distill(graph.path, features, tmp_path / "m", SMALL, 1)
+    notes = distill(graph.path, features, tmp_path / "m", SMALL, 1).notes
+    assert [note for note in notes if "a space of their own" in note] == [
+        "no edge of 'reader' to learn from: its embeddings are projected features, in a space of "
+        "their own"
+    ]
     set_content(tmp_path / "m", content)
     embed(graph.path, features, tmp_path / "m", tmp_path / "e")
     found = vectors(read(tmp_path / "e", "reader"))

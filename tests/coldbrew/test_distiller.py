@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from isohop.coldbrew import training
@@ -346,6 +347,41 @@ def test_all_workers_ask_the_same_of_each_other_where_a_type_has_no_edges_or_a_s
     steps = 3 if label is None else 3 + 2 * (settings.steps // PART)
     assert len([shapes for what, shapes in asked[0] if what == "add" and len(shapes) > 1]) == steps
     assert any(what == "exchanged" for what, _ in asked[0]) == distiller.sampled
+
+
+def test_no_walk_carries_structural_embeddings_once_there_are_none(tmp_path, monkeypatch):
+    """Nor does the one that steps had been learning from when they went."""
+    monkeypatch.setattr(Distiller, "_believe", lambda self: None)
+    monkeypatch.setattr(Distiller, "_displace", lambda self: self.teacher.structural.displace())
+    longer = WALKED.model_copy(update={"steps": 50})
+    distiller = Distiller.of(*citations(tmp_path, some_edges()), longer, 1, None, 1)
+    distiller.start("teacher")
+    carried = []
+    for _ in range(2):
+        distiller.train(25)
+        carried.append(any(v.any() for v in distiller.parts.kept().values()))
+        distiller.train(1)
+        carried.append(any(v.any() for v in distiller.parts.kept().values()))
+    assert carried == [True, False, False, False]
+
+
+def losses_of_teacher(made: tuple[Graph, Path], settings: DistillSettings, *worker: int) -> Tensor:
+    """float32 (4,): of the first steps, this worker's share."""
+    distiller = Distiller.of(*made, settings, 1, "paper.topic", 1, workers=Workers(*worker))
+    learner = distiller._learner_of("teacher")
+    assert distiller.teacher.known is not None
+    drawn = [distiller._draw((0, 0, step)) for step in range(4)]
+    assert any(len(batch.hidden) < len(batch.labelled) for batch in drawn)
+    return torch.stack([learner.loss(batch).detach() for batch in drawn])
+
+
+def test_workers_share_what_a_step_asks_about_labels_of_which_others_are_heard(tmp_path):
+    """However few are hidden of those that a batch would ask about."""
+    made = citations(tmp_path, within_topics(PAPERS, 400))
+    more = SAMPLED.model_copy(update={"batch": 30, "fanout": 1000, "dropout": 0.0})
+    whole = losses_of_teacher(made, more, 0, 1)
+    shares = [losses_of_teacher(made, more, rank, 2) for rank in range(2)]
+    torch.testing.assert_close(shares[0] + shares[1], whole, rtol=1e-4, atol=1e-4)
 
 
 def test_the_first_worker_decides_for_all_which_weights_are_best(tmp_path):

@@ -44,13 +44,17 @@ Made = tuple[Graph, Path]
 def saved(folder: Path, settings: DistillSettings = SMALL, label: str | None = None) -> Distiller:
     """It lies in ``m``, its graph and features beside it."""
     distiller = trained(citations(folder, some_edges()), label, settings)
+    save(distiller, folder, label)
+    return distiller
+
+
+def save(distiller: Distiller, folder: Path, label: str | None) -> None:
     (folder / "m").mkdir()
     distiller.save(folder / "m")
     about = distiller.about()
     kept = {name: about[name] for name in ("settings", "choices", "outputs", "structural")}
     manifest = DistillManifest(seed=1, label=label, **kept)
     (folder / "m" / "distill.json").write_text(manifest.model_dump_json(), "utf-8")
-    return distiller
 
 
 def warm(
@@ -112,6 +116,17 @@ def test_it_learns_links_beside_a_label_if_the_other_did(tmp_path, monkeypatch, 
     saved(tmp_path, SMALL.model_copy(update={"link_weight": weight}), TOPIC)
     monkeypatch.setattr(of_all_models, "links_are_in_the_way", None)  # nobody asks
     after = warm(grown(tmp_path / "later"), tmp_path, label=TOPIC)
+    after.start("teacher")
+    assert after.settings.link_weight == weight
+
+    # In between a graph of which no label is known that could be learned.
+    between = tmp_path / "between"
+    alike = np.zeros(PAPERS + 10, np.int64)
+    without = learn(warm(grown(between, alike), tmp_path, label=TOPIC))
+    assert without.labels is None
+    assert not any("no link prediction" in note for note in without.about()["notes"])
+    save(without, between, TOPIC)
+    after = warm(grown(tmp_path / "last"), between, label=TOPIC)
     after.start("teacher")
     assert after.settings.link_weight == weight
 

@@ -263,7 +263,25 @@ def _distilled(generator: np.random.Generator) -> dict[str, Any]:
         )
     ]
     seconds = {"teacher": 11.0, "student": 6.5, "evaluation": 1.2}
-    return {"format": 1, "curves": curves, "evaluation": evaluation, "seconds": seconds}
+    return {
+        "format": 1,
+        "curves": curves,
+        "evaluation": evaluation,
+        "notes": ["no structural embeddings: " + HOSTILE],
+        "seconds": seconds,
+    }
+
+
+def _write_credible(run: Path) -> None:
+    """All routes from the first airport lead anywhere, and one flight; carriers are not judged."""
+    graph = Graph.open(run / "graph")
+    (run / "model" / "credible").mkdir()
+    for name in ("airport--route--airport", "plane--flight--airport"):
+        source, target = graph.edge_index(name)
+        credible = np.linspace(0.6, 1, len(source), dtype=np.float32)
+        credible[: np.count_nonzero(source == 0) if "route" in name else 1] = 0.05
+        judged = pa.table({"src": source, "dst": target, "credible": credible})
+        pq.write_table(judged, run / "model" / "credible" / f"{name}.parquet")
 
 
 def write_run(run: Path, airports: int = 120, planes: int = 300, seed: int = 0) -> Path:
@@ -283,6 +301,7 @@ def write_run(run: Path, airports: int = 120, planes: int = 300, seed: int = 0) 
     ):
         (run / name).parent.mkdir()
         (run / name).write_text(content)
+    _write_credible(run)
     return run
 
 

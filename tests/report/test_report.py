@@ -12,16 +12,23 @@ from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from isohop.errors import IsohopError
 from isohop.graph import Graph
 from isohop.graph.dataset import EdgeType
 from isohop.report.diagram import draw_graph
+from isohop.report.doubtful import DoubtfulEdge, doubtful_edges
+from isohop.report.naming import shorten
 from isohop.report.report import _seconds, _title, write_report
+from isohop.report.run_folder import RunFolder
 from isohop.report.settings import ReportSettings
 
-SECTIONS = ("plan", "ledger", "degrees", "training", "features", "results", "maps", "neighbours")
+SECTIONS = (
+    *("plan", "ledger", "degrees", "training", "features", "results", "doubtful", "maps"),
+    "neighbours",
+)
 FAST = ReportSettings(map="pca", sample=200)
 
 
@@ -86,6 +93,38 @@ def test_a_part_that_is_absent_is_said_to_be(run, tmp_path):
     html = write_report(run, tmp_path / "report.html", FAST, "t").read_text("utf-8")
     assert set(SECTIONS) <= sections(html)
     assert "distill" in html
+
+
+def test_the_least_credible_edges_are_told_by_the_names_of_their_ends(run):
+    """Those of the type of which most are doubtful first, and none that are credible."""
+    routes, flights = doubtful_edges(RunFolder.open(run), 10, 1)
+    graph = Graph.open(run / "graph")
+    names = graph.nodes("airport", ["name"])["name"].to_pylist()
+    source, target = graph.edge_index("airport--route--airport")
+    assert routes.edge_type.name == "airport--route--airport"
+    assert (routes.doubtful, routes.judged) == (np.count_nonzero(source == 0), len(source))
+    assert len(routes.least) == 10 < routes.doubtful
+    assert {edge.source for edge in routes.least} == {shorten(names[0])}
+    reached = {shorten(names[node] or "A001") for node in target[source == 0]}
+    assert {edge.target for edge in routes.least} <= reached
+    first = graph.edge_index("plane--flight--airport")[:, 0]
+    (only,) = flights.least
+    assert only == DoubtfulEdge(
+        f"N{first[0]:05d}", shorten(names[first[1]] or "A001"), only.credible
+    )
+    assert only.credible == pytest.approx(0.05)
+
+
+def test_a_graph_whose_edges_were_not_judged_has_no_doubtful_ones(run, tmp_path):
+    shutil.rmtree(run / "model" / "credible")
+    assert doubtful_edges(RunFolder.open(run), 10, 1) == ()
+    html = write_report(run, tmp_path / "report.html", FAST, "a title").read_text("utf-8")
+    assert "How credible edges are is absent" in html
+
+
+def test_what_became_otherwise_in_training_is_told(run, tmp_path):
+    html = write_report(run, tmp_path / "report.html", FAST, "a title").read_text("utf-8")
+    assert "no structural embeddings: " in html
 
 
 def test_equal_runs_have_equal_reports(run, tmp_path):

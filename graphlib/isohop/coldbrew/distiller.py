@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from isohop.coldbrew.beside_label import links_are_in_the_way
 from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures, shrunk
-from isohop.coldbrew.figures import LayerFigures
+from isohop.coldbrew.figures import DOUBTFUL, LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
 from isohop.coldbrew.inputs import Inputs, read_inputs
 from isohop.coldbrew.known_labels import MOST_SCARCE, KnownLabels
@@ -67,8 +67,6 @@ from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.held_out import HELD_OUT, save_held_out
 
-DOUBTFUL = 0.5
-"""How credible an edge is at most that is counted as doubtful."""
 BY_FEATURES = ("mlp", "student", "graph-mlp")
 """Models that hear of no edges."""
 
@@ -150,7 +148,7 @@ class Distiller:
             workers=workers,
         )
         self._training: Training | None = None
-        self._settled = labels is None
+        self._settled = False
         """Whether it is known if links are learned."""
         counts = inputs.counts
         self._nodes = {name: torch.arange(counts[name]) for name in inputs.entities}
@@ -210,7 +208,12 @@ class Distiller:
         return {
             "settings": self.settings.model_dump(mode="json"),
             "skipped": self.skipped,
-            "notes": [*self.notes, *self._without_links(), *self._without_places()],
+            "notes": [
+                *self.notes,
+                *self._without_edges(),
+                *self._without_links(),
+                *self._without_places(),
+            ],
             "outputs": self.outputs,
             "structural": {name: (len(nodes),) for name, nodes in self.structural.items()},
             "doubtful": {
@@ -225,8 +228,20 @@ class Distiller:
             "choices": {name: choice.model_dump() for name, choice in self.serving.choices.items()},
         }
 
+    def _without_edges(self) -> list[str]:
+        """As `embed` has it: there is nothing to learn for them but a label, if they have that."""
+        if self.skipped is not None:
+            return []
+        labelled = None if self.labels is None else self.labels.entity
+        return [
+            f"no edge of '{name}' to learn from: its embeddings are projected features, in a space "
+            "of their own"
+            for name in self.inputs.entities
+            if name != labelled and not self.connected[name].any()
+        ]
+
     def _without_links(self) -> list[str]:
-        if self.settings.link_weight == self._asked_link_weight:
+        if self.labels is None or self.settings.link_weight == self._asked_link_weight:
             return []
         return [
             "no link prediction: on validation the label is told better without. Embeddings say "
@@ -265,17 +280,20 @@ class Distiller:
 
     def _settle_links(self) -> None:
         """Before the first model: whether links are learned beside a label. What goes on from an
-        earlier model learns them if that did."""
-        labels = self.labels
-        if self._settled or labels is None:
+        earlier model learns them if that did; where no label is known today, whoever goes on from
+        this."""
+        if self._settled:
             return
         self._settled = True
         if not self.settings.link_weight:
             return
+        labels = self.labels
         if self.begun is not None:
             needless = not self.begun.link_weight
+        elif labels is None or not labels.validation.any():
+            needless = False
         else:
-            needless = bool(labels.validation.any()) and links_are_in_the_way(self, labels)
+            needless = links_are_in_the_way(self, labels)
         if needless:
             self._weigh_links(0.0)
 
@@ -457,13 +475,15 @@ class Distiller:
         """From here on the teacher learns without structural embeddings and by messages that are
         weighed, each where that is better by now: once it knows something, half-way or from the
         start."""
-        before = self.graph
+        before, structural = self.graph, self.teacher.structural
+        displaced = structural.displaced
         self.teacher.eval()
         with torch.no_grad():
             self._displace()
             self._believe()
         self.teacher.train()
-        if self.graph is not before:
+        # A walk that was made carries both.
+        if self.graph is not before or structural.displaced != displaced:
             self.parts = self._parts_of(self.graph)
 
     def _displace(self) -> None:

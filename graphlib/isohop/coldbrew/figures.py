@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+DOUBTFUL = 0.5
+"""An edge that is less credible is counted as doubtful."""
+
 
 class Figure(BaseModel):
     """``task``: link or label; ``entity``: whose nodes ask, or ``all``; ``group``: as of

@@ -107,11 +107,16 @@ class Seen:
 
 
 def asked_of(
-    distiller: Distiller, batch: Batch, *, targets: bool, some: Iterable[str] = ()
+    distiller: Distiller,
+    batch: Batch,
+    labelled: Tensor,
+    *,
+    targets: bool,
+    some: Iterable[str] = (),
 ) -> dict[str, Tensor]:
-    """The nodes of which this worker's loss needs vectors, ids ascending by type.
-    ``targets``: those too that asking nodes are told from. ``some``: entities of which those too
-    that the batch has whatever their edges."""
+    """The nodes of which this worker's loss needs vectors, ids ascending by type. ``labelled``: ids
+    of those that all workers ask about their label. ``targets``: those too that asking nodes are
+    told from. ``some``: entities of which those too that the batch has whatever their edges."""
     asking, told = distiller.task.nodes(batch.links)
     found = {name: [ids] for name, ids in asking.items()}
     for name, ids in told.items() if targets else ():
@@ -120,7 +125,7 @@ def asked_of(
     for name in some:
         found.setdefault(name, []).append(batch.some[name][share])
     if distiller.labels is not None:
-        found.setdefault(distiller.labels.entity, []).append(batch.labelled[share])
+        found.setdefault(distiller.labels.entity, []).append(labelled[share])
     return {name: torch.cat(parts).unique() for name, parts in found.items()}
 
 
@@ -158,7 +163,7 @@ class ByMessages:
         penalty = settings.structural_penalty * penalty / of.workers.count
         if of.labels is None or module.classify is None:
             return loss + penalty
-        asked = batch.labelled if module.known is None else batch.hidden
+        asked = self._asked(batch)
         told = [label_loss(of.labels, of.workers, asked, one, module.classify) for one in seen]
         loss = settings.link_weight * loss + torch.stack(told).mean() + BESIDE_LABEL * penalty
         entity = of.labels.entity
@@ -168,6 +173,11 @@ class ByMessages:
         answers = [module.classify(one.rows(entity, own)) for one in seen]
         share = len(own) / len(batch.some[entity])
         return loss + settings.agreement * share * of.labels.agree(answers)
+
+    def _asked(self, batch: Batch) -> Tensor:
+        """Ids of those that are asked about their label: of which it is hidden, where others are
+        heard."""
+        return batch.labelled if self.module.known is None else batch.hidden
 
     def _seen(self, batch: Batch, times: int) -> tuple[list[Seen], Tensor]:
         """One part of the graph, as often as it is asked for, each time under dropout of its own;
@@ -182,7 +192,7 @@ class ByMessages:
             whole = [self.module(*about) for _ in range(times)]
             return [Seen(None, held) for held in whole], self.module.penalty()
         some = () if of.labels is None else (of.labels.entity,)
-        nodes = asked_of(of, batch, targets=True, some=some)
+        nodes = asked_of(of, batch, self._asked(batch), targets=True, some=some)
         if isinstance(parts, Walks):
             walk = parts.of(batch.step, self.module)
             told, penalty = self.module.of_walk(walk, nodes, features, times)
@@ -226,7 +236,7 @@ class ByFeatures:
 
     def loss(self, batch: Batch) -> Tensor:
         of, module = self._of, self.module
-        nodes = asked_of(of, batch, targets=True)
+        nodes = asked_of(of, batch, batch.labelled, targets=True)
         seen = Seen(nodes, module.mlp(rows_of(of.inputs.features, nodes)))
         loss = of.task.loss(module.score, batch.links, seen.vectors, seen.vectors)
         if of.labels is None or module.classify is None:
@@ -255,7 +265,9 @@ class ByTeacher:
         of, module = self._of, self.module
         for name in of.latent:
             module.hear(name, True)
-        nodes = asked_of(of, batch, targets=False, some=batch.some) if of.sampled else None
+        nodes = None
+        if of.sampled:
+            nodes = asked_of(of, batch, batch.labelled, targets=False, some=batch.some)
         entities = {name: of.inputs.features[name] for name in of.latent}
         seen = Seen(nodes, module(rows_of(entities, nodes), rows_of(of.latent, nodes)))
         taught = of.told["teacher"]

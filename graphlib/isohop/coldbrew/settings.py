@@ -19,16 +19,19 @@ class DistillSettings(StrictModel):
     Gutenberg."""
 
     teacher: Literal["message-passing", "convolution", "hop-wise"] = "message-passing"
+    """Messages by type of edge; or convolutions that all types share, for many layers; or a walk
+    that is made once for many steps, for large graphs."""
     dimensions: int = Field(128, ge=4, le=4096, multiple_of=2)
     """Of an embedding: half of them say what its edges do, half what its features do alone."""
     layers: int | None = Field(None, ge=1, le=64)
-    """Of messages or convolutions. Where none are given one, which told most edges, and
-    `LAYERS_OF_LABEL` where a label is learned."""
+    """Of messages or convolutions. Where none are given one, which told most edges, and two where a
+    label is learned."""
     hops: int = Field(8, ge=1, le=64)
     """Steps of the hop-wise teacher's walk."""
     node_dropout: float = Field(0.5, ge=0, lt=1)
     """Share of nodes that send nothing in a step of the hop-wise teacher."""
     initial_residual: float = Field(0.5, ge=0, lt=1)
+    """Share of what went into the first layer in what comes out of each. `hop-wise` has none."""
     structural_penalty: float = Field(0.01, ge=0)
     """η: weight of the squared norm of structural embeddings; where the pipeline names a label, a
     fifth of it counts."""
@@ -37,8 +40,8 @@ class DistillSettings(StrictModel):
     is learned, edges to nodes whose label training knows."""
     steps: int | None = Field(None, ge=1)
     """Steps of the teacher, of the MLP beside it, and of the student, each. Where none are given
-    `FEWEST_STEPS`, and more of large graphs: as many as ask `PASSES` times about each node of the
-    largest entity."""
+    300, and more of large graphs: as many as ask four times about each node of the largest
+    entity."""
     batch: int = Field(4096, ge=1)
     """Edges of each type in a step, at most."""
     full_graph: int = Field(50_000, ge=0)
@@ -50,16 +53,23 @@ class DistillSettings(StrictModel):
     workers: int = Field(1, ge=1)
     """Processes that share each batch."""
     negatives: int = Field(256, ge=1)
+    """Random nodes of its end's type that an edge is told from: the same for all edges of a
+    step."""
     learning_rate: float = Field(0.005, gt=0)
+    """Of Adam."""
     weight_decay: float = Field(0.0, ge=0)
+    """Weight of half the squared norm of all weights."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of what a layer reads that is left out in a step."""
     scale: float = Field(10.0, gt=0)
     """Inverse temperature of link scores at the start; each edge type learns its own."""
     latent_neighbours: int = Field(3, ge=1)
+    """That the student hears of."""
     latent_candidates: int = Field(20_000, ge=1)
     """Connected nodes of each type among which latent neighbours are found, drawn by the seed.
     Search is exact among 8,192 at most, in inverted lists among more."""
     latent_temperature: float = Field(0.1, gt=0)
+    """The lower, the more the nearest of them says alone."""
     latent_dropout: float = Field(0.5, ge=0, lt=1)
     """Share of nodes that hear of no latent neighbours in a step: a new node's may be wrong, and
     then what was learned is to hold without them."""

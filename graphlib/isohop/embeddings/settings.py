@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from isohop.yaml_file import StrictModel
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -14,11 +16,9 @@ def is_publication_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and not name.startswith("v=") and name != "LATEST"
 
 
-class Gates(BaseModel):
+class Gates(StrictModel):
     """``publish.gates``: what a new version must hold against the one before, or it is not
     published. None: whatever it is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rows: float | None = Field(default=0.5, ge=0)
     """Least share of the rows that an entity had."""
@@ -36,10 +36,8 @@ class Gates(BaseModel):
 OPEN = Gates(rows=None)
 
 
-class PublishSettings(BaseModel):
+class PublishSettings(StrictModel):
     """The ``publish`` part of a pipeline file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = "published"
     """Folder that holds everything published, relative to the pipeline file."""

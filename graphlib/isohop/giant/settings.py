@@ -29,6 +29,7 @@ class FeatureSettings(StrictModel):
     tuning_rate: float = Field(1e-4, gt=0)
     """Learning rate of the text model."""
     dimensions: int = Field(128, ge=2, le=4096)
+    """Of a node's features."""
     vocabulary: int = Field(1 << 17, ge=16, le=1 << 22)
     """N-grams with weights of their own: the most frequent ones."""
     characters: int = Field(2000, ge=1)
@@ -52,17 +53,20 @@ class FeatureSettings(StrictModel):
     workers: int = Field(1, ge=1)
     """Processes that share every batch, each with its part of the cores or a GPU."""
     batch: int = Field(512, ge=1)
+    """Documents in a step."""
     negatives: int = Field(1024, ge=1)
     """Labels of one level up to which all compete in a step. Of more, those of the batch, and where
     they are not as many, random ones beside them."""
     learning_rate: float = Field(0.05, gt=0)
     """Of the vectors of n-grams and labels; the layers above them learn at 1/25 of it."""
     weight_decay: float = Field(0.01, ge=0)
+    """Share of its length, times the learning rate, that a weight loses in a step."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """Share of n-grams left out of a document in a step, against learning documents by heart."""
     scale: float = Field(6.0, gt=0)
     """Inverse temperature of the softmax over cosines."""
     loss: Literal["softmax", "squared-hinge"] = "softmax"
+    """Over labels that compete, or of each by itself."""
     hard_negatives: float = Field(0.0, ge=0, le=1)
     """As many labels, as a share of ``negatives``, come besides from clusters which the level above
     finds likely: with ``multi_scale`` alone."""

@@ -48,15 +48,26 @@ class PipelineFile(StrictModel):
     """The whole file."""
 
     name: str = Field(pattern=_NAME)
+    """Of the pipeline: its runs, and what it publishes unless that has a name of its own."""
     schema_file: str = Field(alias="schema")
+    """The schema file: which tables there are, and which entities."""
     seed: int = Field(0, ge=0, lt=2**31)
+    """The one seed: all randomness comes from it."""
     engine: Engine = "sail"
+    """What works on tables."""
     runs: str = "runs"
+    """Folder, or URL of an object store, where runs keep what the stages make."""
     label: str | None = None
+    """``entity.attribute`` to learn, and to hide from all that learns it: of kind number a number,
+    else classes. Learned of the nodes that have one."""
     until: Day | None = None
+    """The first day whose edges nothing learns from."""
     as_of: Moment | None = None
+    """The moment before which rows were known; later ones are left out, and counted."""
     since: str | None = None
+    """A run to go on from, or ``latest``: ids and weights are kept."""
     warm_start: int = Field(0, ge=0)
+    """Steps that the weights of an earlier run are trained further."""
     features: FeatureSettings = FeatureSettings()
     distill: DistillSettings = DistillSettings()
     publish: PublishSettings

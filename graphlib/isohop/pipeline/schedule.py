@@ -30,10 +30,11 @@ class ScheduleSettings(StrictModel):
     catchup: bool = Field(False, strict=True)
     """Whether days that were missed are run as well."""
     retries: int = Field(2, ge=0)
-    """Of a stage that fails. A file that is wrong is not tried again."""
+    """How often a stage that fails is tried again. A file that is wrong is not tried again."""
     retry_minutes: float = Field(5.0, ge=0)
+    """Between a failure and the next try."""
     timeout_hours: float = Field(12.0, gt=0)
-    """Of a stage."""
+    """After which a stage has failed."""
     pool: str = Field("default_pool", min_length=1)
     """Airflow's pool whose slots its stages take."""
 

@@ -103,6 +103,8 @@ def _features(context: Context) -> list[Made]:
         until=settings.until,
     )
     made = [Made(what=f"features in {manifest.dimensions} dimensions", where=str(run.features))]
+    if manifest.skipped is not None:
+        made.append(Made(what=manifest.skipped, where="features.json"))
     ranks = manifest.held_out.get("all")
     if ranks is not None:
         made.append(
@@ -151,7 +153,11 @@ def _distill(context: Context) -> list[Made]:
         return _kept_model(context, earlier)  # rather than to forget what was learned
     begun = "" if manifest.started_from is None else f", {settings.warm_start} steps further"
     made = [Made(what=f"teacher and student{begun}", where=str(run.model))]
-    made += [Made(what=note, where="distill.json") for note in manifest.notes]
+    made += [
+        Made(what=note, where="distill.json")
+        for note in (manifest.skipped, *manifest.notes)
+        if note
+    ]
     for name, (doubtful, judged) in manifest.doubtful.items():
         if doubtful:
             what = f"{doubtful:,} of {judged:,} edges {name} are doubtful"

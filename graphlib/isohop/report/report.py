@@ -27,6 +27,7 @@ from isohop.graph.dataset import Graph
 from isohop.report.charts import Histogram, LineChart, degree_histogram, line_chart
 from isohop.report.colouring import colour_nodes
 from isohop.report.diagram import Diagram, draw_graph
+from isohop.report.doubtful import DoubtfulEdges, doubtful_edges
 from isohop.report.embedding_map import EmbeddingMap, draw_map, project, sample_nodes
 from isohop.report.evaluation import MODELS, EdgeTable, ResultTable, edge_table, result_tables
 from isohop.report.naming import Names, shorten
@@ -37,6 +38,8 @@ from isohop.report.settings import ReportSettings
 
 _MOST_POINTS = 12_000
 """Points on all maps together: about 2 MB of the file."""
+_DOUBTFUL_EDGES = 10
+"""Of an edge type, at most."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class Report:
     edges: EdgeTable | None
     tree: Mapping[str, tuple[TreeLevel, ...]]
     results: tuple[ResultTable, ...]
+    doubtful: tuple[DoubtfulEdges, ...]
     views: tuple[EntityView, ...]
 
 
@@ -147,6 +151,7 @@ def write_report(
             edges=edge_table(folder.features.held_out) if folder.features else None,
             tree=_tree(folder),
             results=result_tables(folder.distilled.evaluation) if folder.distilled else (),
+            doubtful=doubtful_edges(folder, _DOUBTFUL_EDGES, settings.seed),
             views=views,
         )
         out = Path(out)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isohop.embeddings.contract import EmbeddingsManifest, entity_folders, parquet_files
@@ -133,6 +134,9 @@ class DistillSummary(_Part):
 
     curves: Mapping[str, Curve] = {}
     evaluation: Sequence[EvaluationRow] = Field(default=())
+    weighed: int = 0
+    notes: Sequence[str] = ()
+    skipped: str | None = None
     kept_from: str | None = None
     started_from: str | None = None
     seconds: Mapping[str, float] = {}
@@ -180,6 +184,18 @@ class RunFolder:
     def embeddings(self, entity: str) -> pa.Table:
         """All rows of an entity, in the order of ``node_id``."""
         return read_embeddings(self.path / "embeddings", entity)
+
+    def credible(self, edge_type: str) -> pa.Table | None:
+        """src, dst and credible of the edges that were judged; None where none were."""
+        file = self.path / "model" / "credible" / f"{edge_type}.parquet"
+        if not file.is_file():
+            return None
+        try:
+            return pq.read_table(file, columns=["src", "dst", "credible"])
+        except pa.ArrowInvalid as error:
+            raise IsohopError(
+                f"{file} is damaged: {error}. Run the stage 'distill' again."
+            ) from error
 
     def embedding_bytes(self, entity: str) -> int:
         folder = self.path / "embeddings" / entity

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from isohop.yaml_file import StrictModel
 
 
-class ReportSettings(BaseModel):
+class ReportSettings(StrictModel):
     """The ``report`` part of a pipeline file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     colour: Mapping[str, str] = {}
     """By entity, the attribute (``entity.attribute``) that colours its map; chosen where absent."""
