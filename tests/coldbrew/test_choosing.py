@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from isohop.coldbrew.calibration import calibration_error, reliability
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.choosing import (
     FEWEST,
@@ -19,6 +20,7 @@ from isohop.coldbrew.choosing import (
     Evidence,
     Trial,
     blended,
+    confidence_in,
     confidence_of,
     learn_choice,
     share_of,
@@ -107,12 +109,11 @@ def test_an_answer_by_chance_is_hardly_ever_right(candidates):
 def test_confidence_holds_for_nodes_it_was_not_learned_from():
     known, other = trial(1), trial(2)
     choice = with_confidence(learn_choice([known]), [known])
-    confidence = confidence_of(choice, other.evidence)
-    answers = other.right(other.served(share_of(choice, other.evidence))).float()
-    for least, most in ((0.0, 0.7), (0.7, 0.9), (0.9, 1.0)):
-        rows = (confidence >= least) & (confidence <= most)
-        if rows.sum() > 100:
-            assert abs(confidence[rows].mean() - answers[rows].mean()) < 0.06
+    bins = reliability(*(one.numpy() for one in confidence_in(choice, [other])))
+    assert sum(one.count for one in bins) == len(other.taught)
+    assert bins[-1].confidence - bins[0].confidence > 0.2
+    assert bins[-1].right - bins[0].right > 0.2
+    assert calibration_error(bins) < 0.06
 
 
 def test_a_node_without_edges_is_the_students_alone():

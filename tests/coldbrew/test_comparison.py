@@ -48,7 +48,7 @@ def test_every_model_is_asked_the_same_and_seeds_differ_in_training_alone(tmp_pa
     assert {row.deviation for row in propagated} == {0.0}
     assert any(row.deviation > 0 for row in found.figures)
     assert {layer.layer for layer in found.layers} == {0, 1, 2}
-    assert set(found.contribution) <= {row.group for row in label}
+    assert {"overall", "isolated"} <= set(found.contribution) <= {row.group for row in label}
 
 
 def test_however_many_classes_are_propagated_at_once_their_answers_are_the_same(monkeypatch):
@@ -60,6 +60,31 @@ def test_however_many_classes_are_propagated_at_once_their_answers_are_the_same(
     assert torch.equal(label_propagation.propagated(labels, GRAPH), together)
     assert together.shape == (30, 5)
     assert ((together > 0).sum(1) > 1).any()
+
+
+def test_labels_are_propagated_to_whoever_edges_lead_to_and_to_nobody_else():
+    """Two chains and a node apart, of which one end each is known."""
+    chains = np.array([[0, 1, 2, 4, 5, 6], [1, 2, 3, 5, 6, 7]])
+    edges = {"paper--cites--paper": torch.from_numpy(chains)}
+    graph = MessageGraph({"paper": 9}, CITES, edges)
+    known = torch.tensor([1, 0, 0, 0, 1, 0, 0, 0, 0], dtype=torch.bool)
+    values = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0, 0])
+    nobody = torch.zeros(9, dtype=torch.bool)
+    told = label_propagation.propagated(Labels("paper", values, 2, known, nobody, ~known), graph)
+    assert torch.equal(told[:8].argmax(1), values[:8])
+    assert (told[:8].max(1).values > 0).all()
+    assert (told.min(1).values == 0).all()
+    assert (told[8] == 0).all()
+
+
+def test_the_contribution_is_of_each_group_that_all_three_answered():
+    of = {"task": "label", "entity": "all", "metric": "accuracy", "count": 9}
+    rows = [
+        {**of, "group": group, "model": model, "value": value}
+        for group, models in (("overall", (0.8, 0.7, 0.7)), ("tail", (0.6, 0.7)))
+        for model, value in zip(("teacher", "mlp", "label propagation"), models, strict=False)
+    ]
+    assert contribution(means(rows)) == {"overall": 50.0}
 
 
 def test_a_graph_without_edges_has_nothing_to_compare(tmp_path):

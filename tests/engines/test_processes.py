@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from isohop.engines.pieces import for_each_piece
 from isohop.engines.progress import SILENT
@@ -42,10 +43,10 @@ with ray_session():
 """
 
 
-def listening(process: psutil.Process) -> list[tuple[str, str]]:
-    """Names and addresses of sockets of a process and all that it started."""
+def listening(process: psutil.Process) -> list[tuple[str, str, int]]:
+    """Names, addresses and ports of sockets of a process and all that it started."""
     return [
-        (one.name(), socket.laddr.ip)
+        (one.name(), socket.laddr.ip, socket.laddr.port)
         for one in (process, *process.children(recursive=True))
         for socket in one.net_connections("inet")
         if socket.status == psutil.CONN_LISTEN
@@ -79,8 +80,10 @@ def test_nobody_outside_of_the_machine_can_connect_to_ray_and_nobody_else_inside
         assert "Authentication token is missing" in intruder.stderr
         found = listening(psutil.Process())
         programs = [command_of(one) for one in psutil.Process().children(recursive=True)]
-    assert {name for name, _ in found} >= {"gcs_server", "raylet"}
-    assert [(name, address) for name, address in found if not is_loopback(address)] == []
+    assert {name for name, *_ in found} >= {"gcs_server", "raylet"}
+    assert [one for one in found if not is_loopback(one[1])] == []
+    # On no port that another Ray may have: it would be tried for seconds.
+    assert DEFAULT_DASHBOARD_AGENT_LISTEN_PORT not in {port for *_, port in found}
     # What only a cluster needs is not there, and not waited for.
     assert [p for p in programs if "monitor.py" in p or "dashboard.py" in p] == []
 
@@ -91,7 +94,7 @@ def test_nobody_outside_of_the_machine_can_connect_to_an_engine(engine):
         assert session.range(10).repartition(2).count() == 10
         found = listening(psutil.Process())
     assert found
-    assert [(name, address) for name, address in found if not is_loopback(address)] == []
+    assert [one for one in found if not is_loopback(one[1])] == []
 
 
 @pytest.mark.parametrize("fails", [False, True])

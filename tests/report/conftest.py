@@ -267,6 +267,13 @@ def _distilled(generator: np.random.Generator) -> dict[str, Any]:
         "format": 1,
         "curves": curves,
         "evaluation": evaluation,
+        "calibration": {
+            "airport": [
+                {"confidence": 0.25, "right": 0.5, "count": 100},
+                {"confidence": 0.75, "right": 0.625, "count": 300},
+            ],
+            "plane": [],
+        },
         "notes": ["no structural embeddings: " + HOSTILE],
         "seconds": seconds,
     }

@@ -20,6 +20,7 @@ from isohop.graph import Graph
 from isohop.graph.dataset import EdgeType
 from isohop.report.diagram import draw_graph
 from isohop.report.doubtful import DoubtfulEdge, doubtful_edges
+from isohop.report.evaluation import confidence_rows
 from isohop.report.naming import shorten
 from isohop.report.report import _seconds, _title, write_report
 from isohop.report.run_folder import RunFolder
@@ -120,6 +121,13 @@ def test_a_graph_whose_edges_were_not_judged_has_no_doubtful_ones(run, tmp_path)
     assert doubtful_edges(RunFolder.open(run), 10, 1) == ()
     html = write_report(run, tmp_path / "report.html", FAST, "a title").read_text("utf-8")
     assert "How credible edges are is absent" in html
+
+
+def test_how_far_confidence_is_off_is_told_of_whoever_was_asked(run):
+    (row,) = confidence_rows(RunFolder.open(run).distilled.calibration)
+    assert (row.entity, row.count) == ("airport", 400)
+    assert (row.confidence, row.right) == (0.625, 0.59375)
+    assert row.error == pytest.approx(0.25 * 0.25 + 0.75 * 0.125)
 
 
 def test_what_became_otherwise_in_training_is_told(run, tmp_path):

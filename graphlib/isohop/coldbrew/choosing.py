@@ -213,6 +213,16 @@ def with_confidence(choice: Choice, trials: Sequence[Trial]) -> Choice:
     return choice.model_copy(update={"connected": connected, "alone": alone})
 
 
+def confidence_in(choice: Choice, trials: Sequence[Trial]) -> tuple[Tensor, Tensor]:
+    """Float32 (questions,), of each trial's questions one after another: how sure one is of what is
+    served; and boolean (questions,): whether that is right."""
+    sure, right = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
+    for trial in trials:
+        sure.append(confidence_of(choice, trial.evidence))
+        right.append(trial.right(trial.served(share_of(choice, trial.evidence))))
+    return torch.cat(sure), torch.cat(right)
+
+
 def _teacher_from(choice: Choice, trials: Sequence[Trial]) -> float | None:
     """The power of two from which on nodes that keep their edges are worth most as the teacher has
     them: a blend with less loss may rank worse, and what nodes are that lost edges for the occasion

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from isohop.coldbrew.calibration import ConfidenceBin
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.figures import Figure
 from isohop.coldbrew.settings import DistillSettings
@@ -77,6 +78,8 @@ class DistillManifest(BaseModel):
     """What to serve, by entity."""
     curves: Mapping[str, tuple[tuple[int, float], ...]] = {}
     evaluation: tuple[Figure, ...] = ()
+    calibration: Mapping[str, tuple[ConfidenceBin, ...]] = {}
+    """By entity, how often what was served was right on what nothing had seen, by confidence."""
     skipped: str | None = None
     """Why nothing was trained, where nothing was."""
     notes: tuple[str, ...] = ()
@@ -200,6 +203,7 @@ def _run(
             for name, curve in log.parts[model].curves.items()
         },
         evaluation=tuple(Figure(**row) for row in found["figures"]),
+        calibration=found["calibration"],
         skipped=about["skipped"],
         notes=tuple(about["notes"]),
         started_from=None if began is None else began.kept_from or began.certificate,
@@ -265,5 +269,9 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     log.begin("evaluation")
     distiller.save(Path(asked["model"]))
     figures = [figure.model_dump() for figure in distiller.evaluate()]
+    calibration = {
+        name: [one.model_dump() for one in bins] for name, bins in distiller.calibration().items()
+    }
     seconds["evaluate"] = round(time.monotonic() - clock, 3)
-    return {"about": distiller.about(), "figures": figures, "seconds": seconds}
+    about = distiller.about()
+    return {"about": about, "figures": figures, "calibration": calibration, "seconds": seconds}

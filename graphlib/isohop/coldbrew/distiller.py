@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from isohop.coldbrew.beside_label import links_are_in_the_way
+from isohop.coldbrew.calibration import ConfidenceBin
 from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures, shrunk
 from isohop.coldbrew.figures import DOUBTFUL, LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
@@ -638,6 +639,10 @@ class Distiller:
                 about = self.holdout.groups[entity], self.evaluation.degree[entity]
                 figures += label_figures(self.labels, *about, answers)
         return figures
+
+    def calibration(self) -> dict[str, tuple[ConfidenceBin, ...]]:
+        """By entity, of what is served."""
+        return {} if self.skipped is not None else self.serving.calibration()
 
     def oversmoothing(self) -> list[LayerFigures]:
         """What is left of the differences between nodes after each of the teacher's layers."""

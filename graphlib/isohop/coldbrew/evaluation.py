@@ -142,6 +142,10 @@ class LinkEvaluation:
         asked = [one for one in self._asked if one.split == split]
         return [one for one in asked if entity in (None, one.query.source)]
 
+    def on_test(self) -> list[Asked]:
+        """What figures are of: test edges, and those of isolated nodes."""
+        return [one for one in self._asked if one.split in ("test", "isolated")]
+
     def validation(self, model: Model, alone: bool = False, entity: str | None = None) -> float:
         """Mean reciprocal rank on validation edges, mean over queries; 0 where there are none.
         ``alone``: on those of nodes set aside, where these are `FEWEST`."""
@@ -154,9 +158,7 @@ class LinkEvaluation:
     def figures(self, model: Model) -> list[Figure]:
         """MRR and Hits@10 by entity and group; ``all`` is the mean over all edges asked."""
         ranks: dict[tuple[str, str], list[np.ndarray]] = {}
-        for asked in self._asked:
-            if asked.split not in ("test", "isolated"):
-                continue
+        for asked in self.on_test():
             rank = _ranks(model, asked)
             of = asked.query.edge_type
             if asked.split == "isolated":

@@ -14,11 +14,13 @@ from weakref import proxy
 import torch
 from torch import Tensor
 
+from isohop.coldbrew.calibration import ConfidenceBin, reliability
 from isohop.coldbrew.choice import EVEN, Choice
 from isohop.coldbrew.choosing import (
     Evidence,
     answered,
     blended,
+    confidence_in,
     learn_choice,
     share_of,
     with_confidence,
@@ -27,7 +29,7 @@ from isohop.coldbrew.content import content_in_answers, content_in_vectors
 from isohop.coldbrew.learners import Told
 from isohop.coldbrew.links import JoinedScore
 from isohop.coldbrew.tables import Table, joined
-from isohop.coldbrew.trials import trials_of
+from isohop.coldbrew.trials import tests_of, trials_of
 
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
@@ -55,6 +57,16 @@ class Serving:
         self.answering = content_in_answers(self)
         for name, asked in trials.items():
             self.choices[name] = with_confidence(self.choices[name], asked)
+
+    def calibration(self) -> dict[str, tuple[ConfidenceBin, ...]]:
+        """By entity, how often what is served is right, by how sure one is of it: of what nothing
+        has seen."""
+        found = {}
+        with torch.no_grad():
+            for name, asked in tests_of(self).items():
+                sure, right = confidence_in(self.choices[name], asked)
+                found[name] = reliability(sure.numpy(), right.numpy())
+        return found
 
     def told(self) -> Told:
         """What every entity is served; the teacher's for what is no entity. Beside it the

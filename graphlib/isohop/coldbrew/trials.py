@@ -76,10 +76,25 @@ def trials_of(serving: Serving) -> dict[str, list[Trial]]:
     return found
 
 
+def tests_of(serving: Serving) -> dict[str, list[Trial]]:
+    """By entity, of nodes as they are, what nothing was learned or chosen from."""
+    distiller = serving.distiller
+    labels = distiller.labels
+    rows = {} if labels is None else {labels.entity: torch.nonzero(labels.test)[:, 0]}
+    degree = distiller.graph.degrees_in(distiller.graph.weights({}))
+    asked = _of_links(distiller, distiller.evaluation.on_test())
+    told = distiller.told["teacher"]
+    return _trials(serving, serving.candidates, told, degree, asked, rows)
+
+
 def _asked(distiller: Distiller, alone: bool = False) -> list[Asked]:
-    """What validation asks about; not the entity that has a label, which is asked for that."""
+    """What validation asks about."""
+    return _of_links(distiller, distiller.evaluation.on_validation(alone))
+
+
+def _of_links(distiller: Distiller, asked: Sequence[Asked]) -> list[Asked]:
+    """But of the entity that has a label, which is asked for that."""
     entity = None if distiller.labels is None else distiller.labels.entity
-    asked = distiller.evaluation.on_validation(alone)
     return [one for one in asked if one.query.source != entity]
 
 

@@ -98,17 +98,25 @@ def _on_one_machine() -> Iterator[None]:
     It takes 127.0.0.1 for "find out" and listens on all addresses of the machine, but where it
     makes no clusters of several: told that it is on such a system, it stays on loopback. And it
     starts, before it is there, an autoscaler, a server for a dashboard that is not shown, and a
-    reader of logs that nobody is told: half of the seconds that a start takes.
+    reader of logs that nobody is told: half of the seconds that a start takes. And its agent asks
+    for one port of the machine, six times in three seconds where another Ray has it.
     """
     from ray._private import ray_constants
     from ray._private.node import Node
 
     def nothing(*_: Any, **__: Any) -> None: ...
 
+    start_raylet = Node.start_raylet
+
+    def on_any_port(node: Node, *given: Any, **named: Any) -> Any:
+        node._ray_params.dashboard_agent_listen_port = 0
+        return start_raylet(node, *given, **named)
+
     unneeded = ("start_monitor", "start_api_server", "start_log_monitor")
     instead = [
         (ray_constants, "ENABLE_RAY_CLUSTER", False),
         *((Node, n, nothing) for n in unneeded),
+        (Node, "start_raylet", on_any_port),
     ]
     with ExitStack() as stack:
         for owner, name, value in instead:

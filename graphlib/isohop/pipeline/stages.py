@@ -119,6 +119,7 @@ def _features(context: Context) -> list[Made]:
 
 
 def _distill(context: Context) -> list[Made]:
+    from isohop.coldbrew.calibration import calibration_error
     from isohop.coldbrew.distill import Before, distill
 
     settings, run, earlier = context.pipeline.settings, context.run, context.earlier
@@ -162,6 +163,11 @@ def _distill(context: Context) -> list[Made]:
         if doubtful:
             what = f"{doubtful:,} of {judged:,} edges {name} are doubtful"
             made.append(Made(what=what, where=f"model/credible/{name}.parquet"))
+    for name, bins in manifest.calibration.items():
+        error = calibration_error(bins)
+        if error is not None:
+            what = f"confidence of '{name}' is {error:.3f} off, where it was tested"
+            made.append(Made(what=what, where="distill.json"))
     for group in GROUPS:
         figures = {
             (row.metric, row.model): row.value

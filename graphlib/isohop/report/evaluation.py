@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from isohop.coldbrew.calibration import ConfidenceBin, calibration_error
 from isohop.report.run_folder import EdgeRanks, EvaluationRow
 
 _RANKS = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_10": "Hits@10"}
@@ -55,6 +56,34 @@ class ResultTable:
     metric: str
     models: Mapping[str, str]
     rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class ConfidenceRow:
+    """Of one entity, over ``count`` questions that nothing had seen: how sure one was of what is
+    served, how often it was right, and how far apart both are, by confidence."""
+
+    entity: str
+    count: int
+    confidence: float
+    right: float
+    error: float
+
+
+def confidence_rows(
+    calibration: Mapping[str, Sequence[ConfidenceBin]],
+) -> tuple[ConfidenceRow, ...]:
+    """From ``distill.json``; of entities of which anything was asked."""
+    rows = []
+    for entity, bins in calibration.items():
+        count, error = sum(one.count for one in bins), calibration_error(bins)
+        if error is not None:
+            sure, right = (
+                sum(one.count * getattr(one, name) for one in bins) / count
+                for name in ("confidence", "right")
+            )
+            rows.append(ConfidenceRow(entity, count, sure, right, error))
+    return tuple(rows)
 
 
 def edge_table(held_out: Mapping[str, EdgeRanks]) -> EdgeTable | None:

@@ -29,7 +29,15 @@ from isohop.report.colouring import colour_nodes
 from isohop.report.diagram import Diagram, draw_graph
 from isohop.report.doubtful import DoubtfulEdges, doubtful_edges
 from isohop.report.embedding_map import EmbeddingMap, draw_map, project, sample_nodes
-from isohop.report.evaluation import MODELS, EdgeTable, ResultTable, edge_table, result_tables
+from isohop.report.evaluation import (
+    MODELS,
+    ConfidenceRow,
+    EdgeTable,
+    ResultTable,
+    confidence_rows,
+    edge_table,
+    result_tables,
+)
 from isohop.report.naming import Names, shorten
 from isohop.report.neighbours import Example, choose_examples, list_neighbours
 from isohop.report.palette import model_colour
@@ -113,6 +121,7 @@ class Report:
     edges: EdgeTable | None
     tree: Mapping[str, tuple[TreeLevel, ...]]
     results: tuple[ResultTable, ...]
+    confidence: tuple[ConfidenceRow, ...]
     doubtful: tuple[DoubtfulEdges, ...]
     views: tuple[EntityView, ...]
 
@@ -151,6 +160,7 @@ def write_report(
             edges=edge_table(folder.features.held_out) if folder.features else None,
             tree=_tree(folder),
             results=result_tables(folder.distilled.evaluation) if folder.distilled else (),
+            confidence=confidence_rows(folder.distilled.calibration) if folder.distilled else (),
             doubtful=doubtful_edges(folder, _DOUBTFUL_EDGES, settings.seed),
             views=views,
         )

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from isohop.coldbrew.calibration import ConfidenceBin
 from isohop.embeddings.contract import EmbeddingsManifest, entity_folders, parquet_files
 from isohop.embeddings.reader import read_embeddings
 from isohop.errors import IsohopError
@@ -134,6 +135,7 @@ class DistillSummary(_Part):
 
     curves: Mapping[str, Curve] = {}
     evaluation: Sequence[EvaluationRow] = Field(default=())
+    calibration: Mapping[str, Sequence[ConfidenceBin]] = {}
     weighed: int = 0
     notes: Sequence[str] = ()
     skipped: str | None = None

@@ -1,0 +1,45 @@
+"""Whether ``confidence`` may be believed: on what nothing has seen, answers of which so much is
+said should be right as often. Its own module, so that reading a manifest needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+BINS = 10
+
+
+class ConfidenceBin(BaseModel):
+    """Of ``count`` answers the mean ``confidence``, and the share that was ``right``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    confidence: float
+    right: float
+    count: int
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray) -> tuple[ConfidenceBin, ...]:
+    """By rising confidence, `BINS` of about as many answers each. ``confidence``: (answers,) from 0
+    to 1, NaN where it is not known, which says nothing; ``right``: boolean (answers,)."""
+    known = np.flatnonzero(np.isfinite(confidence))
+    order = known[np.argsort(confidence[known], kind="stable")]
+    return tuple(
+        ConfidenceBin(
+            confidence=round(float(confidence[rows].mean(dtype=np.float64)), 6),
+            right=round(float(right[rows].mean()), 6),
+            count=len(rows),
+        )
+        for rows in np.array_split(order, BINS)
+        if len(rows)
+    )
+
+
+def calibration_error(bins: Sequence[ConfidenceBin]) -> float | None:
+    """How far confidence is from the share that is right, mean over answers (the expected
+    calibration error of Naeini et al., AAAI 2015, in bins of equally many); None of no answers."""
+    count = sum(one.count for one in bins)
+    if not count:
+        return None
+    return sum(one.count * abs(one.confidence - one.right) for one in bins) / count
