@@ -34,13 +34,13 @@ test: install
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-airflow: install .venv-airflow/installed
-	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini --numprocesses 2 -k "$(ONLY)" tests/airflow
+	@ISOHOP_EXECUTABLE=$(abspath $(BIN)/isohop) PYTHONPATH=. .venv-airflow/bin/python -m pytest --config-file tests/airflow/pytest.ini --numprocesses 2 --dist worksteal -k "$(ONLY)" tests/airflow
 
 test-clusters: install .venv-airflow/installed
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -k "$(ONLY)" tests/clusters
 
 test-faults: install
-	@$(BIN)/python -m pytest --numprocesses 2 --dist load -k "$(ONLY)" tests/faults
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -k "$(ONLY)" tests/faults
 
 .venv-airflow/installed: tests/airflow/requirements.txt
 	@echo "Installing Airflow into .venv-airflow (once; some minutes)"

@@ -131,11 +131,11 @@ def print_comparison(found: Comparison) -> None:
         parts = ", ".join(f"{name} {value:.0f}" for name, value in found.contribution.items())
         out.print(f"Feature contribution in per cent, by group: {parts}.")
     table = Table(title="What is left of differences, by layer", title_justify="left")
-    for name in ("layer", "nodes", "energy", "mean distance", "effective rank"):
-        table.add_column(name, justify="left" if name == "nodes" else "right")
+    for name in ("model", "layer", "nodes", "energy", "mean distance", "effective rank"):
+        table.add_column(name, justify="left" if name in ("model", "nodes") else "right")
     for layer in found.layers:
         cells = (f"{layer.energy:.3f}", f"{layer.mad:.3f}", f"{layer.rank:.1f}")
-        table.add_row(str(layer.layer), escape(layer.node_type), *cells)
+        table.add_row(layer.model, str(layer.layer), escape(layer.node_type), *cells)
     out.print(table)
 
 

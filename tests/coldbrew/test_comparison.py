@@ -47,7 +47,8 @@ def test_every_model_is_asked_the_same_and_seeds_differ_in_training_alone(tmp_pa
     propagated = [row for row in label if row.model == "label propagation"]
     assert {row.deviation for row in propagated} == {0.0}
     assert any(row.deviation > 0 for row in found.figures)
-    assert {layer.layer for layer in found.layers} == {0, 1, 2}
+    layers = {(layer.model, layer.layer) for layer in found.layers}
+    assert layers == {(model, layer) for model in ("teacher", "gcn") for layer in (0, 1, 2)}
     assert {"overall", "isolated"} <= set(found.contribution) <= {row.group for row in label}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from weakref import ref
 
@@ -106,9 +108,9 @@ def learn(distiller: Distiller) -> Distiller:
     return distiller
 
 
-def train(distiller: Distiller, model: str) -> None:
+def train(distiller: Distiller, model: str, steps: int | None = None) -> None:
     distiller.start(model)
-    distiller.train(distiller.settings.steps)
+    distiller.train(distiller.settings.steps if steps is None else steps)
     distiller.finish()
 
 
@@ -178,7 +180,9 @@ def test_parts_teach_what_the_whole_graph_teaches(tmp_path, settings):
         features = distiller.inputs.features["paper"]
         features[:, 0] += torch.from_numpy(camp * 1.6 - 0.8)
         assert distiller.sampled
-        learn(distiller)
+        train(distiller, "teacher")
+        train(distiller, "mlp", steps=1)  # nothing of teacher and student depends on it
+        train(distiller, "student")
         connected = distiller.connected["paper"].numpy()
         told = {name: told.vectors["paper"] for name, told in distiller.told.items()}
         for name, vectors in (told | {"features": features}).items():
@@ -243,32 +247,37 @@ def test_where_that_is_better_the_second_half_learns_by_messages_as_credible_as_
     assert equal(distiller, resumed)
 
 
-@pytest.mark.parametrize("label", [None, "paper.topic"])
-@pytest.mark.parametrize("settings", [SMALL, SAMPLED, WALKED], ids=["whole", "sampled", "walked"])
+@pytest.fixture(
+    scope="module",
+    params=[(of, label) for of in (SMALL, SAMPLED, WALKED) for label in (None, "paper.topic")],
+    ids=[f"{of}-{label}" for of in ("whole", "sampled", "walked") for label in ("links", "label")],
+)
+def undisturbed(request, tmp_path_factory) -> tuple[Callable[[], Distiller], Distiller]:
+    """What makes one that has learned nothing yet, and one that has learned without a pause."""
+    settings, label = request.param
+    longer = settings.model_copy(update={"steps": 25})
+    made = citations(tmp_path_factory.mktemp("undisturbed"), some_edges())
+    return partial(Distiller.of, *made, longer, 1, label, 1), trained(made, label, longer)
+
+
 @pytest.mark.parametrize(("stopped", "steps"), [(0, 7), (1, 20), (2, 21)])
 def test_what_goes_on_from_a_checkpoint_learns_what_it_would_have(
-    tmp_path, settings, label, stopped, steps
+    tmp_path, undisturbed, stopped, steps
 ):
-    longer = settings.model_copy(update={"steps": 25})
-    made = citations(tmp_path, some_edges())
-    distiller = Distiller.of(*made, longer, 1, label, 1)
+    begin, whole = undisturbed
+    distiller = begin()
     for model in MODELS[:stopped]:
-        distiller.start(model)
-        distiller.train(longer.steps)
-        distiller.finish()
+        train(distiller, model)
     distiller.start(MODELS[stopped])
     distiller.train(steps)
     distiller.save_checkpoint(tmp_path / "c.safetensors")
-    resumed = Distiller.of(*made, longer, 1, label, 1)
+    resumed = begin()
     resumed.resume(tmp_path / "c.safetensors")
     assert (resumed.model, resumed.done) == (MODELS[stopped], steps)
-    resumed.train(longer.steps)
+    resumed.train(resumed.steps)
     resumed.finish()
     for model in MODELS[stopped + 1 :]:
-        resumed.start(model)
-        resumed.train(longer.steps)
-        resumed.finish()
-    whole = trained(made, label, longer)
+        train(resumed, model)
     assert equal(resumed, whole)
     assert resumed.serving.choices == whole.serving.choices
     assert torch.equal(
@@ -520,7 +529,7 @@ def test_latent_neighbours_are_heard_of_where_they_are_right(tmp_path, telling):
         most = torch.arange(papers) % 4 > 0
         distiller.inputs.features["paper"].copy_(functional.one_hot(topics, 5) * most[:, None])
     train(distiller, "teacher")
-    train(distiller, "mlp")
+    train(distiller, "mlp", steps=1)
     new = ~distiller.connected["paper"] & (not telling)
     latent = functional.one_hot(torch.where(new, (topics + 1) % 3, topics), 8)
     distiller.latent["paper"] = latent.float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ import pytest
 
 from isohop.errors import IsohopError
 from isohop.giant.documents import document_fields, render_documents
-from isohop.giant.features import Features, extract_features
+from isohop.giant.features import FeatureManifest, Features, extract_features
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.targets import neighbourhoods
 from isohop.giant.text_matrix import Vocabulary
@@ -24,9 +26,16 @@ SMALL = FeatureSettings(
 )
 
 
-def test_training_finds_neighbours_that_it_never_saw(tmp_path):
-    graph = library(tmp_path / "g")
-    manifest = extract_features(graph.path, tmp_path / "f", SMALL, 1)
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory) -> tuple[Graph, Path, FeatureManifest]:
+    """A graph, where its features lie, and what is told of them."""
+    folder = tmp_path_factory.mktemp("extracted")
+    graph = library(folder / "g")
+    return graph, folder / "f", extract_features(graph.path, folder / "f", SMALL, 1)
+
+
+def test_training_finds_neighbours_that_it_never_saw(extracted):
+    _, _, manifest = extracted
     ranks = manifest.held_out["all"]
     assert ranks.trained.mrr >= ranks.untrained.mrr
     assert ranks.trained.hits_at_10 > 0.9
@@ -40,22 +49,21 @@ def test_training_finds_neighbours_that_it_never_saw(tmp_path):
     assert after < before < losses[0]
 
 
-def test_every_node_has_one_finite_feature_in_the_order_of_ids(tmp_path):
-    graph = library(tmp_path / "g")
-    extract_features(graph.path, tmp_path / "f", SMALL, 1)
-    opened = Features.open(tmp_path / "f")
+def test_every_node_has_one_finite_feature_in_the_order_of_ids(extracted):
+    graph, folder, _ = extracted
+    opened = Features.open(folder)
     for node in graph.node_types:
         matrix = opened.matrix(node.name)
         assert matrix.shape == (node.count, 16)
         assert np.allclose(np.linalg.norm(matrix, axis=1), 1, atol=1e-5)
-        table = pq.read_table(tmp_path / "f" / node.name)
+        table = pq.read_table(folder / node.name)
         assert table.schema.field("feature").type == pa.list_(pa.float32(), 16)
 
 
-def test_one_seed_gives_equal_features_and_another_does_not(tmp_path):
-    graph = library(tmp_path / "g")
-    made = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+def test_one_seed_gives_equal_features_and_another_does_not(extracted, tmp_path):
+    graph, first, _ = extracted
+    made = [Features.open(first).matrix("book")]
+    for name, seed in (("b", 1), ("c", 2)):
         extract_features(graph.path, tmp_path / name, SMALL, seed)
         made.append(Features.open(tmp_path / name).matrix("book"))
     assert np.array_equal(made[0], made[1])

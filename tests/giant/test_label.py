@@ -19,13 +19,14 @@ from isohop.giant.features import Features, extract_features
 from isohop.giant.inference import encode_rows
 from isohop.giant.settings import FeatureSettings
 from isohop.giant.targets import LABEL, NodeIndex, classes_told
-from isohop.giant.training import Trainer
+from isohop.giant.training import Step, Trainer
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType, hold_out
 from isohop.graph.dataset import Attribute
 from isohop.graph.label import TESTED, TOLD, Label, read_label
 
 SMALL = FeatureSettings(dimensions=16, steps=150, epochs=1, batch=64)
 PAPERS, READERS = 400, 20
+STOPS = (100, 150, 170, 210, 390)
 
 
 def papers(path: Path, edges: bool = True) -> Graph:
@@ -152,18 +153,31 @@ def test_of_a_number_that_hardly_differs_there_are_as_many_ranges_as_values(valu
     assert len(np.unique(classes[:90])) == 1
 
 
-@pytest.mark.parametrize("done", [100, 150, 170, 210, 390])
-def test_training_goes_on_from_a_checkpoint_in_any_round(tmp_path, done):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> tuple[Path, list[Step], np.ndarray]:
+    """Where a graph and a checkpoint at each of STOPS lie, what all steps told, and what was
+    learned."""
+    folder = tmp_path_factory.mktemp("saved")
+    graph = papers(folder / "g")
+    whole = Trainer(graph, SMALL, 1, "paper.topic", 1, told=told_of(graph))
+    told: list[Step] = []
+    for done in STOPS:
+        told += whole.train(done - whole.done)
+        whole.save(folder / f"{done}.safetensors")
+    assert whole.done == whole.steps == 390
+    return folder, told, whole.encode()
+
+
+@pytest.mark.parametrize("done", STOPS)
+def test_training_goes_on_from_a_checkpoint_in_any_round(saved, done):
     """And between them, and at the end: 150 steps without the label, then four times 60."""
-    graph = papers(tmp_path / "g")
-    whole, again = (Trainer(graph, SMALL, 1, "paper.topic", 1, told=told_of(graph)) for _ in "ab")
-    whole.train(done)
-    whole.save(tmp_path / "training.safetensors")
-    losses = whole.train(390)
-    again.resume(tmp_path / "training.safetensors")
-    assert again.train(390) == losses
-    assert whole.done == again.done == whole.steps == 390
-    assert np.array_equal(again.encode(), whole.encode())
+    folder, told, learned = saved
+    graph = Graph.open(folder / "g")
+    again = Trainer(graph, SMALL, 1, "paper.topic", 1, told=told_of(graph))
+    again.resume(folder / f"{done}.safetensors")
+    assert again.train(390) == told[done:]
+    assert again.done == again.steps == 390
+    assert np.array_equal(again.encode(), learned)
 
 
 def test_nobody_s_feature_knows_its_own_label(tmp_path):

@@ -50,10 +50,10 @@ class Mean(_Model):
 
 
 class Comparison(_Model):
-    """``evaluation.json``. ``contribution``: by group, FCR in percent. ``layers``: of the
-    teacher, means over seeds."""
+    """``evaluation.json``. ``contribution``: by group, FCR in percent. ``layers``: of teacher
+    and GCN, means over seeds."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     certificate: str
     label: str | None
     settings: DistillSettings
@@ -182,15 +182,17 @@ def feature_contribution(gnn: float, mlp: float, propagation: float) -> float | 
 
 
 def _layers(figures: Iterable[Mapping[str, Any]]) -> list[LayerFigures]:
-    values: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
+    values: dict[tuple[str, int, str], list[Mapping[str, Any]]] = {}
     for figure in figures:
-        values.setdefault((figure["layer"], figure["node_type"]), []).append(figure)
+        of = figure["model"], figure["layer"], figure["node_type"]
+        values.setdefault(of, []).append(figure)
     measures = ("energy", "mad", "rank")
     return [
         LayerFigures(
+            model=model,
             layer=layer,
             node_type=name,
             **{m: round(float(np.mean([one[m] for one in all_])), 6) for m in measures},
         )
-        for (layer, name), all_ in values.items()
+        for (model, layer, name), all_ in values.items()
     ]

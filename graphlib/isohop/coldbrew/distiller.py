@@ -645,11 +645,17 @@ class Distiller:
         return {} if self.skipped is not None else self.serving.calibration()
 
     def oversmoothing(self) -> list[LayerFigures]:
-        """What is left of the differences between nodes after each of the teacher's layers."""
-        weights = self.graph.weights({})
+        """What is left of the differences between nodes after each layer of the teacher, and of the
+        GCN where there is one."""
+        models = [("teacher", self.teacher, self.graph)]
+        if "gcn" in self.told:
+            models.append(("gcn", self.gcn, self.unweighed))
+        found = []
         with torch.no_grad():
-            layers = self.teacher.layers(self.graph, self.inputs.features, weights)
-            return figures_of(self.graph, layers, self.seed)
+            for name, model, graph in models:
+                layers = model.layers(graph, self.inputs.features, graph.weights({}))
+                found += figures_of(name, graph, layers, self.seed)
+        return found
 
     def save(self, folder: Path) -> None:
         """teacher.safetensors, mlp.safetensors, student.safetensors; ``credible/<edge

@@ -24,9 +24,11 @@ class Figure(BaseModel):
 
 
 class LayerFigures(BaseModel):
-    """Of one layer (0 is what goes in) and one node type: what `oversmoothing` tells."""
+    """Of one layer (0 is what goes in) of a model, teacher or gcn, and one node type: what
+    `oversmoothing` tells."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    model: str
     layer: int
     node_type: str
     energy: float

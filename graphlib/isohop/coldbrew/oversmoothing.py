@@ -23,8 +23,10 @@ DRAWN = 4096
 """Nodes of each type at most by which distance and rank are told."""
 
 
-def figures_of(graph: MessageGraph, layers: Iterable[Table], seed: int) -> list[LayerFigures]:
-    """Of what nodes hold after each layer, float32 (nodes, d) by type."""
+def figures_of(
+    model: str, graph: MessageGraph, layers: Iterable[Table], seed: int
+) -> list[LayerFigures]:
+    """Of what nodes hold after each layer of a model, float32 (nodes, d) by type."""
     random = torch.Generator().manual_seed(seed)
     drawn = {
         name: torch.randperm(count, generator=random)[:DRAWN]
@@ -33,6 +35,7 @@ def figures_of(graph: MessageGraph, layers: Iterable[Table], seed: int) -> list[
     }
     return [
         LayerFigures(
+            model=model,
             layer=number,
             node_type=name,
             energy=round(energy(graph, held, name), 6),
