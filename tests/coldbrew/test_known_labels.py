@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isohop.coldbrew.distiller import Distiller
+from isohop.coldbrew.distiller import DEAF, Distiller
 from isohop.coldbrew.inputs import Inputs
 from isohop.coldbrew.known_labels import FARTHEST, FOLDS, UNKNOWN, KnownLabels, moved_labels
 from isohop.coldbrew.labels import Labels
@@ -209,18 +209,19 @@ def test_labels_help_where_features_say_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "label"),
+    ("asked", "label", "told"),
     [
-        (SMALL, None),
-        (WALKED, "paper.topic"),
-        (SMALL.model_copy(update={"hear_labels": False}), "paper.topic"),
+        (SMALL, None, None),
+        (WALKED, "paper.topic", "a walk that is made for many steps carries none"),
+        (SMALL.model_copy(update={"hear_labels": False}), "paper.topic", None),
     ],
     ids=["no label", "walks", "not asked for"],
 )
-def test_otherwise_none_are_heard(tmp_path, asked, label):
-    assert (
-        Distiller.of(*citations(tmp_path, some_edges()), asked, 1, label, 1).teacher.known is None
-    )
+def test_otherwise_none_are_heard_and_that_is_told_who_asked_for_it(tmp_path, asked, label, told):
+    distiller = Distiller.of(*citations(tmp_path, some_edges()), asked, 1, label, 1)
+    assert distiller.teacher.known is None
+    notes = [note for note in distiller.about()["notes"] if note.startswith(DEAF)]
+    assert notes == ([] if told is None else [f"{DEAF}: {told}"])
 
 
 def test_few_labels_are_not_heard(tmp_path):
@@ -231,6 +232,7 @@ def test_few_labels_are_not_heard(tmp_path):
     distiller = Distiller.of(*made, SMALL, 1, "paper.topic", 1)
     assert distiller.labels is not None
     assert distiller.teacher.known is None
+    assert f"{DEAF}: of too few nodes that is known" in distiller.about()["notes"]
 
 
 def test_folds_are_drawn_by_the_seed_and_about_as_large():

@@ -68,6 +68,7 @@ from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.held_out import HELD_OUT, save_held_out
 
+DEAF = "neighbours do not hear which label a node has"
 BY_FEATURES = ("mlp", "student", "graph-mlp")
 """Models that hear of no edges."""
 
@@ -368,10 +369,14 @@ class Distiller:
         """That the teacher hears, where they are not too scarce for a step to do without those that
         it hides. A walk that is made for many steps carries none."""
         labels, settings = self.labels, self.settings
-        if labels is None or not settings.hear_labels or isinstance(self.parts, Walks):
+        if labels is None or not settings.hear_labels:
             return None
         unknown = self.connected[labels.entity] & ~labels.train
+        if isinstance(self.parts, Walks):
+            self.notes.append(f"{DEAF}: a walk that is made for many steps carries none")
+            return None
         if labels.scarcity(unknown) > MOST_SCARCE:
+            self.notes.append(f"{DEAF}: of too few nodes that is known")
             return None
         return KnownLabels.of(labels, settings.part, self.seed)
 
