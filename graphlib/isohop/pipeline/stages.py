@@ -166,7 +166,8 @@ def _distill(context: Context) -> list[Made]:
     for name, bins in manifest.calibration.items():
         error = calibration_error(bins)
         if error is not None:
-            what = f"confidence of '{name}' is {error:.3f} off, where it was tested"
+            count = sum(one.count for one in bins)
+            what = f"confidence of '{name}' is {error:.3f} off, on {count:,} questions"
             made.append(Made(what=what, where="distill.json"))
     for group in GROUPS:
         figures = {

@@ -37,6 +37,11 @@ class Row:
     count: int
     cells: tuple[Cell, ...]
 
+    @property
+    def of_edge_type(self) -> bool:
+        """Whether the label names an edge type, which may be long."""
+        return _EDGE in self.label
+
 
 @dataclass(frozen=True)
 class EdgeTable:
