@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from isohop.coldbrew.calibration import calibration_error
 from isohop.coldbrew.distill import DistillManifest, distill, read_manifest
 from isohop.coldbrew.embed import embed
 from isohop.coldbrew.inputs import read_inputs
@@ -207,14 +206,7 @@ def test_confidence_is_the_share_of_answers_that_are_right(tmp_path):
         == ("accuracy", "overall", "served", "all")
     )
     assert abs(confidence.mean() - accuracy) < 0.1
-    bins = manifest.calibration["book"]
-    assert sum(one.count for one in bins) == sum(
-        row.count
-        for row in manifest.evaluation
-        if (row.task, row.group, row.model, row.entity) == ("label", "overall", "served", "book")
-        or (row.task, row.group, row.model, row.entity) == ("label", "isolated", "served", "book")
-    )
-    assert calibration_error(bins) < 0.2
+    assert manifest.calibration["book"] == ()  # of fewer than a hundred answers nothing is said
 
 
 def test_a_label_is_learned_where_features_hide_it_and_edges_show_it(tmp_path):

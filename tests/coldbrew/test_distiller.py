@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from isohop.coldbrew import training
 from isohop.coldbrew.beside_label import PART
+from isohop.coldbrew.calibration import calibration_error
 from isohop.coldbrew.choice import Choice
 from isohop.coldbrew.choosing import confidence_of
 from isohop.coldbrew.content import content_in_answers, content_in_vectors
@@ -299,6 +300,22 @@ def test_a_number_is_learned_by_all_models(tmp_path):
     for group in ("overall", "isolated"):
         for model in ("teacher", "student", "mlp", "served"):
             assert right[group, model] > 0.5, (group, model)
+    labels, answers = distiller.labels, distiller.serving.answers()
+    bins = distiller.calibration()["paper"]
+    rows = torch.nonzero(labels.test)[:, 0]
+    assert sum(one.count for one in bins) == len(rows)
+    hits = labels.hits(rows, answers[rows]).sum()
+    assert sum(one.count * one.right for one in bins) == pytest.approx(float(hits), abs=0.01)
+    assert calibration_error(bins) < 0.2
+
+
+def test_how_far_confidence_is_off_is_told_of_all_edges_that_are_tested(tmp_path):
+    distiller = trained(citations(tmp_path, some_edges(1000, 1000), 1000))
+    calibration = distiller.calibration()
+    assert calibration["author"] == ()  # nothing leads to one
+    asked = sum(len(one.source) for one in distiller.evaluation.on_test())
+    assert sum(one.count for one in calibration["paper"]) == asked > 0
+    assert calibration_error(calibration["paper"]) < 0.2
 
 
 def test_batches_of_which_no_node_has_an_edge_are_passed_over(tmp_path):

@@ -254,6 +254,9 @@ def _distilled(generator: np.random.Generator) -> dict[str, Any]:
             ("head", 0.75, 0.55),
             ("tail", 0.5, 0.45),
             ("isolated", 0.12, 0.41),
+            ("degree 4-7", 0.6, 0.4),
+            ("plane--manufacturer--plane.manufacturer", 0.9, 0.8),
+            ("plane--manufacturer--plane.manufacturer, isolated", 0.3, 0.7),
         )
         for model, strength in (
             ("teacher", teacher),

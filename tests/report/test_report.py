@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import struct
@@ -114,6 +115,39 @@ def test_the_least_credible_edges_are_told_by_the_names_of_their_ends(run):
         f"N{first[0]:05d}", shorten(names[first[1]] or "A001"), only.credible
     )
     assert only.credible == pytest.approx(0.05)
+
+
+def test_a_model_of_another_graph_says_nothing_of_this_ones_edges(run):
+    file = run / "model" / "distill.json"
+    about = json.loads(file.read_text("utf-8"))
+    of = Graph.open(run / "graph").manifest
+    for certificate, told in ((of.certificate, 2), ("0" * 32, 0)):
+        about |= {"certificate": certificate, "numbering": of.numbering}
+        file.write_text(json.dumps(about), "utf-8")
+        assert len(doubtful_edges(RunFolder.open(run), 10, 1)) == told
+
+
+@pytest.mark.parametrize("cut", [40, -200, None])
+def test_a_damaged_file_of_credible_edges_is_named(run, cut):
+    file = run / "model" / "credible" / "airport--route--airport.parquet"
+    held = file.read_bytes()
+    middle = held[:40] + bytes(200) + held[240:]
+    file.write_bytes(middle if cut is None else held[:cut])
+    with pytest.raises(IsohopError, match=r"airport--route--airport.parquet is damaged"):
+        doubtful_edges(RunFolder.open(run), 10, 1)
+
+
+def test_results_by_edge_type_stand_in_a_table_of_their_own(run, tmp_path):
+    html = write_report(run, tmp_path / "report.html", FAST, "a title").read_text("utf-8")
+    results = html[html.index('<section id="results"') : html.index('<section id="doubtful"')]
+    first, *others = results.split("<summary>By edge type</summary>")
+    assert "--" not in first
+    assert "Degree 4-7" in first
+    for part in others:
+        table = part[: part.index("</details>")]
+        assert "plane--manufacturer--plane.manufacturer, isolated" in table
+        assert "Degree 4-7" not in table
+    assert len(others) == 3  # all entities together, and two by themselves
 
 
 def test_a_graph_whose_edges_were_not_judged_has_no_doubtful_ones(run, tmp_path):

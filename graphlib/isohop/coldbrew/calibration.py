@@ -9,6 +9,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 BINS = 10
+FEWEST = 100
+"""Answers of a bin, at least: of fewer chance alone is as far off as confidence ever is."""
 
 
 class ConfidenceBin(BaseModel):
@@ -21,17 +23,24 @@ class ConfidenceBin(BaseModel):
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> tuple[ConfidenceBin, ...]:
-    """By rising confidence, `BINS` of about as many answers each. ``confidence``: (answers,) from 0
-    to 1, NaN where it is not known, which says nothing; ``right``: boolean (answers,)."""
+    """By rising confidence, `BINS` at most of about as many answers each, equal confidence in one;
+    none of fewer than `FEWEST` answers. ``confidence``: (answers,) from 0 to 1, NaN where it is not
+    known, which says nothing; ``right``: boolean (answers,)."""
     known = np.flatnonzero(np.isfinite(confidence))
     order = known[np.argsort(confidence[known], kind="stable")]
+    parts = min(BINS, len(order) // FEWEST)
+    if not parts:
+        return ()
+    rising = confidence[order]
+    ends = rising[len(order) * np.arange(1, parts) // parts]
+    cuts = np.unique(np.searchsorted(rising, ends))  # before the first that is as sure
     return tuple(
         ConfidenceBin(
             confidence=round(float(confidence[rows].mean(dtype=np.float64)), 6),
             right=round(float(right[rows].mean()), 6),
             count=len(rows),
         )
-        for rows in np.array_split(order, BINS)
+        for rows in np.split(order, cuts)
         if len(rows)
     )
 

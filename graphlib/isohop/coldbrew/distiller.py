@@ -488,8 +488,9 @@ class Distiller:
             self._displace()
             self._believe()
         self.teacher.train()
-        # A walk that was made carries both.
-        if self.graph is not before or structural.displaced != displaced:
+        # Structural embeddings are in what a walk carries.
+        walked = isinstance(self.parts, Walks) and structural.displaced != displaced
+        if self.graph is not before or walked:
             self.parts = self._parts_of(self.graph)
 
     def _displace(self) -> None:

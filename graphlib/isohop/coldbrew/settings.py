@@ -19,8 +19,8 @@ class DistillSettings(StrictModel):
     Gutenberg."""
 
     teacher: Literal["message-passing", "convolution", "hop-wise"] = "message-passing"
-    """Messages by type of edge; or convolutions that all types share, for many layers; or a walk
-    that is made once for many steps, for large graphs."""
+    """Messages by type of edge; or convolutions that tell no types of edges apart, for many layers;
+    or a walk that is made once for many steps, for large graphs."""
     dimensions: int = Field(128, ge=4, le=4096, multiple_of=2)
     """Of an embedding: half of them say what its edges do, half what its features do alone."""
     layers: int | None = Field(None, ge=1, le=64)

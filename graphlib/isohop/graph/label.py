@@ -1,8 +1,8 @@
 """A label, as a pipeline names it: what it is of each node, and who is told.
 
-``entity.attribute``, of one value a node: an attribute of kind number is a number to tell, all else
-are classes. Nothing that learns sees it but as the label; who learns it, GIANT or Cold Brew, is
-told that of the same nodes, and no other.
+``entity.attribute``, of one value a node: an attribute of kind number is a number to tell, unless
+it is shared; all else are classes. Nothing that learns sees it but as the label; who learns it,
+GIANT or Cold Brew, is told that of the same nodes, and no other.
 """
 
 from __future__ import annotations

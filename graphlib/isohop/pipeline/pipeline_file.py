@@ -58,8 +58,8 @@ class PipelineFile(StrictModel):
     runs: str = "runs"
     """Folder, or URL of an object store, where runs keep what the stages make."""
     label: str | None = None
-    """``entity.attribute`` to learn, and to hide from all that learns it: of kind number a number,
-    else classes. Learned of the nodes that have one."""
+    """``entity.attribute`` to learn, and to hide from all that learns it: of kind number, and
+    not shared, a number, else classes. Learned of the nodes that have one."""
     until: Day | None = None
     """The first day whose edges nothing learns from."""
     as_of: Moment | None = None

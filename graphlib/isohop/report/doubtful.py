@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isohop.coldbrew.figures import DOUBTFUL
-from isohop.graph.dataset import EdgeType, Graph
+from isohop.graph.dataset import EdgeType
 from isohop.report.naming import Names
 from isohop.report.run_folder import RunFolder
 
@@ -39,11 +39,14 @@ class DoubtfulEdges:
 def doubtful_edges(folder: RunFolder, wanted: int, seed: int) -> tuple[DoubtfulEdges, ...]:
     """Of each edge type that was judged, the largest share of doubtful edges first, the ``wanted``
     least credible: of equally credible ones a draw by ``seed``, so that they are not all of the
-    same few nodes."""
-    graph = folder.graph
-    if graph is None:
+    same few nodes. None where the model is of another graph."""
+    graph, model = folder.graph, folder.distilled
+    if graph is None or model is None:
+        return ()
+    if model.certificate and not graph.manifest.has_nodes_of(model.certificate, model.numbering):
         return ()
     found = []
+    names: dict[str, Names] = {}
     for edge_type in graph.edge_types:
         table = folder.credible(edge_type.name)
         if table is None:
@@ -52,15 +55,14 @@ def doubtful_edges(folder: RunFolder, wanted: int, seed: int) -> tuple[DoubtfulE
         doubtful = int(np.count_nonzero(credible < DOUBTFUL))
         drawn = np.random.default_rng(seed).permutation(len(credible))
         least = drawn[np.argsort(credible[drawn], kind="stable")][: min(wanted, doubtful)]
-        sources, targets = (
-            _names(graph, node_type, table[side].to_numpy()[least])
-            for node_type, side in ((edge_type.source, "src"), (edge_type.target, "dst"))
-        )
-        edges = map(DoubtfulEdge, sources, targets, credible[least].tolist())
-        found.append(DoubtfulEdges(edge_type, doubtful, len(credible), tuple(edges)))
+        edges: tuple[DoubtfulEdge, ...] = ()
+        if len(least):
+            called = []
+            for name, side in ((edge_type.source, "src"), (edge_type.target, "dst")):
+                if name not in names:
+                    keys = graph.nodes(name, graph.node_type(name).key)
+                    names[name] = Names.of_entity(graph, name, keys)
+                called.append(names[name].of(table[side].to_numpy()[least]))
+            edges = tuple(map(DoubtfulEdge, *called, credible[least].tolist()))
+        found.append(DoubtfulEdges(edge_type, doubtful, len(credible), edges))
     return tuple(sorted(found, key=lambda of: (-of.share, of.edge_type.name)))
-
-
-def _names(graph: Graph, node_type: str, nodes: np.ndarray) -> list[str]:
-    keys = graph.nodes(node_type, graph.node_type(node_type).key)
-    return Names.of_entity(graph, node_type, keys).of(nodes)

@@ -136,6 +136,8 @@ class DistillSummary(_Part):
     curves: Mapping[str, Curve] = {}
     evaluation: Sequence[EvaluationRow] = Field(default=())
     calibration: Mapping[str, Sequence[ConfidenceBin]] = {}
+    certificate: str | None = None
+    numbering: str | None = None
     weighed: int = 0
     notes: Sequence[str] = ()
     skipped: str | None = None
@@ -194,7 +196,7 @@ class RunFolder:
             return None
         try:
             return pq.read_table(file, columns=["src", "dst", "credible"])
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise IsohopError(
                 f"{file} is damaged: {error}. Run the stage 'distill' again."
             ) from error
