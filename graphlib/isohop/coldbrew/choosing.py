@@ -186,6 +186,10 @@ class Trial:
         """Boolean (questions,)."""
         return self.worth(vectors) >= self.enough
 
+    def right_by(self, choice: Choice) -> Tensor:
+        """Likewise, of what is served by a choice."""
+        return self.right(self.served(share_of(choice, self.evidence)))
+
 
 def learn_choice(trials: Sequence[Trial]) -> Choice:
     """Of one entity's trials; without confidence."""
@@ -214,12 +218,12 @@ def with_confidence(choice: Choice, trials: Sequence[Trial]) -> Choice:
 
 
 def confidence_in(choice: Choice, trials: Sequence[Trial]) -> tuple[Tensor, Tensor]:
-    """Float32 (questions,), of each trial's questions one after another: how sure one is of what is
+    """float32 (questions,), of each trial's questions one after another: how sure one is of what is
     served; and boolean (questions,): whether that is right."""
     sure, right = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
     for trial in trials:
         sure.append(confidence_of(choice, trial.evidence))
-        right.append(trial.right(trial.served(share_of(choice, trial.evidence))))
+        right.append(trial.right_by(choice))
     return torch.cat(sure), torch.cat(right)
 
 
@@ -273,7 +277,7 @@ def _believed(
     for trial in trials:
         rows = (trial.evidence.degree > 0) == linked
         told.append(columns(trial.evidence)[rows])
-        right.append(trial.right(trial.served(share_of(choice, trial.evidence)))[rows])
+        right.append(trial.right_by(choice)[rows])
     return _logistic(torch.cat(told).numpy(), torch.cat(right).numpy())
 
 
