@@ -11,20 +11,29 @@ from hypothesis import strategies as st
 from isohop.coldbrew.links import LinkScore, Query
 from isohop.coldbrew.reliability import FEWEST, LEAST, credibility, credible_edges
 
+SOME = st.lists(st.floats(-50, 50), min_size=1, max_size=300)
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=300))
-def test_a_higher_share_is_never_less_credible(shares):
-    given_ = np.sort(np.array(shares))
-    found = credibility(given_)
+
+@given(SOME, SOME)
+def test_more_evidence_is_never_less_credible(evidence, anywhere):
+    found = credibility(np.sort(np.array(evidence)), np.array(anywhere))
     assert (np.diff(found) >= 0).all()
     assert ((found > 0) & (found <= 1)).all()
     assert found.max() == 1
 
 
+@given(SOME, SOME, st.integers(-3, 3))
+def test_what_evidence_is_measured_by_does_not_matter(evidence, anywhere, power):
+    """Edges are compared with random ones alone."""
+    evidence, anywhere = np.array(evidence), np.array(anywhere)
+    scaled = credibility(2.0**power * evidence, 2.0**power * anywhere)
+    np.testing.assert_array_equal(scaled, credibility(evidence, anywhere))
+
+
 def test_where_nothing_tells_edges_apart_all_are_believed():
     draw = np.random.default_rng(0)
-    assert credibility(draw.random(100_000)).min() > 0.3
-    assert (credibility(np.full(500, 0.97)) == 1).all()
+    assert credibility(draw.normal(size=100_000), draw.normal(size=100_000)).min() > 0.3
+    assert (credibility(np.full(500, 0.97), np.full(500, 0.97)) == 1).all()
 
 
 @pytest.mark.parametrize("spurious", [0.1, 0.3, 0.5])
@@ -32,11 +41,22 @@ def test_the_credible_part_is_the_part_that_is_true(spurious):
     draw = np.random.default_rng(1)
     count = 50_000
     wrong = draw.random(count) < spurious
-    shares = np.where(wrong, draw.random(count), 1 - 0.05 * draw.random(count))
-    found = credibility(shares)
+    evidence = np.where(wrong, draw.normal(-4, 1, count), draw.normal(2, 1, count))
+    found = credibility(evidence, draw.normal(-4, 1, count))
     assert found[~wrong].mean() > 0.9
     assert found[wrong].mean() < 0.2
     assert found.min() == pytest.approx(LEAST, abs=0.02)
+
+
+def test_edges_that_are_all_likelier_than_most_nodes_are_told_apart_by_how_much():
+    """Learned from themselves, wrong edges too are likelier than random ones."""
+    draw = np.random.default_rng(3)
+    count = 50_000
+    wrong = draw.random(count) < 0.5
+    evidence = np.where(wrong, draw.normal(2, 1, count), draw.normal(5, 1, count))
+    found = credibility(evidence, draw.normal(0, 1, count))
+    below = (found[wrong][:, None] < draw.choice(found[~wrong], 200)).mean()
+    assert below > 0.9
 
 
 def world(spurious: float, count: int = 4000) -> tuple[dict[str, torch.Tensor], np.ndarray]:

@@ -1,12 +1,13 @@
 """How credible edges are, judged without anybody saying which are wrong.
 
 A fifth of the edges at a time is left out of the teacher's messages, an edge together with one that
-leads back, and each edge that was left out is asked about: what share of random nodes of its end's
-type is less likely to be there? An edge that leads anywhere is as likely as any: its share is
-uniform between 0 and 1. That of a true edge is mostly near 1. So the density f of shares is a
-mixture, and of the edges at a share s a part f(0)/f(s) at most leads anywhere (the local false
-discovery rate of Efron, JASA 2004). The rest is how credible they are, relative to the most
-credible ones: where shares are uniform there is nothing to tell edges apart by, and all are
+leads back, and each edge that was left out is asked about: how much likelier is its end than a
+random node of that type? That is its *evidence*, the logarithm of a ratio. The same is asked about
+an edge from there to a random node. The density f of evidence is a mixture of true edges and of
+ones that lead anywhere, and that of the latter is f₀, that of random ones: so of edges whose
+evidence is e a part in proportion to f₀(e)/f(e) leads anywhere (the local false discovery rate of
+Efron, JASA 2004). The rest is how credible they are, relative to the most credible ones: where
+edges have no more evidence than random ones there is nothing to tell them apart by, and all are
 credible.
 """
 
@@ -20,17 +21,19 @@ from torch import Tensor
 
 from isohop.coldbrew.links import LinkScore, Query
 from isohop.coldbrew.tables import Table
-from isohop.giant.evaluation import ROUNDING
 from isohop.graph.holdout import reverses
 
-POWERS = (1, 2, 4, 8)
+POWERS = (1, 2, 4, 8, 16, 32)
 """Of how credible edges are, by which messages may be weighed: what a wrong one spoils may be more
 than what a true one tells."""
 
 PARTS = 5
 RANDOM = 256
 """Random nodes that an edge's end is compared with."""
-BINS = 20
+BINS = 40
+"""Of evidence, at most, of about as many edges each."""
+A_BIN = 25
+"""Edges of it at least."""
 FEWEST = 200
 """Edges of a type from which on they are judged."""
 LEAST = 0.05
@@ -70,9 +73,11 @@ def credible_edges(
         name: torch.from_numpy(draw.integers(0, counts[query.target], RANDOM))
         for name, query in asked.items()
     }
-    # Among nodes that are as likely as the true end, its place is drawn: so that of an end that
-    # could be any node, the share is uniform whatever scores there are.
-    shares = {name: draw.random(edges[name].shape[1]) for name in asked}
+    anywhere = {
+        name: torch.from_numpy(_anywhere(query, query.ends(edges[name].numpy())[0], counts, draw))
+        for name, query in asked.items()
+    }
+    evidence = {name: torch.zeros(2, len(ends)) for name, ends in anywhere.items()}
     for number in range(PARTS):
         without = {
             name: torch.from_numpy(np.flatnonzero(of == number)) for name, of in part.items()
@@ -82,19 +87,27 @@ def credible_edges(
             for at in without[name].split(BLOCK):
                 source, target = query.ends(edges[name][:, at])
                 mine = score.query(name, vectors[query.source][source])
-                true = (mine * vectors[query.target][target]).sum(1, keepdim=True)
-                false = mine @ vectors[query.target][random[name]].T
-                # Equal vectors have scores that differ by rounding, as in `ranks`.
-                same = ROUNDING * (1 + true.abs())
-                outcomes = false < true - same, (false - true).abs() <= same
-                less, equal = (outcome.float().mean(1).numpy() for outcome in outcomes)
-                shares[name][at.numpy()] = less + shares[name][at.numpy()] * equal
+                among = (mine @ vectors[query.target][random[name]].T).logsumexp(1)
+                for row, end in enumerate((target, anywhere[name][at])):
+                    likely = (mine * vectors[query.target][end]).sum(1)
+                    evidence[name][row, at] = likely - among
     judged = {}
-    for name, of in shares.items():
+    for name, of in evidence.items():
         # An edge from a node to itself is as near as can be, and says nothing of the others.
-        judged[name] = np.ones(len(of), np.float32)
-        judged[name][~loops[name]] = credibility(of[~loops[name]])
+        judged[name] = np.ones(of.shape[1], np.float32)
+        judged[name][~loops[name]] = credibility(*of.numpy()[:, ~loops[name]])
     return {name: torch.from_numpy(of) for name, of in judged.items()}
+
+
+def _anywhere(
+    query: Query, source: np.ndarray, counts: Mapping[str, int], draw: np.random.Generator
+) -> np.ndarray:
+    """For each ``source`` a random node of the target's type, int64 (edges,), but for itself: there
+    is no edge that is judged which leads from a node to itself."""
+    count = counts[query.target]
+    if query.source != query.target or count == 1:
+        return draw.integers(0, count, len(source))
+    return (source + draw.integers(1, count, len(source))) % count
 
 
 def sharpened(credible: Table, power: int) -> dict[str, Tensor]:
@@ -103,14 +116,21 @@ def sharpened(credible: Table, power: int) -> dict[str, Tensor]:
     return {name: of**power for name, of in credible.items()}
 
 
-def credibility(shares: np.ndarray) -> np.ndarray:
-    """float32 (edges,) of shares (edges,) from 0 to 1; never less for a higher share."""
+def credibility(evidence: np.ndarray, anywhere: np.ndarray) -> np.ndarray:
+    """float32 (edges,) of what evidence edges have, float (edges,), and what random ones have
+    (``anywhere``, as many or not); never less for more evidence."""
     # To load it takes half a second, and learning alone needs it.
     from scipy.optimize import isotonic_regression
 
-    place = np.minimum((shares * BINS).astype(np.int64), BINS - 1)
-    density = np.bincount(place, minlength=BINS) * BINS / len(shares)
-    density = isotonic_regression(density).x
-    least = max(float(density[0]), 1.0 / len(shares))
-    credible = 1 - (1 - LEAST) * least / np.maximum(density, least)
+    bins = max(1, min(BINS, len(evidence) // A_BIN))
+    bounds = np.unique(np.quantile(evidence, np.arange(1, bins) / bins, method="lower"))
+    bounds = bounds[bounds < evidence.max()]  # so that there are edges in each
+    place = np.searchsorted(bounds, evidence)
+    here, there = (
+        np.bincount(of, minlength=len(bounds) + 1)
+        for of in (place, np.searchsorted(bounds, anywhere))
+    )
+    # One more than there are: where none was met one might have been.
+    ratio = isotonic_regression((there + 1) / here, weights=here, increasing=False).x
+    credible = 1 - (1 - LEAST) * ratio / ratio.max()
     return (credible / credible.max())[place].astype(np.float32)
