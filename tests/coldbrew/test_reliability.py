@@ -53,10 +53,17 @@ def test_edges_that_are_all_likelier_than_most_nodes_are_told_apart_by_how_much(
     draw = np.random.default_rng(3)
     count = 50_000
     wrong = draw.random(count) < 0.5
-    evidence = np.where(wrong, draw.normal(2, 1, count), draw.normal(5, 1, count))
+    evidence = np.where(wrong, draw.normal(1.5, 1, count), draw.normal(4.5, 1, count))
     found = credibility(evidence, draw.normal(0, 1, count))
-    below = (found[wrong][:, None] < draw.choice(found[~wrong], 200)).mean()
-    assert below > 0.9
+    pairs = found[wrong][:, None], draw.choice(found[~wrong], 200)
+    assert (np.less(*pairs).mean() + np.less_equal(*pairs).mean()) / 2 > 0.9
+
+
+def test_where_no_edge_is_wrong_hardly_any_is_doubtful():
+    draw = np.random.default_rng(4)
+    found = credibility(draw.normal(5, 1, 10_000), draw.normal(0, 1, 10_000))
+    assert (found < 0.5).mean() < 0.001
+    assert (credibility(np.full(500, 9.0), draw.normal(0, 1, 500)) == 1).all()
 
 
 def world(spurious: float, count: int = 4000) -> tuple[dict[str, torch.Tensor], np.ndarray]:

@@ -3,12 +3,16 @@
 A fifth of the edges at a time is left out of the teacher's messages, an edge together with one that
 leads back, and each edge that was left out is asked about: how much likelier is its end than a
 random node of that type? That is its *evidence*, the logarithm of a ratio. The same is asked about
-an edge from there to a random node. The density f of evidence is a mixture of true edges and of
-ones that lead anywhere, and that of the latter is f₀, that of random ones: so of edges whose
-evidence is e a part in proportion to f₀(e)/f(e) leads anywhere (the local false discovery rate of
-Efron, JASA 2004). The rest is how credible they are, relative to the most credible ones: where
-edges have no more evidence than random ones there is nothing to tell them apart by, and all are
-credible.
+an edge from there to a random node, and a *share* of such edges has less evidence. The share of an
+edge that leads anywhere is uniform between 0 and 1, that of a true one mostly near 1. So the
+density f of shares is a mixture, and of the edges at a share s a part f(0)/f(s) at most leads
+anywhere (the local false discovery rate of Efron, JASA 2004; f(0) is what there is below a half,
+Storey, JRSS B 2002). The rest is how credible they are, relative to the most credible ones: where
+shares are uniform there is nothing to tell edges apart by, and all are credible.
+
+True edges have more evidence than nearly all random ones, and so have wrong ones that the teacher
+has learned from: what sets them apart is by how much, so shares are looked at the closer the nearer
+they are to 1.
 """
 
 from __future__ import annotations
@@ -23,17 +27,16 @@ from isohop.coldbrew.links import LinkScore, Query
 from isohop.coldbrew.tables import Table
 from isohop.graph.holdout import reverses
 
-POWERS = (1, 2, 4, 8, 16, 32)
+POWERS = (1, 2, 4, 8)
 """Of how credible edges are, by which messages may be weighed: what a wrong one spoils may be more
 than what a true one tells."""
 
 PARTS = 5
 RANDOM = 256
 """Random nodes that an edge's end is compared with."""
-BINS = 40
-"""Of evidence, at most, of about as many edges each."""
-A_BIN = 25
-"""Edges of it at least."""
+FEW = 25
+"""Random edges that have more evidence than the most credible ones: fewer tell shares no further
+apart."""
 FEWEST = 200
 """Edges of a type from which on they are judged."""
 LEAST = 0.05
@@ -122,15 +125,15 @@ def credibility(evidence: np.ndarray, anywhere: np.ndarray) -> np.ndarray:
     # To load it takes half a second, and learning alone needs it.
     from scipy.optimize import isotonic_regression
 
-    bins = max(1, min(BINS, len(evidence) // A_BIN))
-    bounds = np.unique(np.quantile(evidence, np.arange(1, bins) / bins, method="lower"))
-    bounds = bounds[bounds < evidence.max()]  # so that there are edges in each
-    place = np.searchsorted(bounds, evidence)
-    here, there = (
-        np.bincount(of, minlength=len(bounds) + 1)
-        for of in (place, np.searchsorted(bounds, anywhere))
-    )
-    # One more than there are: where none was met one might have been.
-    ratio = isotonic_regression((there + 1) / here, weights=here, increasing=False).x
-    credible = 1 - (1 - LEAST) * ratio / ratio.max()
+    ordered = np.sort(anywhere)
+    less, as_much = (np.searchsorted(ordered, evidence, side) for side in ("left", "right"))
+    above = 1 - (less + as_much + 1) / (2 * len(anywhere) + 2)
+    # A half of what random edges there are, a half of the rest, and so on.
+    last = max(0, int(np.log2(len(anywhere) / FEW)))
+    place = np.minimum(-np.log2(above), last).astype(np.int64)
+    width = 0.5 ** np.minimum(np.arange(last + 1) + 1, last)
+    density = np.bincount(place, minlength=last + 1) / width / len(evidence)
+    density = isotonic_regression(density, weights=width).x
+    least = max(float(density[0]), 1.0 / len(evidence))
+    credible = 1 - (1 - LEAST) * least / np.maximum(density, least)
     return (credible / credible.max())[place].astype(np.float32)
