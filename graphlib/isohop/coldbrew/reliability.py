@@ -35,8 +35,7 @@ PARTS = 5
 RANDOM = 256
 """Random nodes that an edge's end is compared with."""
 FEW = 25
-"""Random edges that have more evidence than the most credible ones: fewer tell shares no further
-apart."""
+"""Random edges by which the shares nearest to 1 are told: fewer tell them no further apart."""
 FEWEST = 200
 """Edges of a type from which on they are judged."""
 LEAST = 0.05
