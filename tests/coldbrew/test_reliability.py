@@ -109,6 +109,8 @@ def test_among_nodes_that_are_all_alike_every_edge_is_believed():
     draw = torch.Generator().manual_seed(1)
     alike = torch.nn.functional.normalize(torch.rand(1, 10, generator=draw), dim=1).expand(500, 10)
     assert judged(world(0.3)[0], alike)["a--r--a"].min() > 0.3
+    nearly = alike * (1 + 1e-7 * torch.randn(500, 1, generator=draw))
+    assert judged(world(0.3)[0], nearly)["a--r--a"].min() > 0.3
 
 
 def test_edges_that_lead_back_tell_nothing_of_each_other():

@@ -38,6 +38,8 @@ FEW = 25
 """Random edges by which the shares nearest to 1 are told: fewer tell them no further apart."""
 FEWEST = 200
 """Edges of a type from which on they are judged."""
+ALIKE = 1e-3
+"""Evidence is told as so many of these: that of nodes which are all alike differs by rounding."""
 LEAST = 0.05
 """What is left of an edge that leads anywhere: nobody is sure of that."""
 BLOCK = 1 << 14
@@ -97,7 +99,8 @@ def credible_edges(
     for name, of in evidence.items():
         # An edge from a node to itself is as near as can be, and says nothing of the others.
         judged[name] = np.ones(of.shape[1], np.float32)
-        judged[name][~loops[name]] = credibility(*of.numpy()[:, ~loops[name]])
+        told = (of / ALIKE).round().numpy()
+        judged[name][~loops[name]] = credibility(*told[:, ~loops[name]])
     return {name: torch.from_numpy(of) for name, of in judged.items()}
 
 
@@ -107,7 +110,7 @@ def _anywhere(
     """For each ``source`` a random node of the target's type, int64 (edges,), but for itself: there
     is no edge that is judged which leads from a node to itself."""
     count = counts[query.target]
-    if query.source != query.target or count == 1:
+    if query.source != query.target:
         return draw.integers(0, count, len(source))
     return (source + draw.integers(1, count, len(source))) % count
 
