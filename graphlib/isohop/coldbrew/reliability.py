@@ -36,6 +36,8 @@ RANDOM = 256
 """Random nodes that an edge's end is compared with."""
 FEW = 25
 """Random edges by which the shares nearest to 1 are told: fewer tell them no further apart."""
+SURE = 3
+"""Standard errors that there must be more edges at a share than chance would have there."""
 FEWEST = 200
 """Edges of a type from which on they are judged."""
 ALIKE = 1e-3
@@ -137,5 +139,8 @@ def credibility(evidence: np.ndarray, anywhere: np.ndarray) -> np.ndarray:
     density = np.bincount(place, minlength=last + 1) / width / len(evidence)
     density = isotonic_regression(density, weights=width).x
     least = max(float(density[0]), 1.0 / len(evidence))
-    credible = 1 - (1 - LEAST) * least / np.maximum(density, least)
-    return (credible / credible.max())[place].astype(np.float32)
+    # Where nothing tells edges apart a few are the most credible ones by chance.
+    by_chance = SURE * np.sqrt(2 / (width * len(evidence)))
+    surely = max(float((density - by_chance).max()), least)
+    credible, most = (1 - (1 - LEAST) * least / np.maximum(of, least) for of in (density, surely))
+    return np.minimum(credible / most, 1)[place].astype(np.float32)
