@@ -145,6 +145,29 @@ def test_an_edge_from_a_node_to_itself_is_believed_and_says_nothing_of_others():
     assert credible[:4000][elsewhere].mean() < 0.35
 
 
+def test_edges_are_compared_with_what_is_none():
+    """Where most pairs are edges, a random pair is mostly as true as an edge that is judged."""
+    draw = np.random.default_rng(5)
+    there = draw.random((3000, 3)) < 0.65
+    # Each target knows from which sources edges lead there, some of them better than others.
+    known = (there - 0.5) * draw.uniform(0.2, 1, (3000, 1))
+    vectors = {
+        "airport": torch.eye(3),
+        "plane": torch.nn.functional.normalize(torch.from_numpy(known).float(), dim=1),
+    }
+    edges = {"airport--r--plane": torch.from_numpy(np.stack(np.nonzero(there.T)))}
+    query = Query("airport--r--plane", "airport", "plane", inverse=False)
+    score = LinkScore(("airport--r--plane",), 3, "distmult", 10.0)
+    for ends in (
+        edges,
+        {"airport--r--plane": torch.cartesian_prod(*map(torch.arange, (3, 3000))).T},
+    ):
+        with torch.no_grad():
+            counts = {"airport": 3, "plane": 3000}
+            found = credible_edges((query,), ends, counts, lambda _: vectors, score, 1)
+        assert found["airport--r--plane"].min() > 0.9
+
+
 def test_a_type_of_few_edges_is_not_judged():
     edges, _ = world(0.3, FEWEST - 1)
     ends = edges["a--r--a"]

@@ -3,12 +3,12 @@
 A fifth of the edges at a time is left out of the teacher's messages, an edge together with one that
 leads back, and each edge that was left out is asked about: how much likelier is its end than a
 random node of that type? That is its *evidence*, the logarithm of a ratio. The same is asked about
-an edge from there to a random node, and a *share* of such edges has less evidence. The share of an
-edge that leads anywhere is uniform between 0 and 1, that of a true one mostly near 1. So the
-density f of shares is a mixture, and of the edges at a share s a part f(0)/f(s) at most leads
-anywhere (the local false discovery rate of Efron, JASA 2004; f(0) is what there is below a half,
-Storey, JRSS B 2002). The rest is how credible they are, relative to the most credible ones: where
-shares are uniform there is nothing to tell edges apart by, and all are credible.
+a random node to which no edge leads from there, and a *share* of such pairs has less evidence. The
+share of an edge that leads anywhere is uniform between 0 and 1, that of a true one mostly near 1.
+So the density f of shares is a mixture, and of the edges at a share s a part f(0)/f(s) at most
+leads anywhere (the local false discovery rate of Efron, JASA 2004; f(0) is what there is below a
+half, Storey, JRSS B 2002). The rest is how credible they are, relative to the most credible ones:
+where shares are uniform there is nothing to tell edges apart by, and all are credible.
 
 True edges have more evidence than nearly all random ones, and so have wrong ones that the teacher
 has learned from: what sets them apart is by how much, so shares are looked at the closer the nearer
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from isohop.coldbrew.links import LinkScore, Query
 from isohop.coldbrew.tables import Table
+from isohop.engines.arrays import within
 from isohop.graph.holdout import reverses
 
 POWERS = (1, 2, 4, 8)
@@ -80,10 +81,9 @@ def credible_edges(
         for name, query in asked.items()
     }
     anywhere = {
-        name: torch.from_numpy(_anywhere(query, query.ends(edges[name].numpy())[0], counts, draw))
-        for name, query in asked.items()
+        name: _anywhere(query, edges[name].numpy(), counts, draw) for name, query in asked.items()
     }
-    evidence = {name: torch.zeros(2, len(ends)) for name, ends in anywhere.items()}
+    evidence = {name: torch.zeros(2, edges[name].shape[1]) for name in asked}
     for number in range(PARTS):
         without = {
             name: torch.from_numpy(np.flatnonzero(of == number)) for name, of in part.items()
@@ -94,27 +94,39 @@ def credible_edges(
                 source, target = query.ends(edges[name][:, at])
                 mine = score.query(name, vectors[query.source][source])
                 among = (mine @ vectors[query.target][random[name]].T).logsumexp(1)
-                for row, end in enumerate((target, anywhere[name][at])):
+                for row, end in enumerate((target, torch.from_numpy(anywhere[name])[at])):
                     likely = (mine * vectors[query.target][end]).sum(1)
                     evidence[name][row, at] = likely - among
     judged = {}
     for name, of in evidence.items():
         # An edge from a node to itself is as near as can be, and says nothing of the others.
         judged[name] = np.ones(of.shape[1], np.float32)
-        told = (of / ALIKE).round().numpy()
-        judged[name][~loops[name]] = credibility(*told[:, ~loops[name]])
+        mine, others = (of / ALIKE).round().numpy()
+        there = _there(asked[name], edges[name].numpy(), anywhere[name], counts)
+        judged[name][~loops[name]] = credibility(mine[~loops[name]], others[~loops[name] & ~there])
     return {name: torch.from_numpy(of) for name, of in judged.items()}
 
 
 def _anywhere(
-    query: Query, source: np.ndarray, counts: Mapping[str, int], draw: np.random.Generator
+    query: Query, edges: np.ndarray, counts: Mapping[str, int], draw: np.random.Generator
 ) -> np.ndarray:
-    """For each ``source`` a random node of the target's type, int64 (edges,), but for itself: there
-    is no edge that is judged which leads from a node to itself."""
+    """For the source of each edge a random node of the target's type, int64 (edges,), but for
+    itself: there is no edge that is judged which leads from a node to itself."""
+    source, _ = query.ends(edges)
     count = counts[query.target]
     if query.source != query.target:
         return draw.integers(0, count, len(source))
     return (source + draw.integers(1, count, len(source))) % count
+
+
+def _there(
+    query: Query, edges: np.ndarray, anywhere: np.ndarray, counts: Mapping[str, int]
+) -> np.ndarray:
+    """bool (edges,): does an edge lead from the source of each to the node in ``anywhere``? Where
+    most pairs are edges, that would be as true as what is judged."""
+    source, target = query.ends(edges)
+    pairs, drawn = (source * counts[query.target] + end for end in (target, anywhere))
+    return within(drawn, np.sort(pairs))
 
 
 def sharpened(credible: Table, power: int) -> dict[str, Tensor]:
@@ -125,7 +137,7 @@ def sharpened(credible: Table, power: int) -> dict[str, Tensor]:
 
 def credibility(evidence: np.ndarray, anywhere: np.ndarray) -> np.ndarray:
     """float32 (edges,) of what evidence edges have, float (edges,), and what random ones have
-    (``anywhere``, as many or not); never less for more evidence."""
+    (``anywhere``, as many or not, or none: then all are credible); never less for more evidence."""
     # To load it takes half a second, and learning alone needs it.
     from scipy.optimize import isotonic_regression
 
@@ -133,7 +145,7 @@ def credibility(evidence: np.ndarray, anywhere: np.ndarray) -> np.ndarray:
     less, as_much = (np.searchsorted(ordered, evidence, side) for side in ("left", "right"))
     above = 1 - (less + as_much + 1) / (2 * len(anywhere) + 2)
     # A half of what random edges there are, a half of the rest, and so on.
-    last = max(0, int(np.log2(len(anywhere) / FEW)))
+    last = int(np.log2(max(len(anywhere), FEW) / FEW))
     place = np.minimum(-np.log2(above), last).astype(np.int64)
     width = 0.5 ** np.minimum(np.arange(last + 1) + 1, last)
     density = np.bincount(place, minlength=last + 1) / width / len(evidence)
