@@ -45,10 +45,15 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> tuple[ConfidenceBi
     )
 
 
+def answers_of(bins: Sequence[ConfidenceBin]) -> int:
+    """How many there are in all."""
+    return sum(one.count for one in bins)
+
+
 def calibration_error(bins: Sequence[ConfidenceBin]) -> float | None:
     """How far confidence is from the share that is right, mean over answers (the expected
     calibration error of Naeini et al., AAAI 2015, in bins of equally many); None of no answers."""
-    count = sum(one.count for one in bins)
+    count = answers_of(bins)
     if not count:
         return None
     return sum(one.count * abs(one.confidence - one.right) for one in bins) / count

@@ -32,6 +32,7 @@ from isohop.errors import IsohopError
 from isohop.giant.documents import document_fields
 from isohop.graph import Graph
 from isohop.graph.earlier import earlier_ids
+from isohop.graph.holdout import entity_of_label
 
 if TYPE_CHECKING:
     from isohop.coldbrew.bundle import Student
@@ -190,7 +191,7 @@ def _students(
     from isohop.coldbrew.tables import module_key
     from isohop.coldbrew.teacher import LoneTeacher
 
-    labelled = (manifest.label or "").rpartition(".")[0] if manifest.outputs else None
+    labelled = entity_of_label(manifest.label) if manifest.label and manifest.outputs else None
     found: dict[str, Student] = {}
     modules: tuple[FeatureMLP, ...] = ()
     teacher = {} if manifest.skipped is not None else load_file(model / "teacher.safetensors")

@@ -31,6 +31,7 @@ from isohop.engines.storage import folder_atomically, write_text_atomically
 from isohop.graph import Graph, hold_out
 from isohop.graph.earlier import NOBODY, check_same_types, later_ids, later_nodes, moved_edges
 from isohop.graph.held_out import HELD_OUT, learned_from, parts_of_label, save_held_out
+from isohop.graph.holdout import entity_of_label
 
 ROUNDING = 1e-5
 """How far two vectors of length 1 may lie apart, in any direction, and be one: products of tables
@@ -53,7 +54,7 @@ def keep_model(
         if manifest.skipped is None:
             state = moved_teacher(load_file(model / "teacher.safetensors"), later)
             if manifest.label is not None:
-                entity = manifest.label.rpartition(".")[0]
+                entity = entity_of_label(manifest.label)
                 state = moved_labels(state, later[entity], now.node_type(entity).count)
             places = {name: len(state[f"nodes_{module_key(name)}"]) for name in structural}
             structural = {name: (count,) for name, count in places.items()}

@@ -27,6 +27,7 @@ from isohop.coldbrew.tables import Table, unit
 from isohop.coldbrew.teacher import Teacher
 from isohop.errors import IsohopError
 from isohop.graph import Graph
+from isohop.graph.holdout import entity_of_label
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class KnownGraph:
         }
         state, known = load_file(model / "teacher.safetensors"), None
         if manifest.label is not None and f"{KNOWN}values" in state:
-            entity, d = manifest.label.rpartition(".")[0], manifest.settings.part
+            entity, d = entity_of_label(manifest.label), manifest.settings.part
             known = KnownLabels(entity, inputs.counts[entity], manifest.outputs, d)
         learned = manifest.settings, manifest.outputs
         teacher = Teacher(inputs, structural, *learned, known=known)

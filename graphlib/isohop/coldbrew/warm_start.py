@@ -29,7 +29,7 @@ from isohop.errors import IsohopError
 from isohop.graph import Graph
 from isohop.graph.earlier import all_new, check_same_types, later_nodes
 from isohop.graph.held_out import HELD_OUT, learned_from, parts_of_label
-from isohop.graph.holdout import Learned
+from isohop.graph.holdout import Learned, entity_of_label
 
 if TYPE_CHECKING:
     from isohop.coldbrew.distiller import Distiller
@@ -68,7 +68,7 @@ class WarmStart:
         kept = model / HELD_OUT
         parts = None
         if label is not None:
-            parts = parts_of_label(kept, now, label.rpartition(".")[0], later)
+            parts = parts_of_label(kept, now, entity_of_label(label), later)
         # One for all entities.
         manifest = read_manifest(model)
         content = {choice.content for choice in manifest.choices.values()}

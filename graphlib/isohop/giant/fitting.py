@@ -24,6 +24,7 @@ from isohop.giant.inference import FeatureWriter
 from isohop.giant.model_folder import contents_of
 from isohop.giant.settings import FeatureSettings
 from isohop.graph import Graph, Holdout, hold_out
+from isohop.graph.holdout import entity_of_label
 from isohop.graph.label import Label, read_label
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _told(graph: Graph, label: str | None, holdout: Holdout, seed: int) -> Label
     """The same as distillation has it."""
     if label is None:
         return None
-    return read_label(graph, label, holdout.groups[label.rpartition(".")[0]], seed)
+    return read_label(graph, label, holdout.groups[entity_of_label(label)], seed)
 
 
 def _keep_told(trainer: Trainer, entity: str, file: Path) -> str | None:

@@ -27,6 +27,7 @@ from isohop.engines.progress import SILENT, Progress
 from isohop.giant.documents import Field, document_fields, render_documents
 from isohop.giant.model_folder import reads_texts
 from isohop.graph import Graph
+from isohop.graph.holdout import entity_of_label
 
 if TYPE_CHECKING:
     from isohop.giant.encoder import Encoder
@@ -78,7 +79,7 @@ def encode_piece(
             if kept is not None:
                 new = ~_take_kept(*kept, name, label, loaded, ids, documents, features)
             encoded += int(new.sum())
-            if told is not None and label is not None and name == label.rpartition(".")[0]:
+            if told is not None and label is not None and name == entity_of_label(label):
                 new &= ~_take_told(told, ids, features)
             if new.any():
                 features[new] = encode_documents(loaded, name, documents.filter(pa.array(new)))

@@ -82,6 +82,11 @@ class Learned:
     edges: Mapping[str, np.ndarray]
 
 
+def entity_of_label(label: str) -> str:
+    """Of ``entity.attribute``, whose attribute has no dot in its name."""
+    return label.rpartition(".")[0]
+
+
 def label_edge(graph: Graph, label: str | None) -> str | None:
     """The edge type that carries the label, where the label is a shared attribute."""
     if label is None:

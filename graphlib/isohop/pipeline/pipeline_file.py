@@ -35,6 +35,7 @@ from isohop.errors import InvalidInput, IsohopError, did_you_mean
 from isohop.giant.model_folder import model_problem
 from isohop.giant.settings import FeatureSettings
 from isohop.graph.build import Planned, plan_schema
+from isohop.graph.holdout import entity_of_label
 from isohop.hops.plan import values_of
 from isohop.pipeline.schedule import ScheduleSettings
 from isohop.relational.as_of import Day, Moment
@@ -256,7 +257,7 @@ def _check_attributes(
             f"no entity has an attribute '{settings.label}' (a key is none).",
             did_you_mean(settings.label, names),
         )
-    elif settings.label is not None and settings.label.rpartition(".")[0] not in entities:
+    elif settings.label is not None and entity_of_label(settings.label) not in entities:
         file.add(
             ("label",),
             f"the attribute of '{settings.label}' has a dot in its name, which a label's cannot.",

@@ -119,7 +119,7 @@ def _features(context: Context) -> list[Made]:
 
 
 def _distill(context: Context) -> list[Made]:
-    from isohop.coldbrew.calibration import calibration_error
+    from isohop.coldbrew.calibration import answers_of, calibration_error
     from isohop.coldbrew.distill import Before, distill
 
     settings, run, earlier = context.pipeline.settings, context.run, context.earlier
@@ -166,8 +166,8 @@ def _distill(context: Context) -> list[Made]:
     for name, bins in manifest.calibration.items():
         error = calibration_error(bins)
         if error is not None:
-            count = sum(one.count for one in bins)
-            what = f"confidence of '{name}' is {error:.3f} off, on {count:,} questions"
+            asked = answers_of(bins)
+            what = f"confidence of '{name}' is {error:.3f} off, on {asked:,} questions"
             made.append(Made(what=what, where="distill.json"))
     for group in GROUPS:
         figures = {

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from isohop.coldbrew.calibration import ConfidenceBin, calibration_error
+from isohop.coldbrew.calibration import ConfidenceBin, answers_of, calibration_error
 from isohop.report.run_folder import EdgeRanks, EvaluationRow
 
 _RANKS = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_10": "Hits@10"}
@@ -81,7 +81,7 @@ def confidence_rows(
     """From ``distill.json``; of entities of which anything was asked."""
     rows = []
     for entity, bins in calibration.items():
-        count, error = sum(one.count for one in bins), calibration_error(bins)
+        count, error = answers_of(bins), calibration_error(bins)
         if error is not None:
             sure, right = (
                 sum(one.count * getattr(one, name) for one in bins) / count
