@@ -58,3 +58,9 @@ def test_a_start_that_failed_is_tried_once_more_and_then_told(kind, monkeypatch,
     fails = 3
     with pytest.raises(IsohopError, match="Ray did not start on this machine"), ray_session():
         pass
+
+
+def test_ray_client_is_refused_with_what_to_do_instead(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(IsohopError, match="RAY_ADDRESS=host:6379"), ray_session():
+        pass

@@ -39,7 +39,7 @@ def ray_session() -> Iterator[None]:
     A session that is already there is used and left alone, so stages of one run share one. A local
     one binds to loopback, has no process that only a cluster needs, and is shut down at the end;
     its logs are removed where nothing went wrong.
-    Raises `IsohopError` when Ray does not start.
+    Raises `IsohopError` when Ray does not start, or is to be reached by Ray Client.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -54,6 +54,12 @@ def ray_session() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("ray://"):
+        raise IsohopError(
+            f"RAY_ADDRESS is {address}, which is Ray Client's: it does not tell what is free on the "
+            "cluster. Run this on a machine of the cluster with RAY_ADDRESS=host:6379, or submit it "
+            "as a job: ray job submit --address http://host:8265."
+        )
     cores = len(os.sched_getaffinity(0))  # not all that the machine has
     logs = None
     for attempt in range(1, _ATTEMPTS + 1):
