@@ -25,11 +25,11 @@ def test_no_answer_is_lost_and_their_order_says_nothing(count, values, seed):
     assert 1 <= len(bins) <= min(BINS, count // FEWEST)
     assert sum(one.count for one in bins) == count
     assert sum(one.count * one.right for one in bins) == pytest.approx(right.sum(), abs=0.01)
+    assert min(one.count for one in bins) >= FEWEST
     apart = [one.confidence for one in bins]
     assert apart == sorted(apart)
     if len(np.unique(sure)) == count:
         assert len(bins) == min(BINS, count // FEWEST)
-        assert min(one.count for one in bins) >= FEWEST
     assert 0 <= calibration_error(bins) <= 1
 
 
@@ -38,6 +38,12 @@ def test_answers_that_are_as_sure_are_of_one_bin_in_whatever_order_they_come():
     (only,) = reliability(np.full(1000, 0.7), np.arange(1000) < 700)
     assert (only.count, only.right) == (1000, 0.7)
     assert calibration_error([only]) == pytest.approx(0)
+
+
+def test_a_few_that_are_less_sure_than_all_others_are_no_bin():
+    sure = np.where(np.arange(1000) < 3, 0.1, 0.8)
+    (only,) = reliability(sure, np.ones(1000, bool))
+    assert only.count == 1000
 
 
 def test_who_is_as_often_right_as_sure_is_off_by_nothing_and_who_boasts_is():

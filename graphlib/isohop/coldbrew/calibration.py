@@ -33,15 +33,17 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> tuple[ConfidenceBi
         return ()
     rising = confidence[order]
     ends = rising[len(order) * np.arange(1, parts) // parts]
-    cuts = np.unique(np.searchsorted(rising, ends))  # before the first that is as sure
+    cuts = [0]
+    for cut in np.searchsorted(rising, ends):  # before the first that is as sure
+        if min(cut - cuts[-1], len(order) - cut) >= FEWEST:
+            cuts.append(int(cut))
     return tuple(
         ConfidenceBin(
             confidence=round(float(confidence[rows].mean(dtype=np.float64)), 6),
             right=round(float(right[rows].mean()), 6),
             count=len(rows),
         )
-        for rows in np.split(order, cuts)
-        if len(rows)
+        for rows in np.split(order, cuts[1:])
     )
 
 
