@@ -56,9 +56,9 @@ def ray_session() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     if address and address.startswith("ray://"):
         raise IsohopError(
-            f"RAY_ADDRESS is {address}, which is Ray Client's: it does not tell what is free on the "
-            "cluster. Run this on a machine of the cluster with RAY_ADDRESS=host:6379, or submit it "
-            "as a job: ray job submit --address http://host:8265."
+            f"RAY_ADDRESS is {address}, which is Ray Client's: that does not tell what is free on "
+            "the cluster. Run this on a machine of the cluster with RAY_ADDRESS=host:6379, or as a "
+            "job: ray job submit --address http://host:8265."
         )
     cores = len(os.sched_getaffinity(0))  # not all that the machine has
     logs = None
