@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from isohop.coldbrew.choice import Choice
+from isohop.coldbrew.credible import read_credible, write_credible
 from isohop.coldbrew.distill import DistillManifest, read_manifest
 from isohop.coldbrew.embed import embed
 from isohop.coldbrew.known_graph import KnownGraph
@@ -174,6 +175,75 @@ def test_rows_with_edges_are_served_as_such_nodes_are(world, tmp_path, monkeypat
     _, without = new(world, tmp_path / "none", books(world))
     linked = degree > 0
     assert ((vectors(without) * vectors(known)).sum(1)[linked] < 0.999).mean() > 0.9
+
+
+def test_rows_in_many_small_parts_are_embedded_in_few(world, tmp_path, monkeypatch):
+    """Messages pass over the graph for each piece of them."""
+    _, one = new(world, tmp_path / "one", books(world), **known_edges(world))
+    folder = tmp_path / "many"
+    (folder / "rows.parquet").mkdir(parents=True)
+    rows = books(world)
+    for number, start in enumerate(range(0, rows.num_rows, 50)):
+        part = folder / "rows.parquet" / f"{number:03d}.parquet"
+        pq.write_table(rows.slice(start, 50), part, row_group_size=10)
+    for name, table in known_edges(world).items():
+        pq.write_table(table, folder / f"{name}.parquet")
+    files = {READS: folder / "reads.parquet", SHELF: folder / "shelf.parquet"}
+    told = of_run(world, folder, files)
+    assert told.embedded == rows.num_rows
+    (part,) = (folder / "out").glob("*.parquet")
+    found = pq.read_table(part)
+    assert found["id"].equals(one["id"])
+    assert np.allclose(vectors(found), vectors(one), atol=1e-5)
+    pieces_in = pieces.in_full_pieces
+    monkeypatch.setattr(pieces, "PIECE", 70)
+    few = pieces_in(
+        sorted((folder / "rows.parquet").iterdir()), rows.column_names, tmp_path / "few"
+    )
+    sizes = [piece["rows"] for piece in pieces_of(few)]
+    assert sizes == [70] * (rows.num_rows // 70) + [rows.num_rows % 70]
+    assert pq.read_table(few[0]).equals(rows)
+
+
+def test_a_file_of_edges_that_is_damaged_is_told(world, tmp_path):
+    """A page of it, behind a sound footer."""
+    edges = known_edges(world)["reads"]
+    pq.write_table(edges, tmp_path / "reads.parquet", compression="none")
+    whole = (tmp_path / "reads.parquet").read_bytes()
+    (tmp_path / "reads.parquet").write_bytes(whole[:4] + b"\xff" * 400 + whole[404:])
+    pq.write_table(books(world), tmp_path / "rows.parquet")
+    with pytest.raises(IsohopError, match=r"reads\.parquet cannot be read"):
+        of_run(world, tmp_path, {READS: tmp_path / "reads.parquet"})
+
+
+@pytest.mark.parametrize("name", ["teacher.safetensors", "mlp.safetensors", "student.safetensors"])
+def test_a_model_that_is_damaged_is_told(world, tmp_path, name):
+    run = world.graph.path.parent
+    shutil.copytree(run / "model", tmp_path / "model")
+    whole = (tmp_path / "model" / name).read_bytes()
+    for content in (None, b"", whole[: len(whole) // 2], b"\xff" * 100):
+        (tmp_path / "model" / name).unlink()
+        if content is not None:
+            (tmp_path / "model" / name).write_bytes(content)
+        with pytest.raises(IsohopError, match=r"damaged.*stage 'distill' again"):
+            embed(world.graph.path, run / "features", tmp_path / "model", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        (tmp_path / "model" / name).touch()
+
+
+def test_credible_edges_that_are_damaged_are_told(world, tmp_path):
+    judged = {READS: torch.rand(world.graph.edge_type(READS).count)}
+    write_credible(tmp_path, world.graph, judged)
+    file = tmp_path / f"{READS}.parquet"
+    whole = file.read_bytes()
+    pq.write_table(pq.read_table(file).slice(1), file)
+    for content in (file.read_bytes(), whole[: len(whole) // 2], b""):
+        file.write_bytes(content)
+        with pytest.raises(IsohopError, match="Run the stage 'embed' again"):
+            read_credible(tmp_path, world.graph, [READS])
+    file.unlink()
+    with pytest.raises(IsohopError, match="Run the stage 'embed' again"):
+        read_credible(tmp_path, world.graph, [READS])
 
 
 def test_edges_that_nobody_hears_count_for_no_degree_of_a_new_row_nor_of_a_known_one(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +223,10 @@ def test_text_that_is_not_text_is_kept_apart(world, tmp_path):
         [["b", 'a"{}\n'], [], None, ["é"]],
         [[1, 2], None, [None, 3]],
         [[1.5], [2.0]],
+        [[date(2020, 1, 31)], [], [None, date(1969, 12, 31)]],
+        [[datetime(2020, 1, 31, 12, 30), datetime(1969, 1, 1, 0, 0, 0, 5)]],
+        [[Decimal("1.50")], [Decimal("-20.25")]],
+        [[True, None, False]],
         [],
     ],
 )
@@ -228,6 +234,45 @@ def test_lists_are_what_they_were(values):
     wanted = pa.array(values).type if values else pa.list_(pa.string())
     landed = json_texts(pa.array(values, wanted))
     assert _cast(landed, wanted).to_pylist() == values
+
+
+def test_numbers_are_no_dates_of_a_list():
+    rows = pa.table({"id": [1, 2], "days": ["[1]", '["2020-01-31"]']})
+    schema = pa.schema([("id", pa.int64()), ("days", pa.list_(pa.date32()))])
+    found, reasons = cast_columns(rows, schema, ["id"])
+    assert found["days"].to_pylist() == [None, [date(2020, 1, 31)]]
+    assert reasons.tolist() == ["column 'days': a value that is no list<item: date32[day]>", ""]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "other", "same"),
+    [
+        (pa.decimal128(10, 0), 4.5, 4.0),
+        (pa.decimal128(10, 2), 0.125, 0.1),
+        (pa.decimal128(10, 2), 2**60, 7),
+        (pa.decimal128(38, 6), Decimal(10**33), Decimal(7 * 10**30)),
+        (pa.decimal128(38, 30), 2**63 - 1, 7),
+        (pa.float64(), 2**53 + 1, 2**53),
+        (pa.int64(), 4.5, 4.0),
+    ],
+)
+def test_a_key_is_no_other_number_than_it_was(wanted, other, same):
+    """Or an edge would lead to somebody else."""
+    rows = pa.table({"id": [other, same]})
+    found, reasons = cast_columns(rows, pa.schema([("id", wanted)]), ["id"])
+    assert reasons.tolist() == [f"column 'id': a value that is no {wanted}", ""]
+    assert float(found["id"][1].as_py()) == float(same)
+
+
+def test_a_number_that_is_no_key_may_lose_digits_and_never_more():
+    huge = pa.array([Decimal(1), Decimal(10**33 + 1)], pa.decimal128(34, 0))
+    rows = pa.table({"id": [1, 2], "price": [0.126, 2.0], "size": [2**53 + 1, 2], "sum": huge})
+    kinds = {"price": pa.decimal128(10, 2), "size": pa.float64(), "sum": pa.decimal128(38, 6)}
+    schema = pa.schema([("id", pa.int64()), *kinds.items()])
+    found, reasons = cast_columns(rows, schema, ["id"])
+    assert reasons.tolist() == ["", "column 'sum': a value that is no decimal128(38, 6)"]
+    assert found["price"].to_pylist() == [Decimal("0.13"), 2]
+    assert found["size"].to_pylist() == [2.0**53, 2.0]
 
 
 @pytest.mark.parametrize("held", [pa.float64(), pa.bool_(), pa.string(), pa.date32(), pa.null()])

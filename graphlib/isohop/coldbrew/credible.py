@@ -63,10 +63,24 @@ def read_credible(folder: Path, graph: Graph, edge_types: Iterable[str]) -> dict
         raise IsohopError(
             f"{folder} is not of the graph {graph.path}. Run the stage 'embed' again."
         )
-    read = {n: pq.read_table(folder / f"{n}.parquet") for n in edge_types if n in about.edges}
-    return {
-        name: torch.from_numpy(table["credible"].to_numpy().copy()) for name, table in read.items()
-    }
+    found = {}
+    for name in edge_types:
+        if name not in about.edges:
+            continue
+        file = folder / f"{name}.parquet"
+        try:
+            judged = pq.read_table(file)["credible"].to_numpy()
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise IsohopError(
+                f"{file} cannot be read: {error}. Run the stage 'embed' again."
+            ) from error
+        if len(judged) != about.edges[name]:
+            raise IsohopError(
+                f"{file} has {len(judged):,} of {about.edges[name]:,} edges. Run the stage 'embed' "
+                "again."
+            )
+        found[name] = torch.from_numpy(judged.copy())
+    return found
 
 
 def with_earlier(credible: Table, now: Graph, before: Graph, folder: Path) -> dict[str, Tensor]:

@@ -182,10 +182,8 @@ def _students(
     inputs: Inputs, taught: Table, degree: Table, model: Path, manifest: DistillManifest
 ) -> dict[str, Student]:
     """By entity, what embeds a row without edges."""
-    from safetensors.torch import load_file
-
     from isohop.coldbrew.bundle import Guesser, Projection
-    from isohop.coldbrew.known_graph import load_weights
+    from isohop.coldbrew.known_graph import load_weights, model_tensors
     from isohop.coldbrew.student import FeatureMLP, latent_index
     from isohop.coldbrew.student import Student as Distilled
     from isohop.coldbrew.tables import module_key
@@ -194,7 +192,7 @@ def _students(
     labelled = entity_of_label(manifest.label) if manifest.label and manifest.outputs else None
     found: dict[str, Student] = {}
     modules: tuple[FeatureMLP, ...] = ()
-    teacher = {} if manifest.skipped is not None else load_file(model / "teacher.safetensors")
+    teacher = {} if manifest.skipped is not None else model_tensors(model, "teacher")
     for name in inputs.entities:
         if manifest.skipped is not None or not ((degree[name] > 0).any() or name == labelled):
             # No node of this type has an edge, so the student of this type has learned nothing.
@@ -203,12 +201,12 @@ def _students(
         if not modules:
             widths = {of: features.shape[1] for of, features in inputs.features.items()}
             content = FeatureMLP(widths, manifest.settings.part, 0.0).eval()
-            beside = load_file(model / "mlp.safetensors").items()
+            beside = model_tensors(model, "mlp").items()
             own = {n.removeprefix("mlp."): v for n, v in beside if n.startswith("mlp.")}
             load_weights(content, own, model)
             of_entities = {entity: widths[entity] for entity in inputs.entities}
             distilled = Distilled(of_entities, manifest.settings).eval()
-            load_weights(distilled, load_file(model / "student.safetensors"), model)
+            load_weights(distilled, model_tensors(model, "student"), model)
             modules = (distilled.first, distilled.second, content)
         first, second, alone = (module.mlp[module_key(name)] for module in modules)
         index = latent_index(taught[name], degree[name] > 0, manifest.settings, manifest.seed)

@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from isohop.coldbrew.bundle import Guesser, Student
 from isohop.coldbrew.choosing import Served
 from isohop.coldbrew.distill import DistillManifest, read_manifest
+from isohop.coldbrew.known_graph import model_tensors
 from isohop.coldbrew.known_labels import moved_labels
 from isohop.coldbrew.labels import CLASSES, parts_with, read_labels
 from isohop.coldbrew.student import LatentIndex
@@ -52,7 +53,7 @@ def keep_model(
     with folder_atomically(Path(out)) as folder:
         structural = manifest.structural
         if manifest.skipped is None:
-            state = moved_teacher(load_file(model / "teacher.safetensors"), later)
+            state = moved_teacher(model_tensors(model, "teacher"), later)
             if manifest.label is not None:
                 entity = entity_of_label(manifest.label)
                 state = moved_labels(state, later[entity], now.node_type(entity).count)

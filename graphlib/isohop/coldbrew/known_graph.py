@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ class KnownGraph:
             name: torch.zeros(count, dtype=torch.int64)
             for name, (count,) in manifest.structural.items()
         }
-        state, known = load_file(model / "teacher.safetensors"), None
+        state, known = model_tensors(model, "teacher"), None
         if manifest.label is not None and f"{KNOWN}values" in state:
             entity, d = entity_of_label(manifest.label), manifest.settings.part
             known = KnownLabels(entity, inputs.counts[entity], manifest.outputs, d)
@@ -147,6 +148,18 @@ def _teach(
     unplaced: Table | None = None,
 ) -> dict[str, Tensor]:
     return unit(teacher(graph, features, graph.weights(left_out), unplaced))
+
+
+def model_tensors(model: Path, of: str) -> dict[str, Tensor]:
+    """What a distilled model's ``teacher``, ``mlp`` or ``student`` has learned. Raises
+    `IsohopError` where that cannot be read."""
+    file = model / f"{of}.safetensors"
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise IsohopError(
+            f"{file} cannot be read: {error}. The model is damaged: run its stage 'distill' again."
+        ) from error
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], model: Path) -> None:

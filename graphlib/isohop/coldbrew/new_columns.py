@@ -4,7 +4,8 @@ cast, with the reason where a value is none."""
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from isohop.errors import Problem
+from isohop.engines.storage import disk_full, is_disk_full
+from isohop.errors import IsohopError, Problem
 from isohop.relational.landing import raw_rows, refused
 from isohop.relational.parquet_files import parquet_columns, stored_fields
 
 NO_KEY = "no value in the key"
+
+
+@contextmanager
+def reading(file: str | Path) -> Iterator[None]:
+    """Raises `IsohopError` where it cannot be read."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as raised:
+        if is_disk_full(raised):
+            raise disk_full("Reading new rows") from raised
+        raise IsohopError(f"{file} cannot be read: {raised}. Write the file again.") from raised
 
 
 def check_columns(
@@ -41,7 +54,9 @@ def check_columns(
             held = stored[field.name].type
             if not _fits(held, given[field.name].type, field.type):
                 what = f"is {held}, where '{entity}' has {field.type}."
-                problems.append(Problem(where, what))
+                texts = pa.types.is_nested(held) and _is_text(field.type)
+                hint = "A build reads it as JSON text: give it as that." if texts else ""
+                problems.append(Problem(where, what, hint))
     return problems, tuple(spare)
 
 
@@ -73,19 +88,21 @@ def cast_columns(
     table: pa.Table, wanted: pa.Schema, key: Sequence[str]
 ) -> tuple[pa.Table, np.ndarray]:
     """The columns ``wanted``, with their types, and why a row cannot be used ('' where it can):
-    text, (rows,). A row has a value in every column of ``key``."""
+    text, (rows,). A row has a value in every column of ``key``, and that is the very same; of other
+    numbers digits may go that a decimal or a double has not."""
     reasons = np.full(table.num_rows, "", object)
     columns = []
     for field in wanted:
         column = one_array(table[field.name])
+        cast = partial(_cast, wanted=field.type, exact=field.name in key)
         try:
-            values = _cast(column, field.type)
+            values = cast(column)
         except pa.ArrowInvalid:
-            misfits = refused(column, partial(_cast, wanted=field.type))
+            misfits = refused(column, cast)
             reasons[misfits] = f"column '{field.name}': a value that is no {field.type}"
             fits = np.ones(len(column), bool)
             fits[misfits] = False
-            values = _cast(pc.if_else(pa.array(fits), column, None), field.type)
+            values = cast(pc.if_else(pa.array(fits), column, None))
         if field.name in key:
             lacks = values.is_null().to_numpy(zero_copy_only=False) & (reasons == "")
             reasons[lacks] = NO_KEY
@@ -97,21 +114,31 @@ def one_array(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
-def _cast(values: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Raises `pa.ArrowInvalid` for a value that is none of the type."""
+def _cast(values: pa.Array, wanted: pa.DataType, exact: bool = False) -> pa.Array:
+    """Raises `pa.ArrowInvalid` for a value that is none of the type, or would be another."""
     if values.null_count == len(values):  # of whatever type a file has it then
         return pa.nulls(len(values), wanted)
     if _is_list(wanted):
         return _parsed(values.cast(pa.string()), wanted)
-    if pa.types.is_decimal(wanted) and pa.types.is_integer(values.type):
-        values = values.cast(pa.decimal128(38, max(0, min(19, wanted.scale))))
-    return values.cast(wanted)
+    if pa.types.is_floating(wanted) and not exact:
+        return values.cast(wanted, safe=False)
+    if not pa.types.is_decimal(wanted):
+        return values.cast(wanted)
+    whole = pa.types.is_integer(values.type)
+    wide = values.cast(pa.decimal128(38, max(0, min(19, wanted.scale)))) if whole else values
+    found = wide.cast(wanted)
+    # Arrow rounds what was floating, and makes anything of what is too large for a larger scale.
+    if (exact or not pa.types.is_floating(values.type)) and found.cast(values.type) != values:
+        raise pa.ArrowInvalid(f"a value is no {wanted}")
+    return found
 
 
 def _parsed(texts: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Lists, which land as JSON texts."""
     if not len(texts):
         return pa.array([], wanted)
+    if pa.types.is_date(wanted.value_type):  # which Arrow takes from numbers, and lands as texts
+        return _parsed(texts, pa.list_(pa.string())).cast(wanted)
     told = pc.binary_join_element_wise('{"v":', pc.fill_null(texts, "null"), "}", "")
     lines = "\n".join(told.to_pylist()).encode()
     schema = pa.schema([("v", wanted)])

@@ -25,6 +25,7 @@ from isohop.coldbrew.new_columns import (
     check_columns,
     one_array,
     quarantined,
+    reading,
 )
 from isohop.engines.keys import by_place, places
 from isohop.engines.pieces import part_name, rows_of
@@ -176,7 +177,11 @@ def match_edges(
 
 def _read(of: EdgeFiles, graph: Graph, folder: Path) -> _Read:
     landed = land_parquet(of.files, folder, of.relation.edge_type, of.columns.names, "")
-    table = pa.concat_tables(pq.read_table(file, columns=of.columns.names) for file in landed.paths)
+    read = []
+    for file in landed.paths:
+        with reading(file):
+            read.append(pq.read_table(file, columns=of.columns.names))
+    table = pa.concat_tables(read)
     table = pa.table([one_array(column) for column in table.columns], names=table.column_names)
     row_key, known = of.row_key, of.columns.names[len(of.row_key) :]
     there = np.ones(table.num_rows, bool)
@@ -200,10 +205,11 @@ def _key_of(piece: Mapping[str, Any], rows: pa.Schema, names: Sequence[str]) -> 
     ``good`` for being embedded."""
     read = [rows.empty_table().select(names)]
     good = [np.zeros(0, bool)]
-    for table in rows_of(dict(piece), rows.names):
-        values, reasons = cast_columns(table.combine_chunks(), rows, names)
-        read.append(values.select(names))
-        good.append(reasons == "")
+    with reading(piece["file"]):
+        for table in rows_of(dict(piece), rows.names):
+            values, reasons = cast_columns(table.combine_chunks(), rows, names)
+            read.append(values.select(names))
+            good.append(reasons == "")
     key = pa.concat_tables(read)
     return by_place(key.columns, row=np.arange(key.num_rows), good=np.concatenate(good))
 

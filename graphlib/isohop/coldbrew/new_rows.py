@@ -35,8 +35,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from isohop.coldbrew.new_columns import cast_columns, check_columns, quarantined
-from isohop.engines.pieces import for_each_piece, part_name, pieces_of, rows_of
+from isohop.coldbrew.new_columns import cast_columns, check_columns, quarantined, reading
+from isohop.engines.pieces import (
+    for_each_piece,
+    in_full_pieces,
+    part_name,
+    pieces_of,
+    rows_of,
+)
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session
 from isohop.engines.storage import (
@@ -136,9 +142,12 @@ def embed_new(
             "version": _version(student, edges),
             "out": str(folder.resolve()),
         }
-        # With edges each piece passes messages over the whole graph.
+        files = list(landed.paths)
+        if linked:  # each piece passes messages over the whole graph
+            with reading(rows):
+                files = list(in_full_pieces(files, bundle.rows.names, folder / "landed" / "full"))
         small = reads_texts(student / ENCODER) and not linked
-        pieces, cores = list(pieces_of(landed.paths, small)), 1
+        pieces, cores = list(pieces_of(files, small)), 1
         notes, useless = list(landed.notes), None
         if edges is not None and linked:
             from isohop.coldbrew.new_edges import match_edges
@@ -271,12 +280,26 @@ def embed_piece(
 
 def _rows_of(piece: dict[str, Any], names: Sequence[str]) -> Iterator[pa.Table]:
     """As `rows_of`. Raises `IsohopError` where the file cannot be read."""
-    try:
+    with reading(piece["file"]):
         yield from rows_of(piece, names)
-    except (OSError, pa.ArrowException) as raised:
-        raise IsohopError(
-            f"{piece['file']} cannot be read: {raised}. Write the file again."
-        ) from raised
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Some rows: the ``key`` of the ``good`` ones, and their ``features``, float32 (good, d_in);
+    ``good``: bool (rows,), whether one can be used."""
+
+    key: pa.Table
+    features: np.ndarray
+    good: np.ndarray
+
+    @classmethod
+    def together(cls, parts: Sequence[_Encoded]) -> _Encoded:
+        features, good = (
+            np.concatenate(every)
+            for every in ([one.features for one in parts], [one.good for one in parts])
+        )
+        return cls(pa.concat_tables([one.key for one in parts]), features, good)
 
 
 @dataclass(frozen=True)
@@ -305,20 +328,16 @@ class _Embedder:
         embedded = used = seen = 0
         bad: list[pa.Table] = []
         with pq.ParquetWriter(target, schema, use_dictionary=list(key)) as writer:
-            tables: Iterable[pa.Table] = _rows_of(piece, bundle.rows.names)
+            encoded: Iterable[_Encoded] = self._encoded(piece, bad)
             if self.known is not None:  # messages pass over all of it for each of them
-                tables = [pa.concat_tables(held)] if (held := list(tables)) else []
-            for table in tables:
-                rows, reasons = cast_columns(table.combine_chunks(), bundle.rows, key)
-                good = reasons == ""
-                if not good.all():
-                    bad.append(quarantined(table, reasons))
-                mine = {} if edges is None else _edges_of(edges, seen, good)
-                heard = () if self.known is None else {one.name for one in self.known.relations}
+                encoded = [_Encoded.together(held)] if (held := list(encoded)) else []
+            for one in encoded:
+                mine = {} if edges is None else _edges_of(edges, seen, one.good)
+                heard = () if self.known is None else {of.name for of in self.known.relations}
                 mine = {name: ends for name, ends in mine.items() if name in heard}
-                served = self._embedded(rows.filter(pa.array(good)), mine, schema)
+                served = self._embedded(one, mine, schema)
                 writer.write_table(served)
-                embedded, seen = embedded + served.num_rows, seen + table.num_rows
+                embedded, seen = embedded + served.num_rows, seen + len(one.good)
                 used += sum(len(rows) for _, rows in mine.values())
         if bad:
             (out / QUARANTINE).mkdir(exist_ok=True)
@@ -326,18 +345,31 @@ class _Embedder:
         gone = sum(table.num_rows for table in bad)
         return {"embedded": embedded, "quarantined": gone, "edges": used}
 
+    def _encoded(self, piece: dict[str, Any], bad: list[pa.Table]) -> Iterator[_Encoded]:
+        """A batch at a time, so that texts of no more are held; what is quarantined goes to
+        ``bad``."""
+        from isohop.giant.inference import encode_rows
+
+        about = self.bundle.entity
+        for table in _rows_of(piece, self.bundle.rows.names):
+            rows, reasons = cast_columns(table.combine_chunks(), self.bundle.rows, about.key)
+            good = reasons == ""
+            if not good.all():
+                bad.append(quarantined(table, reasons))
+            rows = rows.filter(pa.array(good))
+            features = encode_rows(self.bundle.encoder, about.name, rows, about.fields)
+            yield _Encoded(rows.select(list(about.key)), features, good)
+
     def _embedded(
-        self, rows: pa.Table, edges: Mapping[str, tuple[np.ndarray, np.ndarray]], schema: pa.Schema
+        self, rows: _Encoded, edges: Mapping[str, tuple[np.ndarray, np.ndarray]], schema: pa.Schema
     ) -> pa.Table:
         import torch
 
         from isohop.coldbrew.choosing import Served
-        from isohop.giant.inference import encode_rows
 
         about = self.bundle.entity
-        encoded = encode_rows(self.bundle.encoder, about.name, rows, about.fields)
-        features, believed = torch.from_numpy(encoded), torch.zeros(len(encoded))
-        degree = np.zeros(len(encoded), np.int64)
+        features, believed = torch.from_numpy(rows.features), torch.zeros(len(rows.features))
+        degree = np.zeros(len(features), np.int64)
         with torch.no_grad():
             student = self.bundle.student
             guessed, nearness = student.vectors(features)
@@ -354,7 +386,7 @@ class _Embedder:
                     degree += np.bincount(row.numpy(), minlength=len(degree))
             told = taught, guessed, student.content(features)
             served = Served.of(about.choice, *told, believed, nearness)
-        own = {name: rows[name] for name in about.key}
+        own = {name: rows.key[name] for name in about.key}
         return pa.table(own | served.columns(degree), schema=schema)
 
 

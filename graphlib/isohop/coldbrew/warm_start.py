@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from isohop.coldbrew.distill import read_manifest
 from isohop.coldbrew.keeping import moved_teacher
+from isohop.coldbrew.known_graph import model_tensors
 from isohop.coldbrew.known_labels import KNOWN
 from isohop.coldbrew.labels import CLASSES, Labels
 from isohop.coldbrew.tables import ResidualMLP, module_key
@@ -80,10 +80,10 @@ class WarmStart:
     def give_weights(self, distiller: Distiller) -> None:
         """Raises `IsohopError` where the model has another form."""
         model, known = self.model, self._classes(distiller.labels)
-        _begin(distiller.baseline, load_file(model / "mlp.safetensors"), model, known)
-        _begin(distiller.student, load_file(model / "student.safetensors"), model)
+        _begin(distiller.baseline, model_tensors(model, "mlp"), model, known)
+        _begin(distiller.student, model_tensors(model, "student"), model)
         later = {name: torch.from_numpy(ids) for name, ids in self.later.items()}
-        taught = moved_teacher(load_file(model / "teacher.safetensors"), later)
+        taught = moved_teacher(model_tensors(model, "teacher"), later)
         taught = _placed(taught, distiller.teacher.state_dict(), later)
         if distiller.teacher.known is not None:
             taught |= _hearing(distiller.teacher.known.state_dict(), taught, known)

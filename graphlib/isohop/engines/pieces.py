@@ -50,6 +50,28 @@ def pieces_of(files: Sequence[Path], texts: bool = False) -> Iterator[dict[str, 
                 yield {"file": str(file), **place, **held}
 
 
+def in_full_pieces(files: Sequence[Path], names: Sequence[str], out: Path) -> Sequence[Path]:
+    """The columns ``names`` of all rows of ``files``, in their order, in as few pieces as can be,
+    for what takes as long whatever a piece's rows: the files as they are, or one in ``out``."""
+    pieces = list(pieces_of(files))
+    if len(pieces) <= max(1, -(-sum(piece["rows"] for piece in pieces) // PIECE)):
+        return files
+    out.mkdir(parents=True)
+    file = out / "rows.parquet"
+    stored = pq.read_schema(files[0])
+    held: list[pa.Table] = []
+    with pq.ParquetWriter(file, pa.schema([stored.field(name) for name in names])) as writer:
+        for piece in pieces:
+            for table in rows_of(piece, names):
+                held.append(table)
+                while sum(one.num_rows for one in held) >= PIECE:
+                    every = pa.concat_tables(held)
+                    writer.write_table(every.slice(0, PIECE), PIECE)
+                    held = [every.slice(PIECE)]
+        writer.write_table(pa.concat_tables(held), PIECE)
+    return (file,)
+
+
 def part_name(piece: dict[str, Any]) -> str:
     """Of the file that comes of a piece; files sort as the pieces do."""
     return f"part-{piece['number']:05d}-{piece['group']:05d}-{piece['start']:08d}.parquet"
