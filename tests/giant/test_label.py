@@ -183,6 +183,25 @@ def test_training_goes_on_from_a_checkpoint_in_any_round(saved, done):
     assert np.array_equal(again.encode(), learned)
 
 
+def test_so_it_does_where_classes_compete_with_a_few_by_how_common_they_are(tmp_path):
+    graph = papers(tmp_path / "g")
+    few = SMALL.model_copy(update={"steps": 6, "negatives": 2, "log_q": True})
+
+    def anew() -> Trainer:
+        return Trainer(graph, few, 1, "paper.topic", 1, told=told_of(graph))
+
+    whole = anew()
+    at_once = whole.train(whole.steps)
+    for done in range(4, whole.steps, 2):
+        begun = anew()
+        begun.train(done)
+        begun.save(tmp_path / "c.safetensors")
+        again = anew()
+        again.resume(tmp_path / "c.safetensors")
+        assert again.train(again.steps) == at_once[done:]
+        assert np.array_equal(again.encode(), whole.encode())
+
+
 def test_nobody_s_feature_knows_its_own_label(tmp_path):
     """But as much of the others': of a fold no feature changes with what its nodes are."""
     graph = papers(tmp_path / "g")

@@ -58,6 +58,11 @@ class Head(nn.Module):
             self._sizes = np.bincount(parents)
             self._starts = np.cumsum(self._sizes) - self._sizes
 
+    def ask(self, targets: sparse.csr_matrix) -> None:
+        """From here on for others, of as many labels."""
+        self.targets = targets
+        self.__dict__.pop("share", None)
+
     @cached_property
     def share(self) -> np.ndarray:
         """How many of the nodes that learn have a label, (labels,)."""

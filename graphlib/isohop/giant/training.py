@@ -270,7 +270,7 @@ class Trainer:
             fitting.keep(number - 1, self._encoded(fitting.of(number - 1)))
         vectors.values[:] = fitting.before
         vectors.squares.zero_()
-        head.targets = fitting.targets(number)
+        head.ask(fitting.targets(number))
         head.vectors.values.zero_()
         head.add(head.targets[fitting.told], self._encoded(fitting.told))
         head.begin()
@@ -436,7 +436,7 @@ class Trainer:
             self.cross_fitting.resume(parts["rounds"])
             self._read_again()
             number = (self.done - self._first) // self._each
-            self._heads[LABEL][0].targets = self.cross_fitting.targets(number)
+            self._heads[LABEL][0].ask(self.cross_fitting.targets(number))
 
     def _head_modules(self) -> nn.ModuleList:
         return nn.ModuleList(_flat(self._heads))
