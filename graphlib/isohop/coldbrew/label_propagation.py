@@ -15,9 +15,13 @@ all types. No class knows of another."""
 
 
 def propagated(labels: Labels, graph: MessageGraph) -> Tensor:
-    """Answers (nodes, classes) about the classes of a label's entity."""
+    """Answers (nodes, classes) about the classes of a label's entity. Of whom no label reaches: how
+    common classes are among those that are known."""
     classes = torch.arange(labels.classes)
-    return torch.cat([_of(some, labels, graph) for some in classes.split(AT_ONCE)], 1)
+    told = torch.cat([_of(some, labels, graph) for some in classes.split(AT_ONCE)], 1)
+    known = labels.values[labels.train]
+    common = torch.bincount(known, minlength=labels.classes) / len(known)
+    return torch.where((told > 0).any(1, keepdim=True), told, common)
 
 
 def _of(classes: Tensor, labels: Labels, graph: MessageGraph) -> Tensor:
