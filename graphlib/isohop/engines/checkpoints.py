@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from isohop.engines.workers import ALONE, Workers
+from isohop.errors import IsohopError
 
 SHARE = "share"
 """In a checkpoint of several workers: under which number each has written its own."""
@@ -54,6 +56,8 @@ def _write(file: Path, parts: Mapping[str, Tensors], about: Mapping[str, str]) -
         for name, tensor in of.items()
     }
     save_file(tensors, partial, dict(about))
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
     partial.replace(file)
 
 
@@ -61,15 +65,21 @@ def load_checkpoint(
     file: Path, workers: Workers = ALONE
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
     """(parts, about) as `save_checkpoint` was given them, and with what is this worker's own; a
-    part without tensors is not there."""
-    with safe_open(file, "pt") as opened:
-        about = opened.metadata() or {}
+    part without tensors is not there. Raises `IsohopError` where one cannot be read."""
     parts: dict[str, dict[str, Tensor]] = {}
-    step = about.pop(SHARE, None)
-    for one in (file,) if step is None else (file, _share(file, step, workers)):
-        for key, tensor in load_file(one).items():
-            part, _, name = key.partition("/")
-            parts.setdefault(part, {})[name] = tensor
+    try:
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata() or {}
+        step = about.pop(SHARE, None)
+        for one in (file,) if step is None else (file, _share(file, step, workers)):
+            for key, tensor in load_file(one).items():
+                part, _, name = key.partition("/")
+                parts.setdefault(part, {})[name] = tensor
+    except (OSError, SafetensorError) as error:
+        raise IsohopError(
+            f"The checkpoint {file} cannot be read: {error}. Remove the folder that it lies in: "
+            "training begins anew."
+        ) from error
     return parts, about
 
 
