@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from isohop.errors import IsohopError
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType, hold_out
+from isohop.graph.build import build
 from isohop.graph.dataset import Attribute
 from isohop.graph.holdout import (
     ANSWER,
@@ -90,15 +93,20 @@ def test_nodes_can_be_hidden_whatever_their_degree(tmp_path):
     assert np.array_equal(seen[others], whole[others])
 
 
-def timed(folder, first: list[str | None]) -> Graph:
+def timed(folder, first: list[str | None], time: str = "at_first") -> Graph:
     """Books and readers whose edges, in order, were first seen at these times."""
     graph = library(folder / "plain")
     edges = {edge.name: graph.edges(edge.name) for edge in graph.edge_types}
     times = pa.array(np.resize(np.array(first, "datetime64[s]"), edges[READS].num_rows))
     edges[READS] = edges[READS].append_column("at_first", times)
     about = Attribute(name="at_first", kind="time", type="timestamp[s]", aggregate="first")
+    long_ago = pa.array(np.full(len(times), np.datetime64("1970-01-01", "s")))
+    edges[READS] = edges[READS].append_column("bound_first", long_ago)
+    more = (about.model_copy(update={"name": "bound_first"}),)
     types = tuple(
-        edge.model_copy(update={"attributes": (about,)}) if edge.name == READS else edge
+        edge.model_copy(update={"attributes": (about, *more), "time": time})
+        if edge.name == READS
+        else edge
         for edge in graph.edge_types
     )
     manifest = graph.manifest.model_copy(update={"edge_types": types})
@@ -118,6 +126,67 @@ def test_edges_first_seen_on_the_day_or_later_are_out_of_the_window(tmp_path):
     # Edges without times are in any window, and degrees are those of the window.
     assert LATER not in held.edges["book--shelf--book.shelf"]
     assert held.degree["reader"].sum() == (state != LATER).sum()
+
+
+def test_a_time_that_says_nothing_is_refused(tmp_path):
+    graph = timed(tmp_path, ["2020-01-01"], "seconds")
+    hold_out(graph, 3)
+    with pytest.raises(IsohopError, match=r"'seconds' of 'book--reads--reader'.*'types:'"):
+        hold_out(graph, 3, until=date(2020, 2, 1))
+
+
+DAYS = ("2019-05-05", "2020-05-05", "2021-05-05", "")
+SHOP = """
+database: shop
+source: {path: data}
+tables:
+  customer: {key: id}
+  shop: {key: id}
+  orders:
+    key: id
+    time: at
+    types: {at: date, card: date}
+    references: [{columns: customer_id, table: customer}]
+  buys:
+    time: at
+    types: {at: date, card: date}
+    references: [{columns: customer_id, table: customer}, {columns: shop, table: shop}]
+  visits:
+    types: {at: date, card: date}
+    references: [{columns: customer_id, table: customer}, {columns: shop, table: shop}]
+entities: {customer: {table: customer}, orders: {table: orders}, shop: {table: shop}}
+"""
+
+
+def test_edges_are_as_old_as_the_rows_that_tell_them_say(tmp_path):
+    """By the column that the schema file names, of events and of entities, and by no other; where
+    it names none, they were there always."""
+    data, file = tmp_path / "data", tmp_path / "schema.yaml"
+    data.mkdir()
+    rows = [f"{n},{n},1,{year},2010-01-01" for n, year in enumerate(DAYS, 1)]
+    for name in ("orders", "buys", "visits"):
+        lines = ["id,customer_id,shop,at,card", *rows]
+        (data / f"{name}.csv").write_text("\n".join(lines), "utf-8")
+    (data / "customer.csv").write_text("id\n1\n2\n3\n4\n", "utf-8")
+    (data / "shop.csv").write_text("id\n1\n", "utf-8")
+    file.write_text(SHOP, "utf-8")
+    graph = build(file, tmp_path / "g", "sail")
+    held = hold_out(graph, 1, until=date(2020, 5, 5), validation=0, test=0, isolated=0)
+    found = {}
+    for edge in graph.edge_types:
+        later = held.edges[edge.name] == LATER
+        end = 0 if edge.source == "customer" else 1
+        found[edge.name] = set(graph.edge_index(edge.name)[end][later].tolist())
+    assert found == {
+        "orders--customer--customer": {1, 2, 3},
+        "customer--buys--shop": {1, 2, 3},
+        "customer--visits--shop": set(),
+    }
+    # Text says of no day whether it was before.
+    file.write_text(SHOP.replace("at: date", "at: string"), "utf-8")
+    graph = build(file, tmp_path / "texts", "sail")
+    with pytest.raises(IsohopError, match=r"'at' of '.*'types:'"):
+        hold_out(graph, 1, until=date(2020, 5, 5))
 
 
 def test_without_a_window_times_do_not_matter(tmp_path):

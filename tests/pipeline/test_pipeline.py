@@ -381,7 +381,23 @@ def test_a_number_is_no_day(tmp_path, said):
     done = CliRunner().invoke(app, ["stage", "build", str(file), "--set", said])
     assert "is no day and no time: say 2026-11-20" in str(done.exception)
     day = said.partition("=")[0]
-    assert read_pipeline(file, {day: "2026-01-05"})
+    if day != "until":
+        assert read_pipeline(file, {day: "2026-01-05"})
+
+
+def test_a_window_that_no_time_bounds_is_refused(tmp_path):
+    schema = chain_from(f"path: {TABLES}")
+    file = pipeline_file(tmp_path)
+    file.write_text(file.read_text("utf-8").replace(str(CHAIN), "schema.yaml"), "utf-8")
+    (tmp_path / "schema.yaml").write_text(schema, "utf-8")
+    with pytest.raises(InvalidInput, match="until: no table says when"):
+        read_pipeline(file, {"until": "2026-01-05"})
+    # Whether it holds times is seen once rows are read.
+    timed = schema.replace(
+        "  customer:\n    key: id\n", "  customer:\n    key: id\n    time: name\n"
+    )
+    (tmp_path / "schema.yaml").write_text(timed, "utf-8")
+    assert read_pipeline(file, {"until": "2026-01-05"})
 
 
 def test_a_stage_tells_its_record_in_a_file(tmp_path):

@@ -264,6 +264,7 @@ def _write_manifest(
             attributes=_attributes(folder / "nodes" / node.name, built_nodes[node.name]),
             count=built_nodes[node.name].count,
             shared=node.shared,
+            time=built_nodes[node.name].time,
         )
         for node in plan.nodes.values()
     )
@@ -275,6 +276,7 @@ def _write_manifest(
             attributes=_attributes(folder / "edges" / name, edge),
             count=edge.count,
             functional=edge.functional,
+            time=edge.time,
         )
         for name, edge in built_edges.items()
     )

@@ -64,6 +64,8 @@ class NodeType(_Model):
     attributes: tuple[Attribute, ...] = ()
     count: int
     shared: bool = False
+    time: str | None = None
+    """The attribute that says when a node's row became known: what ``time`` of its home names."""
 
 
 class EdgeType(_Model):
@@ -76,6 +78,9 @@ class EdgeType(_Model):
     count: int
     functional: bool = False
     """True where the source determines the target."""
+    time: str | None = None
+    """The attribute that says when the first of an edge's rows became known: of what ``time`` of
+    their table names, which has no such attribute where it holds no times."""
 
     @property
     def name(self) -> str:

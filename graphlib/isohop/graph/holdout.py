@@ -24,14 +24,15 @@ never held out any more, and what was held out stays so; of what is new some is 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
 import pyarrow as pa
 
-from isohop.graph.dataset import EdgeType, Graph
+from isohop.errors import IsohopError
+from isohop.graph.dataset import EdgeType, Graph, NodeType
 
 VISIBLE, VALIDATION, TEST, ISOLATED, LATER, ANSWER, LOOP = 0, 1, 2, 3, 4, 5, 6
 """State of an edge. ISOLATED: an end of it is a node whose edges are all removed. LATER: it is out
@@ -118,8 +119,9 @@ def hold_out(
     none are isolated. Values of shared attributes are never isolated themselves: they are only
     seen through their holders.
     ``hidden``: nodes, by type, that are isolated besides. ``until``: the first day out of the
-    window, in UTC; an edge type without times is in it, an edge whose time is missing is not.
-    ``learned``: what was seen before.
+    window, in UTC, by when rows became known; an edge type of which nothing says is in it, an edge
+    whose time is missing is not. ``learned``: what was seen before. Raises `IsohopError` where a
+    time that is to decide is none.
     """
     later = {} if until is None else {e.name: _later(graph, e, until) for e in graph.edge_types}
     within = [edge.name for edge in graph.edge_types if edge.source == edge.target]
@@ -232,19 +234,34 @@ def _by_degree(nodes: np.ndarray, degree: np.ndarray, seed: int, name: str) -> n
 
 
 def _later(graph: Graph, edge: EdgeType, until: date) -> np.ndarray:
-    """Boolean (edges,): whether the first of an edge's times is not before ``until``."""
-    times = [a.name for a in edge.attributes if a.kind == "time" and a.aggregate in (None, "first")]
-    table = graph.edges(edge.name, times)
-    first = np.full(table.num_rows, np.datetime64("NaT", "us"))
-    dated = False
-    for name in times:
-        column = table[name]
-        if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
-            value = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)))
-            first = np.fmin(first, value.to_numpy().astype("datetime64[us]"))
-            dated = True
+    """Boolean (edges,): whether the first row that tells of an edge became known on the day
+    ``until`` or later. Of what an entity determines that is the entity's own row."""
+    source = graph.node_type(edge.source)
+    if edge.time is not None:
+        known = _times(graph.edges, edge, edge.time)
+    elif edge.functional and source.time is not None:
+        known = _times(graph.nodes, source, source.time)[graph.edge_index(edge.name)[0]]
+    else:
+        return np.zeros(edge.count, bool)
     # No time compares as before: NaT < x is False.
-    return ~(first < np.datetime64(until, "us")) if dated else np.zeros(table.num_rows, bool)
+    return ~(known < np.datetime64(until, "us"))
+
+
+def _times(
+    read: Callable[[str, list[str]], pa.Table], of: NodeType | EdgeType, name: str
+) -> np.ndarray:
+    """datetime64[us] (rows,). Raises `IsohopError` where the attribute is none, or no time."""
+    there = any(attribute.name == name for attribute in of.attributes)
+    column = read(of.name, [name])[name] if there else pa.chunked_array([], pa.null())
+    held = column.type
+    if not (pa.types.is_date(held) or pa.types.is_timestamp(held)):
+        raise IsohopError(
+            f"'until' goes by when rows became known, and '{name}' of '{of.name}', which is to say "
+            "that, holds no times. Say in the schema file what its column is, under 'types:' of "
+            "its table (date or timestamp), and no other 'kind'; or leave 'until' out."
+        )
+    told = column.cast(pa.timestamp("us", getattr(held, "tz", None)))
+    return told.to_numpy().astype("datetime64[us]")
 
 
 def _degrees(graph: Graph, masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

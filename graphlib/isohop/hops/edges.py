@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from isohop.engines.frames import all_given, equal, renamed, rows_in, slices, write_parquet
 from isohop.hops import certificate
-from isohop.hops.aggregates import aggregate, most_rows
+from isohop.hops.aggregates import HOW, Aggregated, aggregate, most_rows
 from isohop.hops.facts import Facts, with_time
 from isohop.hops.homing import Occurrence
+from isohop.hops.kinds import Kind
 from isohop.hops.nodes import Built, Nodes
 from isohop.hops.plan import EventPlan, FunctionalPlan
 
@@ -116,6 +117,7 @@ class Edges:
                 certificate.in_sequence([*ends, told]),
                 made.columns,
                 (first.entity, role, second.entity),
+                time=_time(event, attributes, made),
             )
 
     def _event_digest(self, event: EventPlan, frame: DataFrame) -> tuple[int, str]:
@@ -175,3 +177,16 @@ class Edges:
         # The smaller side first: engines without statistics of an aggregate build on the left.
         joined = ids.join(frame, equal(theirs, keys), "inner")
         return joined.withColumnRenamed("node_id", name).drop(*theirs)
+
+
+def _time(
+    event: EventPlan, attributes: Sequence[tuple[str, str, Kind]], made: Aggregated
+) -> str | None:
+    """The column of the first of an event's times; where that is of another kind, so that there is
+    none, what it would be of."""
+    at = 0
+    for name, column, kind in attributes:
+        if event.time is not None and column == f"v{event.time}":
+            return made.columns[at][0] if kind == "time" else name
+        at += len(HOW.get(kind, ("set",)))
+    return None

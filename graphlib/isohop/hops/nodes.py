@@ -20,7 +20,7 @@ from isohop.hops.aggregates import aggregate, most_rows
 from isohop.hops.facts import Facts, with_time
 from isohop.hops.kinds import Kind
 from isohop.hops.numbering import numbered, numbered_after
-from isohop.hops.plan import EventPlan, NodePlan
+from isohop.hops.plan import EventPlan, NodePlan, known_by
 from isohop.relational.ledger import Finding
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Built:
     functional: bool = False
     numbering: str = ""
     """Of a node type, the digest of which node has which id."""
+    time: str | None = None
+    """As `NodeType.time` and `EdgeType.time` have it."""
 
 
 @dataclass
@@ -191,6 +193,7 @@ class Nodes:
         parts: list[str],
     ) -> None:
         given = distinct_names([name for name, *_ in columns], ("node_id", *node.key))
+        known = known_by(self.facts.plan, node.name)
         folder = self.out / "nodes" / node.name
         internal = ["node_id", *names, *(column for _, column, _, _ in columns)]
         written = [*node.key, *given]
@@ -210,6 +213,9 @@ class Nodes:
                 (name, kind, how) for name, (_, _, kind, how) in zip(given, columns, strict=True)
             ),
             numbering=ids,
+            time=next(
+                (given[at] for at, name in enumerate(node.attributes) if name == known), None
+            ),
         )
 
     def _join_multi_valued(

@@ -263,6 +263,12 @@ def _check_attributes(
             f"the attribute of '{settings.label}' has a dot in its name, which a label's cannot.",
             "Give its column another name, under 'columns:' of its table in the schema file.",
         )
+    if settings.until is not None and not any(t.time for t in planned.schema.tables.values()):
+        file.add(
+            ("until",),
+            "no table says when its rows became known, so none is later.",
+            "Name the column that does as 'time' of its table in the schema file.",
+        )
     for entity, attribute in settings.report.colour.items():
         if entity not in entities:
             file.add(
