@@ -185,7 +185,9 @@ def test_training_goes_on_from_a_checkpoint_in_any_round(saved, done):
 
 def test_so_it_does_where_classes_compete_with_a_few_by_how_common_they_are(tmp_path):
     graph = papers(tmp_path / "g")
-    few = SMALL.model_copy(update={"steps": 6, "negatives": 2, "log_q": True})
+    few = SMALL.model_copy(
+        update={"steps": 10, "epochs": 0.01, "batch": 2, "negatives": 2, "log_q": True}
+    )
 
     def anew() -> Trainer:
         return Trainer(graph, few, 1, "paper.topic", 1, told=told_of(graph))
