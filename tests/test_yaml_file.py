@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isohop.errors import InvalidInput
+from isohop.errors import InvalidInput, Problem
 from isohop.hops.schema_file import read_schema_file
 from isohop.yaml_file import StrictModel, read_yaml
 
@@ -137,3 +138,9 @@ def test_what_a_table_cannot_be_is_a_mistake_of_the_file(tmp_path, table, entity
     (tmp_path / "f.yaml").write_text(text, "utf-8")
     found = [str(p) for p in read_schema_file(tmp_path / "f.yaml").problems]
     assert any(place in problem and told in problem for problem in found)
+
+
+def test_what_is_wrong_with_a_file_can_be_told_by_another_process():
+    told = InvalidInput("schema file x", [Problem("x:1 a", "is none.", "Leave it out.")])
+    again = pickle.loads(pickle.dumps(told))
+    assert (str(again), again.problems) == (str(told), told.problems)

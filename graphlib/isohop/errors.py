@@ -33,6 +33,10 @@ class InvalidInput(IsohopError):
         heading = f"{title}: {count} mistake{'s' if count != 1 else ''}"
         super().__init__("\n".join([heading, *(f"  - {problem}" for problem in self.problems)]))
 
+    def __reduce__(self) -> tuple[type[InvalidInput], tuple[str, tuple[Problem, ...]]]:
+        """So that a worker can tell it."""
+        return InvalidInput, (self.title, self.problems)
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that suggests the nearest of ``known``, or lists them when none is near."""

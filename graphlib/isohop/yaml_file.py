@@ -88,12 +88,17 @@ class YamlFile(Generic[M]):
         return f"{self.path.name}{f':{line}' if line else ''} {key_path(keys)}".rstrip()
 
     def add(self, keys: tuple[str | int, ...], what: str, hint: str = "") -> None:
-        self.problems.append(Problem(self.where(*keys), what, hint))
+        self.problems.append(Problem(*map(_without_secrets, (self.where(*keys), what, hint))))
 
     def raise_problems(self) -> None:
         """Raise `InvalidInput` with everything found, if anything was."""
         if self.problems:
             raise InvalidInput(self.title, list(dict.fromkeys(self.problems)))
+
+
+def _without_secrets(text: str) -> str:
+    """A URL may stand where none belongs, and what does not belong is told."""
+    return re.sub(r"(?<=://)[^\s'\"]*@|(?<=password=)[^\s'\"&]*", "…", text)
 
 
 def key_path(keys: tuple[str | int, ...]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from isohop.errors import InvalidInput, IsohopError
+from isohop.graph.build import plan_schema
 from isohop.relational.source import SourceSpec, open_source
 
 
@@ -192,3 +193,32 @@ def test_a_wrong_url_is_told_without_its_password(tmp_path: Path, url: str, told
     assert told in error
     assert "geheim" not in error
     assert not (tmp_path / "shop.db").exists()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "source: URL",
+        "source: {nulls: 'URL'}",
+        "source: {'URL': 1}",
+        "source: {path: x, schema: ['URL']}",
+    ],
+)
+def test_a_url_at_a_wrong_place_is_told_without_its_password(tmp_path: Path, written: str) -> None:
+    url = "postgresql://u:gehe@im@127.0.0.1:1/db?password=geheim"
+    file = tmp_path / "schema.yaml"
+    file.write_text(f"{written}\ntables: {{}}\nentities: {{}}\n".replace("URL", url), "utf-8")
+    with pytest.raises(InvalidInput) as raised:
+        plan_schema(file)
+    assert "gehe" not in str(raised.value)
+    assert "schema.yaml:1 source" in str(raised.value)
+
+
+def test_what_is_wrong_with_a_file_is_told_whether_or_not_its_database_answers(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "schema.yaml"
+    source = "{url: 'postgresql://u@127.0.0.1:1/db', schem: x}"
+    file.write_text(f"source: {source}\ntables: {{}}\nentities: {{}}\n", "utf-8")
+    with pytest.raises(InvalidInput, match="unknown key 'schem'"):
+        plan_schema(file)

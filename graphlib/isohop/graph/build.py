@@ -83,6 +83,9 @@ def plan_schema(path: str | Path) -> Planned:
         file.problems.extend(error.problems)
         file.raise_problems()
         raise
+    except IsohopError:
+        file.raise_problems()  # which no database that answers would mend
+        raise
     schema = check_columns(file, tables)
     file.raise_problems()
     columns = {name: tuple(c.name for c in tables[name].columns) for name in schema.tables}
