@@ -214,6 +214,16 @@ def test_a_run_that_others_go_on_from_is_not_pruned(pipeline):
     assert {past.run.id for past in past_runs(pipeline.runs)} == {"begun", "newest", "before"}
 
 
+def test_the_run_that_the_latest_is_stays_though_newer_ones_were_refused(pipeline):
+    whole = ("build", "features", "distill", "embed")
+    done(pipeline, "old", 1, *whole, "publish")
+    done(pipeline, "good", 2, *whole, "publish")
+    for day in (3, 4, 5):
+        done(pipeline, f"refused{day}", day, *whole)
+    prune(pipeline.runs, 2)
+    assert {past.run.id for past in past_runs(pipeline.runs)} == {"good", "refused4", "refused5"}
+
+
 def test_a_folder_of_versions_is_no_run(pipeline):
     """Also where what somebody published by hand lies among the runs."""
     done(pipeline, "new", 2, "build")

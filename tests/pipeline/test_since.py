@@ -361,6 +361,13 @@ def test_what_is_done_stays_done_and_nothing_else_goes_on_once_the_earlier_run_i
     assert json.loads((later.folder / DECISION).read_text("utf-8"))["run"] is None
 
 
+def test_a_run_of_the_latest_that_is_to_learn_otherwise_does(shop):
+    shop.run("first", since="latest")
+    again = shop.run("first", since="latest", seed="5")
+    assert json.loads((again.folder / DECISION).read_text("utf-8"))["run"] is None
+    assert shop.stages("first", since="latest", seed="5") == set()
+
+
 def test_the_report_says_where_was_learned_what_it_shows(shop):
     read = read_pipeline(shop.folder / "pipeline.yaml", {"since": "monday"})
     run = open_run(read, "tuesday")

@@ -10,11 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from isohop.engines.object_store import StoredFolder
 from isohop.engines.storage import TEMPORARY, remove_folder
 from isohop.errors import IsohopError, did_you_mean
 from isohop.pipeline.runs import LOCK, TRAINING, Made, Run, StageRecord, runs_in, size_of
+from isohop.pipeline.since import precedence
 from isohop.pipeline.stages import STAGES
 
 
@@ -147,11 +149,21 @@ def prune(home: Path | StoredFolder, keep: int) -> list[Made]:
 
 
 def _needed(found: Sequence[PastRun]) -> set[str]:
-    """The runs that unfinished ones go on from, and the newest that any can."""
+    """The runs that unfinished ones go on from, the newest that any can, and the one that any would
+    go on from rather than from that."""
     whole = [past for past in found if _depends(past, "embed") is not None]
     built = (_depends(past, "build") or {} for past in found if past not in whole)
     begun = {json.loads(depends["since.run"]) for depends in built if "since.run" in depends}
-    return {past.run.id for past in whole[:1]} | begun
+    first = max(whole, key=_precedence, default=None)
+    kept = {past.run.id for past in (*whole[:1], first) if past is not None}
+    return kept | begun
+
+
+def _precedence(whole: PastRun) -> tuple[Any, ...]:
+    records = {record.stage: record for record in whole.records}
+    if "build" not in records:
+        return (False,)
+    return True, *precedence(records["build"], records["embed"], "publish" in records)
 
 
 def _remove_run(run: Run, read: Path) -> Made:

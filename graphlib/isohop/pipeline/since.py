@@ -18,6 +18,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,7 +29,7 @@ from isohop.errors import IsohopError
 from isohop.graph import Graph
 from isohop.graph.earlier import check_same_types
 from isohop.pipeline.pipeline_file import Pipeline
-from isohop.pipeline.runs import Run, runs_in
+from isohop.pipeline.runs import Run, StageRecord, runs_in
 
 LATEST = "latest"
 KEPT = ("build", "features", "distill", "embed")
@@ -132,12 +133,18 @@ def _latest(
             if embedded is None or built is None:
                 continue
             if _unfit(pipeline, run, other, learning) is None:
-                published, order = other.record("publish") is not None, embedded.order
-                fit.append((published, _known_until(built.depends), order, name))
+                published = other.record("publish") is not None
+                fit.append((precedence(built, embedded, published), name))
         except IsohopError:
             continue  # a record that cannot be read: `isohop runs list` tells it
-    newest = (known[name] for *_, name in sorted(fit, reverse=True))
+    newest = (known[name] for _, name in sorted(fit, reverse=True))
     return next((one for one in newest if alike is None or _has_types_of(one, alike)), None)
+
+
+def precedence(built: StageRecord, embedded: StageRecord, published: bool) -> tuple[Any, ...]:
+    """Greater of the run that one goes on from rather: that was published, that knew later rows,
+    that is newer. By its records of `build` and `embed`."""
+    return published, _known_until(built.depends), embedded.order
 
 
 def _known_until(built: Mapping[str, str]) -> tuple[bool, datetime]:

@@ -364,6 +364,15 @@ def _decision(pipeline: Pipeline, run: Run, stage: Stage) -> Decision | None:
     return found or decide(pipeline, run, _learning(pipeline))
 
 
+def _has_to_learn(run: Run, learning: Mapping[str, str]) -> bool:
+    """Whether what a run has learned, if anything, is not what is asked for now."""
+    features, distilled = (run.record(name) for name in KEPT[1:3])
+    if features is None:
+        return True
+    told = {**features.depends, **({} if distilled is None else distilled.depends)}
+    return any(told.get(name, value) != value for name, value in learning.items())
+
+
 def _learning(pipeline: Pipeline) -> dict[str, str]:
     """All that learning depends on, but for the data."""
     learns = {name for stage in ("features", "distill") for name in STAGES[stage].settings}
@@ -424,11 +433,12 @@ def _done(
     done = record is not None and record.fingerprint == wanted and _there(pipeline, run, stage)
     decision = _decision(pipeline, run, stage)
     decides = decision if name == KEPT[0] else None
-    # The latest run is another, where nothing but the graph was made of the one that is gone.
-    latest = decides is not None and decides.asked == LATEST and run.record(KEPT[1]) is None
+    learning = {} if decision is None else _learning(pipeline)
+    # The latest run is another, where nothing but the graph was made of the one that is gone, or
+    # what was made is to be learned otherwise.
+    latest = decides is not None and decides.asked == LATEST and _has_to_learn(run, learning)
     if record is not None and done and not latest:
         return record, False
-    learning = {} if decision is None else _learning(pipeline)
     if decides is not None and not stands(pipeline, run, decides, learning):
         decision, done = decide(pipeline, run, learning), False
         wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
