@@ -235,6 +235,19 @@ def test_damaged_files_are_named(tmp_path):
         read_embeddings(home(tmp_path))
 
 
+def test_files_that_are_missing_are_named(tmp_path):
+    for run in ("a", "b"):
+        published(tmp_path, run, {"airport": make_entity(20)})
+    gone = home(tmp_path) / "v=000002" / "airport"
+    for file in gone.iterdir():
+        file.unlink()
+    for _ in ("no file", "no folder"):
+        with pytest.raises(IsohopError, match="v=000002 is damaged: it has no files of 'airport'"):
+            drift(snapshot(home(tmp_path), 1), snapshot(home(tmp_path), 2))
+        if gone.is_dir():
+            gone.rmdir()
+
+
 def test_versions_are_compared_on_the_command_line(tmp_path):
     published(tmp_path, "a", {"airport": make_entity(20)}, {"overall/mrr": 0.5})
     published(tmp_path, "b", {"airport": make_entity(18)}, {"overall/mrr": 0.4})

@@ -201,7 +201,13 @@ def _spread(count: int, most: int) -> np.ndarray:
 
 
 def _dataset(folder: Path, name: str) -> ds.Dataset:
-    files = parquet_files(entity_folders(folder)[name])
+    held = entity_folders(folder).get(name)
+    files = [] if held is None else parquet_files(held)
+    if not files:
+        raise IsohopError(
+            f"{folder} is damaged: it has no files of '{name}'. Compare another version, or "
+            "publish again."
+        )
     return ds.dataset([str(file) for file in files], format="parquet")
 
 
