@@ -20,6 +20,7 @@ from isohop.errors import InvalidInput, IsohopError
 from isohop.giant.documents import document_fields
 from isohop.graph import Graph
 from isohop.graph.build import Planned, build, check, plan_schema
+from isohop.hops.usage import NOBODY
 from tests.graph.conftest import write_database
 
 ROOT = Path(__file__).parents[2]
@@ -303,6 +304,30 @@ def test_events_of_which_one_participant_is_known_are_told(make, engine):
     assert finding["count"] == 2
     assert set(finding["examples"]) == {"customer 2"}
     assert graph.edges("customer--orders--product").num_rows == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_said_of_nobody_is_counted(make, engine):
+    """A city is known by it, and who lives there and paid is not."""
+    schema = """
+    entities: {customer: {key: [customer]}, city: {key: [city]}}
+    tables:
+      orders: {key: id, surrogate: true, columns: {city: customer.city}}
+    """
+    held = {"id": [1, 2, 3], "customer": [1, None, 1], "paid": [5, 7, 6]}
+    graph = make(schema, {"orders": held | {"city": ["Oslo", "Rome", "Oslo"]}}, engine)
+    (table,) = ledger(graph)["tables"]
+    assert (table["used"], table["unused"]) == (3, {})
+    assert [(f["kind"], f["count"]) for f in table["findings"]] == [(NOBODY, 1)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_of_rows_with_one_key_the_first_stays_whatever_types_they_have(make, engine):
+    held = {"id": [1, 1, 2], "a": pa.array([b"b", b"\xff", b"a"]), "b": [True, False, None]}
+    schema = "{entities: {customer: {table: customer}}, tables: {customer: {key: id}}}"
+    graph = make(schema, {"customer": held}, engine)
+    assert graph.nodes("customer")["a"].to_pylist() == [b"b", b"a"]
+    assert rows_of(graph, "customer")["quarantined"] == {"duplicate key": 1}
 
 
 def test_a_violated_dependency_can_stop_the_build_and_leaves_nothing(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from isohop.cli import app
 from isohop.errors import InvalidInput, IsohopError
 from isohop.graph import Graph
 from isohop.graph.build import build
-from isohop.graph.infer import Inferred, _moved, infer
+from isohop.graph.infer import Inferred, Rejected, _moved, infer
 from isohop.relational.source import SourceSpec
 
 ROOT = Path(__file__).parents[2]
@@ -236,6 +237,19 @@ def test_a_declared_reference_that_the_file_cannot_say_is_told(tmp_path):
 def test_a_source_is_the_same_from_another_folder(given, moved):
     spec = SourceSpec.model_validate(given)
     assert _moved(spec, Path("/a"), Path("/a/schemas")) == SourceSpec.model_validate(moved)
+
+
+def test_a_column_may_be_called_what_fills_several_lines(tmp_path):
+    (tmp_path / "data").mkdir()
+    rows = [f"{n},{('red', 'green', 'blue', 'grey')[n % 4]}" for n in range(40)]
+    text = "\n".join(['id,"kind\nof: #it"', *rows])
+    (tmp_path / "data" / "customer.csv").write_text(text, "utf-8")
+    found = infer(str(tmp_path / "data"), ["customer"], base=tmp_path)
+    (tmp_path / "schema.yaml").write_text(found.text(), "utf-8")
+    assert '"customer.kind\\nof: #it": {kind: category}' in found.text()
+    assert build(tmp_path / "schema.yaml", tmp_path / "g").node_type("customer").count == 40
+    rejected = replace(found, rejected=(Rejected("a\nb", "c|d", "e\r\nf"),))
+    assert rejected.report().splitlines()[4:] == ["| a b | c¦d | e f |"]
 
 
 def test_an_object_store_is_a_folder_of_tables(tmp_path, monkeypatch):

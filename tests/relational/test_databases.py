@@ -62,8 +62,8 @@ def test_sqlite_keys_and_references_are_reflected(tmp_path: Path) -> None:
     script = """
         CREATE TABLE country (id INTEGER PRIMARY KEY, name TEXT);
         CREATE TABLE city (country INT REFERENCES Country, no INT, name, PRIMARY KEY (country, no));
-        CREATE TABLE person (home INT, no INT, other INT REFERENCES country (id),
-                             FOREIGN KEY (home, no) REFERENCES city (country, no));
+        CREATE TABLE person (home INT, no INT, other INT REFERENCES country (ID),
+                             FOREIGN KEY (HOME, no) REFERENCES city (Country, NO));
         CREATE TABLE keyless (x INT);
         CREATE TABLE lost (x INT REFERENCES keyless, y INT REFERENCES gone (id));
         CREATE VIEW everyone AS SELECT * FROM person;

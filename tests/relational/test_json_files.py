@@ -154,6 +154,9 @@ def test_one_object_over_many_lines_describes_something(tmp_path: Path) -> None:
     for text, is_one in (
         ('{\n "a": 1\n}', True),
         ('{"a": 1}\n{"a": 2}', False),
+        ('{"a": [\n{"b": 2}\n]}', True),
+        ('{"a": 1, "b":\n{"a": 2}\n{"a": 3}\n', False),  # a row that is broken
+        ('{"a": 1, "b":\n\n{"a": 2}\n', False),
         ('\n{"a": 1}', False),
         ('[\n{"a": 1}]', False),
         ("", False),

@@ -104,7 +104,8 @@ class Inferred:
         lines = ["# Looked at and left out", "", "| what | where | why |", "|---|---|---|"]
         for one in sorted(self.rejected, key=lambda r: (r.what, r.where)):
             cells = (one.what, one.where, one.why)
-            lines.append(f"| {' | '.join(cell.replace('|', '¦') for cell in cells)} |")
+            told = (" ".join(cell.replace("|", "¦").split()) for cell in cells)
+            lines.append(f"| {' | '.join(told)} |")
         return "\n".join(lines) + "\n"
 
 

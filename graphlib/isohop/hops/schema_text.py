@@ -60,10 +60,27 @@ def _table(name: str, table: Table, notes: Notes) -> Iterator[str]:
         yield _noted(f"      - {told}", note("references", ", ".join(reference.columns)))
 
 
+class _OneLine(yaml.SafeDumper):
+    """What fills several lines is told with its escapes."""
+
+
+_OneLine.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, None if text.isprintable() else '"'
+    ),
+)
+
+
 def _flow(value: Any) -> str:
     """One line of YAML."""
-    text = yaml.safe_dump(
-        value, default_flow_style=True, allow_unicode=True, width=2**31, sort_keys=False
+    text = yaml.dump(
+        value,
+        Dumper=_OneLine,
+        default_flow_style=True,
+        allow_unicode=True,
+        width=2**31,
+        sort_keys=False,
     )
     return text.removesuffix("\n").removesuffix("\n...")
 

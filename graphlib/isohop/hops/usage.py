@@ -22,6 +22,8 @@ NO_ENTITY = "leads to no entity"
 NO_REFERRER = "no row refers to it, and it leads to no entity"
 TOO_FEW = "event with one participant"
 """Its entity is a node; what the row says of the event has no pair to stand on."""
+NOBODY = "event of nobody"
+"""An entity that is a node stands in the row, but not the one that all it says is of."""
 
 
 def _referring(plan: Plan, table: str) -> Iterator[tuple[str, Reference]]:
@@ -121,13 +123,16 @@ def _count_rows(root: Root, frame: DataFrame, counted: TableLedger, otherwise: s
     participants = root.homes.participants
     entity = reduce(or_, (_given(occurrence) for occurrence in root.homes.occurrences))
     alone = F.lit(False)
-    if len(participants) > 1:
-        alone = entity & (reduce(add, (_given(o).cast("int") for o in participants)) < 2)
+    if root.is_event and participants:
+        several = min(2, len(participants))
+        alone = entity & (reduce(add, (_given(o).cast("int") for o in participants)) < several)
     counts = frame.agg(*(F.count(F.when(rows, 1)) for rows in (entity, ~entity, alone)))
     used, unused, facts_of_one = counts.collect()[0]
     counted.used += used
     counted.leave_unused(otherwise, unused)
-    if facts_of_one:
+    if facts_of_one and len(participants) == 1:
+        counted.find(NOBODY, root.table, facts_of_one, policy="in no node")
+    elif facts_of_one:
         names = [occurrence.role for occurrence in participants]
         keys = [F.concat_ws(", ", *(f"v{v}" for v in o.key)) for o in participants]
         shown = [

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -242,18 +242,18 @@ class DatabaseSource:
     ) -> Iterator[SourceReference]:
         """Those to tables of this source, in a fixed order; others have no table to point to."""
         own = {self._schema, None if self._schema else inspector.default_schema_name}
-        # SQLite takes any capitals for a table's name.
-        spelt = {table.lower(): table for table in tables} | {table: table for table in tables}
         found = []
         for key in inspector.get_foreign_keys(name, self._schema):
-            target = spelt.get(key["referred_table"], spelt.get(key["referred_table"].lower()))
-            if target is None or key["referred_schema"] not in {None, *own}:
+            target = _spelt(key["referred_table"], tables)
+            if target not in tables or key["referred_schema"] not in {None, *own}:
                 continue
             own_key = tables[target].key or ()
-            referred = key["referred_columns"] or own_key
-            if len(referred) != len(key["constrained_columns"]):
+            (theirs, ours) = ([c.name for c in tables[of].columns] for of in (target, name))
+            referred = [_spelt(one, theirs) for one in key["referred_columns"]] or own_key
+            referring = [_spelt(one, ours) for one in key["constrained_columns"]]
+            if len(referred) != len(referring):
                 continue  # SQLite lets one refer to a key that is not there
-            pairs = list(zip(referred, key["constrained_columns"], strict=True))
+            pairs = list(zip(referred, referring, strict=True))
             if {column for column, _ in pairs} == set(own_key):
                 pairs.sort(key=lambda pair: own_key.index(pair[0]))
             target_columns, columns = zip(*pairs, strict=True)
@@ -282,6 +282,12 @@ class DatabaseSource:
 
 
 _REMEDY = "Check the URL, that the database can be reached, and that you may read it."
+
+
+def _spelt(name: str, names: Iterable[str]) -> str:
+    """As it stands among ``names``: SQLite takes any capitals where a reference names something."""
+    by_lower = {one.lower(): one for one in names} | {one: one for one in names}
+    return by_lower.get(name, by_lower.get(name.lower(), name))
 
 
 def _parse(url: str) -> URL:

@@ -289,9 +289,10 @@ class Integrity:
         shown = [_example(row) for row in groups.orderBy(*key).limit(EXAMPLES).collect()]
         if not shown:
             return
-        order = Window.partitionBy(*key).orderBy(
-            *(F.col(c).asc_nulls_last() for c in sorted(clean.frame.columns))
-        )
+        # Not every engine orders bytes.
+        types = dict(clean.frame.dtypes)
+        values = (F.hex(c) if types[c] == "binary" else F.col(c) for c in sorted(types))
+        order = Window.partitionBy(*key).orderBy(*(value.asc_nulls_last() for value in values))
         ranked = clean.frame.withColumn("rank", F.row_number().over(order))
         extra = ranked.where(F.col("rank") > 1).drop("rank")
         count = extra.count()

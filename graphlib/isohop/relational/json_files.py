@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +22,7 @@ from isohop.relational.texts import TextTable
 
 _READ_CHARACTERS = 4 << 20
 _CHUNK_ROWS = 1 << 14
+_LINES_OF_A_DESCRIPTION = 10_000
 _LONGEST_LITERAL = len("-Infinity")
 _SPACES = re.compile(r"[ \t\r\n]*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -115,11 +116,18 @@ class _Malformed:
 
 
 def is_description(path: Path) -> bool:
-    """Whether a file holds one object that is spread over lines, and so is no table."""
+    """Whether a file holds one object that is spread over lines, and so is no table. A line that is
+    no object, where one follows, is a broken row, unless all is one object."""
     with open_utf8(path) as stream:
         reader = io.TextIOWrapper(io.BufferedReader(stream), "utf-8", newline="\n")
-        first = next((line for line in reader if not line.isspace()), "")
-    return first.startswith("{") and isinstance(_parse(first), _Malformed)
+        lines = (line for line in reader if not line.isspace())
+        first, second = next(lines, ""), next(lines, "")
+        if not first.startswith("{") or not isinstance(_parse(first), _Malformed):
+            return False
+        if isinstance(_parse(second), dict):
+            some = "".join([first, second, *islice(lines, _LINES_OF_A_DESCRIPTION)])
+            return isinstance(_parse(some), dict)
+        return True
 
 
 def _lines(start: str, reader: TextIO, path: Path) -> Iterator[list[tuple[int, str, Any]]]:
