@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
+from isohop.engines.pieces import rows_of
 from isohop.engines.storage import disk_full, is_disk_full
 from isohop.errors import IsohopError, Problem
 from isohop.relational.landing import raw_rows, refused
@@ -32,6 +34,12 @@ def reading(file: str | Path) -> Iterator[None]:
         if is_disk_full(raised):
             raise disk_full("Reading new rows") from raised
         raise IsohopError(f"{file} cannot be read: {raised}. Write the file again.") from raised
+
+
+def read_rows(piece: dict[str, Any], names: Sequence[str]) -> Iterator[pa.Table]:
+    """As `rows_of`. Raises `IsohopError` where the file cannot be read."""
+    with reading(piece["file"]):
+        yield from rows_of(piece, names)
 
 
 def check_columns(

@@ -25,10 +25,11 @@ from isohop.coldbrew.new_columns import (
     check_columns,
     one_array,
     quarantined,
+    read_rows,
     reading,
 )
 from isohop.engines.keys import by_place, places
-from isohop.engines.pieces import part_name, rows_of
+from isohop.engines.pieces import part_name
 from isohop.errors import InvalidInput, Problem, did_you_mean
 from isohop.graph import Graph
 from isohop.graph.holdout import label_edge
@@ -205,11 +206,10 @@ def _key_of(piece: Mapping[str, Any], rows: pa.Schema, names: Sequence[str]) -> 
     ``good`` for being embedded."""
     read = [rows.empty_table().select(names)]
     good = [np.zeros(0, bool)]
-    with reading(piece["file"]):
-        for table in rows_of(dict(piece), rows.names):
-            values, reasons = cast_columns(table.combine_chunks(), rows, names)
-            read.append(values.select(names))
-            good.append(reasons == "")
+    for table in read_rows(dict(piece), rows.names):
+        values, reasons = cast_columns(table.combine_chunks(), rows, names)
+        read.append(values.select(names))
+        good.append(reasons == "")
     key = pa.concat_tables(read)
     return by_place(key.columns, row=np.arange(key.num_rows), good=np.concatenate(good))
 

@@ -35,14 +35,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from isohop.coldbrew.new_columns import cast_columns, check_columns, quarantined, reading
-from isohop.engines.pieces import (
-    for_each_piece,
-    in_full_pieces,
-    part_name,
-    pieces_of,
-    rows_of,
+from isohop.coldbrew.new_columns import (
+    cast_columns,
+    check_columns,
+    quarantined,
+    read_rows,
+    reading,
 )
+from isohop.engines.pieces import for_each_piece, in_full_pieces, part_name, pieces_of
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.ray import all_cores, ray_session
 from isohop.engines.storage import (
@@ -278,12 +278,6 @@ def embed_piece(
         ) from raised
 
 
-def _rows_of(piece: dict[str, Any], names: Sequence[str]) -> Iterator[pa.Table]:
-    """As `rows_of`. Raises `IsohopError` where the file cannot be read."""
-    with reading(piece["file"]):
-        yield from rows_of(piece, names)
-
-
 @dataclass(frozen=True)
 class _Encoded:
     """Some rows: the ``key`` of the ``good`` ones, and their ``features``, float32 (good, d_in);
@@ -351,7 +345,7 @@ class _Embedder:
         from isohop.giant.inference import encode_rows
 
         about = self.bundle.entity
-        for table in _rows_of(piece, self.bundle.rows.names):
+        for table in read_rows(piece, self.bundle.rows.names):
             rows, reasons = cast_columns(table.combine_chunks(), self.bundle.rows, about.key)
             good = reasons == ""
             if not good.all():

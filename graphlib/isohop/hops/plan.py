@@ -165,11 +165,11 @@ class Plan:
 def known_by(plan: Plan, node: str) -> str | None:
     """The attribute of a node type that says when rows of its home became known, where one does."""
     entity = plan.schema.entities.get(node)
-    table = None if entity is None else entity.table
-    time = None if table is None else plan.schema.tables[table].time
-    if table is None or time is None or table not in plan.roots:
+    root = None if entity is None or entity.table is None else plan.roots.get(entity.table)
+    time = None if root is None else plan.schema.tables[root.table].time
+    if root is None or time is None:
         return None
-    told = table, (plan.roots[table].row.values[0, time],)
+    told = root.table, (root.row.values[0, time],)
     for name, gathered in plan.nodes[node].attributes.items():
         if any((source.root, source.values) == told for source in gathered.sources):
             return name

@@ -123,7 +123,7 @@ def _count_rows(root: Root, frame: DataFrame, counted: TableLedger, otherwise: s
     participants = root.homes.participants
     entity = reduce(or_, (_given(occurrence) for occurrence in root.homes.occurrences))
     alone = F.lit(False)
-    if root.is_event and participants:
+    if root.is_event:
         several = min(2, len(participants))
         alone = entity & (reduce(add, (_given(o).cast("int") for o in participants)) < several)
     counts = frame.agg(*(F.count(F.when(rows, 1)) for rows in (entity, ~entity, alone)))
