@@ -8,6 +8,7 @@ import json
 import random
 import sqlite3
 from collections import deque
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -656,6 +657,32 @@ def test_text_in_one_table_and_numbers_in_another_are_refused_by_name(make):
     }
     with pytest.raises(InvalidInput, match=r"customer\.rating is string and orders\.rating is int"):
         make(BOUGHT, tables)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", [pa.int64(), pa.decimal128(21, 2)])
+def test_keys_that_no_double_tells_apart_are_refused(make, engine, kind):
+    """Two devices would be one, or none: as doubles they are the same number."""
+    schema = """
+    entities: {device: {key: device}}
+    tables: {reading: {key: id}, repair: {key: id}}
+    """
+
+    def tables(*devices):
+        seen = pa.array([Decimal(device) for device in devices]).cast(kind)
+        repaired = pa.array([float(devices[0]), None])
+        return {
+            "reading": pa.table({"id": list(range(len(devices))), "device": seen}),
+            "repair": pa.table({"id": [1, 2], "device": repaired}),
+        }
+
+    known = make(schema, tables(10**12 + 1, 7), engine)
+    assert known.node_type("device").count == 2
+    for least in (2**53, -(2**53) - 1, 2**63 - 2):
+        with pytest.raises(InvalidInput) as error:
+            make(schema, tables(least, least + 1), engine)
+        assert "reading.device is " in str(error.value)
+        assert "repair.device is double" in str(error.value)
 
 
 BY_EMAIL = """

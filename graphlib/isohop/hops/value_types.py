@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from isohop.errors import Problem
-from isohop.hops.plan import Plan
+from isohop.hops.plan import NodePlan, Plan
 from isohop.relational.database import type_family
 from isohop.relational.integrity import CleanTable
 
@@ -30,9 +30,17 @@ class ValueType:
 
 @dataclass(frozen=True)
 class _Column:
-    place: str
+    table: CleanTable
+    name: str
     type: ValueType
-    empty: bool
+
+    @property
+    def place(self) -> str:
+        return f"{self.table.name}.{self.name}"
+
+    @property
+    def empty(self) -> bool:
+        return self.name in self.table.all_null
 
 
 def value_types(
@@ -46,8 +54,10 @@ def value_types(
         visit, name = row.source[value[1]]
         table = clean[row.visits[visit].table]
         type_ = ValueType(table.types[name], engine[table.name][table.names[name]])
-        return _Column(f"{table.name}.{name}", type_, name in table.all_null)
+        return _Column(table, name, type_)
 
+    places = [place for node in plan.nodes.values() for place in _places(node)]
+    keys = {(root, value) for root, values in places for value in values}
     types: dict[Value, ValueType] = {}
     problems: list[Problem] = []
     for name, values in _united(plan):
@@ -70,7 +80,30 @@ def value_types(
             )
             continue
         types.update(dict.fromkeys(values, common))
+        if pa.types.is_floating(common.arrow) and not keys.isdisjoint(values):
+            problems += _inexact(name, telling)
     return types, problems
+
+
+def _inexact(name: str, columns: Sequence[_Column]) -> list[Problem]:
+    """Keys that no double is, where all are to be doubles: two of them would be one node."""
+    from pyspark.sql import functions as F
+
+    problems = []
+    exact = {c.place: c for c in columns if not pa.types.is_floating(c.type.arrow)}
+    for column in exact.values():
+        other = next(c for c in columns if c.type != column.type)
+        given = F.col(column.table.names[column.name])
+        kept = given.cast("double").try_cast(column.type.engine)
+        lost = column.table.frame.where(given.isNotNull() & ~given.eqNullSafe(kept))
+        for row in lost.select(given).limit(1).collect():
+            what = (
+                f"{column.place} is {column.type.arrow} and {other.place} is {other.type.arrow}, "
+                f"both are '{name}', and only a double holds both, which {row[0]} is not."
+            )
+            hint = "Say the same type for both under 'types:', or mend the source."
+            problems.append(Problem(name, what, hint))
+    return problems
 
 
 def _united(plan: Plan) -> list[tuple[str, list[Value]]]:
@@ -86,14 +119,19 @@ def _united(plan: Plan) -> list[tuple[str, list[Value]]]:
 
 def _gathered(plan: Plan) -> Iterator[tuple[str, list[Value]]]:
     for node in plan.nodes.values():
-        places = list(node.occurrences)
-        places += [(s.root, s.values) for edge in node.held for s in edge.gathered.sources]
+        places = _places(node)
         for at, key in enumerate(node.key):
             name = node.name if node.shared else f"{node.name}.{key}"
             yield name, [(root, values[at]) for root, values in places]
         for gathered in node.attributes.values():
             sources = [(s.root, s.values[0]) for s in gathered.sources]
             yield f"{node.name}.{gathered.name}", sources
+
+
+def _places(node: NodePlan) -> list[tuple[str, tuple[int, ...]]]:
+    """(root, key values) wherever its keys stand."""
+    held = [(s.root, s.values) for edge in node.held for s in edge.gathered.sources]
+    return [*node.occurrences, *held]
 
 
 def _common(types: Sequence[ValueType]) -> ValueType | None:
