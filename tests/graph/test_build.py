@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import random
 import sqlite3
 from collections import deque
@@ -440,6 +441,38 @@ def test_an_event_in_two_tables_is_one_whichever_of_them_refers_to_the_other(mak
             "amounts": 3,
         }
     assert len({graph.manifest.certificate for graph in graphs}) == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_mean_is_as_exact_as_a_double_whatever_the_unit_and_the_order(make, engine):
+    """Masses in kilogrammes of particles, distances in metres of stars, debts."""
+    draw = random.Random(1)
+    units = [10.0**power for power in range(-12, 24, 3)]
+    groups = [
+        [sign * unit * draw.random() for _ in range(3)] for unit in units for sign in (1.0, -1.0)
+    ]
+    groups += [[1e20, -1e20, 3e-12], [0.1, 0.2, 0.6], [-0.0, -0.0, -0.0]]
+    schema = """
+    entities: {a: {table: a}, b: {table: b}}
+    tables:
+      a: {key: id}
+      b: {key: id}
+      weighs: {references: [{columns: a, table: a}, {columns: b, table: b}]}
+    """
+    rows = [(a, value) for a, group in enumerate(groups) for value in group]
+    made = []
+    for ordered in (rows, rows[::-1]):
+        found = {"a": [a for a, _ in ordered], "x": [value for _, value in ordered]}
+        tables = {
+            "a": {"id": list(range(len(groups)))},
+            "b": {"id": [1]},
+            "weighs": {**found, "b": [1] * len(ordered)},
+        }
+        made.append(make(schema, tables, engine).edges("a--weighs--b").to_pylist())
+    assert made[0] == made[1]
+    assert [edge["src"] for edge in made[0]] == list(range(len(groups)))
+    means = [edge["x_mean"] for edge in made[0]]
+    assert means == pytest.approx([math.fsum(group) / 3 for group in groups], rel=1e-12, abs=1e-24)
 
 
 def test_parallel_edges_are_one_with_count_and_aggregates(make):

@@ -29,7 +29,7 @@ LONGEST_LIST = 1 << 14
 """Values that a list may have of which a set is made."""
 _COUNTERS = 1 << 20
 
-_WHOLE, _FRACTION = 2.0**20, 2.0**30
+_UNITS = (2.0**20, 2.0**-30, 2.0**-80)
 _LARGEST = 2.0**82
 _HALF = 32
 _DIGITS_OF_LONG = 18
@@ -135,9 +135,9 @@ class _Parts:
 
         Integers, and decimals of as many digits as an integer has, are summed as the two halves of
         their 64 bits. A sum of doubles depends on their order, and engines add in whatever order
-        data arrive, so each is split into a whole multiple of 2^20 and a rest in units of 2^-30,
-        both integers, which makes the mean exact to about 1e-9 of the number's unit. Numbers beyond
-        2^82 have no such split and count as NULL.
+        data arrive, so each is split into whole multiples of 2^20, of 2^-30 and of 2^-80, which
+        makes the mean as exact as a double is from 1e-8 up, and to 1e-24 below. Numbers beyond 2^82
+        have no such split and count as NULL.
         """
         from pyspark.sql import functions as F
 
@@ -154,14 +154,11 @@ class _Parts:
             unit = 1
             value = number.cast("double")
             counted = F.when(F.abs(value) < F.lit(_LARGEST), value)
-            whole = F.floor(counted / F.lit(_WHOLE))
-            rest = F.floor(
-                (counted - whole.cast("double") * F.lit(_WHOLE)) * F.lit(_FRACTION) + 0.5
-            )
-            wholes, rests = (
-                self.sum(F.sum(part.cast("bigint").cast("decimal(38,0)"))).cast("double")
-                for part in (whole, rest)
-            )
-            total = wholes * F.lit(_WHOLE) + rests / F.lit(_FRACTION)
+            rest, total = counted, F.lit(0.0)
+            for size in map(F.lit, _UNITS):
+                multiple = (rest / size).cast("bigint")
+                rest = rest - multiple.cast("double") * size
+                summed = self.sum(F.sum(multiple.cast("decimal(38,0)")))
+                total = total + summed.cast("double") * size
         count = self.sum(F.count(counted))
         return total / F.when(count > 0, count.cast("double") * F.lit(float(unit)))
