@@ -276,6 +276,17 @@ def test_two_values_for_one_key_follow_the_policy_and_are_shown(make, engine, po
     assert "Oslo" in lost["value_0"].to_pylist()
 
 
+def test_rows_of_a_table_called_as_an_attribute_are_not_lost_from_quarantine(make):
+    """Two kinds of bad data, one of a dependency and one of a table that is called the same."""
+    schema = PEOPLE.format("majority") + "\n  person.city: {key: id}\n"
+    twice = {"id": [1, 1], "name": ["Rome", "Oslo"]}
+    graph = make(schema, {**ORDERS, "person.city": twice})
+    quarantine = graph.path / "quarantine"
+    files = [file for file in quarantine.rglob("*.parquet")]
+    reasons = [r for f in files for r in pq.read_table(f)["quarantine_reason"].to_pylist()]
+    assert sorted(reasons) == ["duplicate key", "violated dependency of person.city"]
+
+
 @pytest.mark.parametrize(
     ("policy", "cities"), [("majority", ["Bonn", "Rome"]), ("unset", ["Bonn"])]
 )

@@ -11,6 +11,8 @@
       edges/<source>--<role>--<target>/*.parquet src, dst int64 node ids; count int64; aggregated
                                                  event attributes. One row a pair, one direction.
       quarantine/<table>/*.parquet               rows that did not make it, with their reason
+      quarantine/<type>.<attribute>/*.parquet    values that lost to others; with "_" after it where
+                                                 a table is called so
 
 Values are native and nothing is encoded: that is the business of later stages.
 """

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from isohop.engines.frames import (
     all_given,
+    distinct_names,
     equal,
     left_join,
     renamed,
@@ -264,7 +265,8 @@ class Facts:
             *(renamed(t, f"value_{index}") for index, t in enumerate(targets)),
             F.col("n").alias("rows"),
         )
-        write_parquet(quarantined, self.quarantine / _folder_name(where))
+        (folder,) = distinct_names([_folder_name(where)], self.clean)
+        write_parquet(quarantined, self.quarantine / folder)
         if policy == "majority":
             return ranked.where(F.col("rank") == 1).drop("rank", "n")
         return counted.join(several.drop("count"), keys, "left_anti").drop("n")
