@@ -78,6 +78,11 @@ def test_tables_in_embeddings_out_and_nothing_is_done_twice(tmp_path, ray):
         isohop.read_embeddings(published, entity="customer", version=version) for version in (3, 4)
     )
     assert one.equals(two)  # two runs with one seed
+    for name in ("elsewhere", "anywhere"):  # the report tells where, though it is version 1 again
+        said = read_pipeline(file, {"distill.steps": "7", "publish.name": name})
+        again = [record.stage for record, now in run_all(said, other) if now]
+        assert again == ["publish", "report"]
+        assert f"{name}/v=000001" in other.report.read_text("utf-8")
 
 
 def new_customers_are_embedded(file: Path, folder: Path) -> None:

@@ -268,10 +268,16 @@ def _report(context: Context) -> list[Made]:
     return [Made(what="report", where=str(path))]
 
 
+def _published_at(run: Run) -> str | None:
+    """Where the version is that a run published."""
+    record = run.record("publish")
+    return None if record is None else record.made[0].where
+
+
 def _version(run: Run) -> int | None:
     """The version that a run published."""
-    record = run.record("publish")
-    return None if record is None else version_number(record.made[0].where.rpartition("/")[2])
+    where = _published_at(run)
+    return None if where is None else version_number(where.rpartition("/")[2])
 
 
 @dataclass(frozen=True)
@@ -335,7 +341,7 @@ def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
         folder = pipeline.features.text_model
         parts["text model"] = {} if folder is None else contents_of(folder)
     if stage.name == "report":
-        parts["published"] = _version(run)
+        parts["published"] = _published_at(run)
     decision = _decision(pipeline, run, stage)
     if decision is not None and decision.run is not None:
         parts["since"] = decision.of_stage(stage.name)
