@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -26,6 +27,7 @@ from isohop.engines.ray_train import (
     train,
 )
 from isohop.errors import IsohopError
+from tests.engines.test_processes import is_loopback
 
 WAITED = "waited"
 
@@ -50,6 +52,22 @@ def test_an_error_that_one_of_several_workers_meets_ends_all_and_is_told(
             train(_one_of_two_cannot, {}, tmp_path, (), workers, "distill", SILENT)
         (waited,) = tmp_path.rglob(WAITED)
         waited.unlink()
+
+
+def _listens(asked: dict[str, Any]) -> list[str]:
+    """Addresses, of this process, after it has spoken to the other."""
+    workers = this_worker(asked)
+    ones = torch.ones(1)
+    workers.add([ones])
+    assert float(ones) == workers.count
+    sockets = psutil.Process().net_connections("inet")
+    return [one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN]
+
+
+def test_nobody_outside_of_the_machine_can_speak_to_workers(ray_on_all_cores, tmp_path):
+    addresses, _ = train(_listens, {}, tmp_path / "tätig here", (), 2, "distill", SILENT)
+    assert addresses
+    assert [one for one in addresses if not is_loopback(one)] == []
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -282,7 +282,7 @@ def test_rows_of_a_table_called_as_an_attribute_are_not_lost_from_quarantine(mak
     twice = {"id": [1, 1], "name": ["Rome", "Oslo"]}
     graph = make(schema, {**ORDERS, "person.city": twice})
     quarantine = graph.path / "quarantine"
-    files = [file for file in quarantine.rglob("*.parquet")]
+    files = list(quarantine.rglob("*.parquet"))
     reasons = [r for f in files for r in pq.read_table(f)["quarantine_reason"].to_pylist()]
     assert sorted(reasons) == ["duplicate key", "violated dependency of person.city"]
 

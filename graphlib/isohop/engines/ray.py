@@ -97,6 +97,11 @@ def ray_session() -> Iterator[None]:
             shutil.rmtree(logs, ignore_errors=True)
 
 
+def on_one_machine() -> bool:
+    """Whether Ray is this process's own, not a cluster."""
+    return not os.environ.get("RAY_ADDRESS")
+
+
 @contextmanager
 def _on_one_machine() -> Iterator[None]:
     """What Ray has no option for, of a Ray that is this machine's alone.
@@ -172,7 +177,7 @@ def with_cores(what: Callable[..., Any], cores: int, **options: Any) -> Any:
 def tell_if_busy(cores: int, workers: int = 1) -> None:
     """Whether each of some workers will wait for so many cores of one machine: of work on a cluster
     that waits for others' to end Ray says nothing, however long."""
-    if "RAY_ADDRESS" not in os.environ:
+    if on_one_machine():
         return
     from ray._private.state import available_resources_per_node
 

@@ -24,6 +24,7 @@ from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from isohop.engines.progress import Progress
 from isohop.engines.ray import (
@@ -33,6 +34,7 @@ from isohop.engines.ray import (
     cores_each,
     ended,
     machines,
+    on_one_machine,
     tell_if_busy,
     with_cores,
 )
@@ -303,7 +305,7 @@ def _advance(bar: Any, part: Part, told: int) -> int:
 
 
 def _trainer(loop: Loop, asked: Mapping[str, Any]) -> Any:
-    alone = "RAY_ADDRESS" not in os.environ
+    alone = on_one_machine()
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(SECONDS_TO_START))
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     if alone:  # nobody takes this machine away
@@ -321,7 +323,7 @@ def _trainer(loop: Loop, asked: Mapping[str, Any]) -> Any:
     return _trainer_class(alone)(
         guarded,
         train_loop_config=dict(asked),
-        torch_config=TorchConfig(backend="gloo"),
+        torch_config=_meeting_in(folder) if alone else TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(
             num_workers=asked[WORKERS],
             use_gpu="GPU" in resources,
@@ -334,6 +336,36 @@ def _trainer(loop: Loop, asked: Mapping[str, Any]) -> Any:
             **more,
         ),
     )
+
+
+def _meeting_in(folder: Path) -> Any:
+    """How workers of one machine find each other: in a file of ``folder``. Ray has them meet at a
+    port that torch opens to every network, where whoever finds it may say that he is one."""
+    from ray.train.torch import TorchConfig
+    from ray.train.torch.config import _TorchBackend
+
+    class Backend(_TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            import ray
+
+            # Of each group its own: a file that another has met in is of no use.
+            file, count = folder / f"meeting-{uuid4().hex}", len(worker_group)
+            starts = worker_group.execute_single_async
+            ray.get([starts(rank, _meet, str(file), rank, count) for rank in range(count)])
+
+    class Config(TorchConfig):
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Backend
+
+    return Config(backend="gloo")
+
+
+def _meet(file: str, rank: int, count: int) -> None:
+    from torch import distributed
+
+    store = distributed.FileStore(file, count)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=count)
 
 
 def _trainer_class(alone: bool) -> Any:
@@ -365,7 +397,7 @@ def _environment(asked: Mapping[str, Any]) -> dict[str, str]:
         "OMP_NUM_THREADS": str(asked[THREADS]),
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPINS),
     }
-    if "RAY_ADDRESS" not in os.environ and sys.platform == "linux":
+    if on_one_machine() and sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
     return environment
 
