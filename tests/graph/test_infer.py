@@ -19,7 +19,7 @@ from isohop.errors import InvalidInput, IsohopError
 from isohop.graph import Graph
 from isohop.graph.build import build
 from isohop.graph.infer import Inferred, Rejected, _moved, infer
-from isohop.relational.source import SourceSpec
+from isohop.relational.source import SourceSpec, open_source
 
 ROOT = Path(__file__).parents[2]
 ENGINES = ["sail", pytest.param("spark", marks=pytest.mark.spark)]
@@ -250,6 +250,27 @@ def test_a_column_may_be_called_what_fills_several_lines(tmp_path):
     assert build(tmp_path / "schema.yaml", tmp_path / "g").node_type("customer").count == 40
     rejected = replace(found, rejected=(Rejected("a\nb", "c|d", "e\r\nf"),))
     assert rejected.report().splitlines()[4:] == ["| a b | c¦d | e f |"]
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql://u:geheim@127.0.0.1/", "database"),
+        ("postgresql://u:ge/heim@127.0.0.1", "database"),
+        ("postgresql://u:geheim@127.0.0.1/shop?password=geheim", "shop"),
+        ("env:SHOP_URL", "shop"),
+    ],
+)
+def test_nothing_that_is_inferred_from_a_server_has_its_password(tmp_path, monkeypatch, url, name):
+    tables = written(tmp_path / "data", {"person": {"id": [1, 2], "name": ["a", "b"]}})
+    opened = open_source(SourceSpec(path=str(tables)), tmp_path)
+    monkeypatch.setattr("isohop.graph.infer.open_source", lambda *_: opened)
+    monkeypatch.setenv("SHOP_URL", "postgresql://u:geheim@127.0.0.1/shop")
+    assert yaml.safe_load(infer(url, ["person"]).text())["database"] == name
+    with pytest.raises(InvalidInput) as error:
+        infer(url, ["preson"])
+    assert "heim" not in str(error.value)
+    assert f"database {name}" in str(error.value)
 
 
 def test_an_object_store_is_a_folder_of_tables(tmp_path, monkeypatch):

@@ -94,8 +94,17 @@ def test_what_is_limited_cannot_be_named_as_a_package_or_by_a_server(
     assert list(open_source(SourceSpec(package="loose_towns"), tmp_path).tables()) == ["town"]
     monkeypatch.setenv("ISOHOP_ALLOWED", str(tmp_path / "allowed"))
     assert "outside" in str(_error(SourceSpec(package="loose_towns"), tmp_path))
-    for more in ("h/d?passfile=/etc/hostname", "h/d?sslkey=/x", "/d?host=/tmp"):
+    named = ("passfile=/etc/hostname", "sslkey=/x", "sslkeylogfile=/x", "servicefile=/x")
+    for more in (*(f"h/d?{file}" for file in named), "/d?host=/tmp"):
         assert "outside" in str(_error(SourceSpec(url=f"postgresql://{more}"), tmp_path))
+
+
+def test_the_certificates_of_the_system_are_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOHOP_ALLOWED", str(tmp_path))
+    url = "postgresql://127.0.0.1:1/d?sslmode=verify-full&sslrootcert=system"
+    assert "cannot be opened" in _error(SourceSpec(url=url), tmp_path, IsohopError)
 
 
 def test_a_missing_package_says_how_to_install_it(tmp_path: Path) -> None:

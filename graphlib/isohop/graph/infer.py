@@ -158,8 +158,10 @@ def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source, list[R
         held, here, lines, tables = None, Path.cwd(), {}, {}
         is_database = re.match(r"^(env:|(?!s3:)[a-z][a-z0-9+]*://)", source) is not None
         spec = SourceSpec(url=source) if is_database else _file_or_folder(source)
-        name = re.sub(r"[?#].*$", "", source).rstrip("/").rpartition("/")[2] or "database"
-        name = Path(name).stem if is_database or path.is_file() else name
+        name = _named_in(source) if is_database else path.resolve().name or "database"
+        name = path.stem if path.is_file() else name
+        source = f"database {name}" if is_database else source
+        path = Path(name) if is_database else path
     opened = united(open_source(spec, here), tables)
     known = opened.tables()
     schema = SchemaFile.model_construct(
@@ -170,7 +172,7 @@ def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source, list[R
         entities=held.entities if held else {},
         attributes=held.attributes if held else {},
     )
-    file = YamlFile(path, f"{source}", schema, lines)
+    file = YamlFile(path, source, schema, lines)
     check_names(file, schema)
     file.raise_problems()
     declared = check_columns(file, known)
@@ -179,7 +181,14 @@ def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source, list[R
         Rejected("declared reference", where, why)
         for where, why in left_out_references(file, declared, known)
     ]
-    return YamlFile(path, f"{source}", declared, lines), opened, left_out
+    return YamlFile(path, source, declared, lines), opened, left_out
+
+
+def _named_in(url: str) -> str:
+    """What a URL calls its database: all else of it may be a password."""
+    from isohop.relational.databases import database_of  # SQLAlchemy and ADBC take a moment
+
+    return Path(database_of(url) or "database").stem
 
 
 def _file_or_folder(source: str) -> SourceSpec:

@@ -35,6 +35,7 @@ from isohop.relational.source import (
     SourceTable,
     check_names,
     check_request,
+    from_environment,
     known_table,
     unreadable,
 )
@@ -288,6 +289,12 @@ def _spelt(name: str, names: Iterable[str]) -> str:
     """As it stands among ``names``: SQLite takes any capitals where a reference names something."""
     by_lower = {one.lower(): one for one in names} | {one: one for one in names}
     return by_lower.get(name, by_lower.get(name.lower(), name))
+
+
+def database_of(url: str) -> str | None:
+    """The name of the database, or the path of its file, that a source's URL names. Raises
+    `InvalidInput`."""
+    return _parse(from_environment(url)).database
 
 
 def _parse(url: str) -> URL:

@@ -219,8 +219,13 @@ class _SqlitePlan:
 
 _UNFIT = "!"
 _PARSED = ("boolean", "date", "timestamp")
-_FILES = ("passfile", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslrootcert")
+_FILES = (
+    *("passfile", "servicefile", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslkeylogfile"),
+    "sslrootcert",
+)
 """What in a URL of PostgreSQL names a file."""
+_OF_SYSTEM = ("sslrootcert", "system")
+"""The certificates that the system trusts, which no file of that name holds."""
 
 
 def _bytes(values: pa.Array) -> pa.Array:
@@ -240,7 +245,8 @@ class Postgres:
     takes_types = False
 
     def __init__(self, url: URL, base: Path):
-        files = [value for key, value in url.query.items() if key in _FILES]
+        named = [item for item in url.query.items() if item[0] in _FILES and item != _OF_SYSTEM]
+        files = [file for _, file in named]
         files += [host for host in (url.host, url.query.get("host")) if host and "/" in str(host)]
         for file in files:
             check_allowed(str(file), "source.url")

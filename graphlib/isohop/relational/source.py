@@ -161,7 +161,7 @@ def open_source(spec: SourceSpec, base: Path) -> Source:
     if spec.url is not None:
         from isohop.relational.databases import DatabaseSource  # SQLAlchemy and ADBC take a moment
 
-        return DatabaseSource(_from_environment(spec.url), spec.db_schema, base)
+        return DatabaseSource(from_environment(spec.url), spec.db_schema, base)
     from isohop.relational.files import FolderSource
 
     return FolderSource(_folder(spec, base), spec.nulls)
@@ -237,7 +237,8 @@ def check_names(names: Iterable[str], where: str, noun: str) -> list[Problem]:
     return problems
 
 
-def _from_environment(url: str) -> str:
+def from_environment(url: str) -> str:
+    """A URL that stands in the environment, where ``url`` says so. Raises `InvalidInput`."""
     if not url.startswith(_ENVIRONMENT):
         return url
     name = url.removeprefix(_ENVIRONMENT)
