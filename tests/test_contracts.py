@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+from jsonschema import Draft202012Validator
 
 from isohop.embeddings.contract import MEASURES, EmbeddingsManifest
 from isohop.graph import GraphManifest
@@ -17,7 +19,9 @@ from isohop.hops.schema_file import SchemaFile
 from isohop.pipeline.pipeline_file import PipelineFile
 from isohop.relational.ledger import Ledger
 
-CONTRACTS = Path(__file__).parents[1] / "schemas" / "contracts"
+ROOT = Path(__file__).parents[1]
+CONTRACTS = ROOT / "schemas" / "contracts"
+FILES = sorted([*ROOT.glob("schemas/**/*.yaml"), *ROOT.glob("examples/*.yaml")])
 MODELS = {
     "schema-file": SchemaFile,
     "pipeline-file": PipelineFile,
@@ -34,6 +38,15 @@ def written(name: str) -> str:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_contract_on_file_is_that_of_the_code(name):
     assert (CONTRACTS / f"{name}.schema.json").read_text("utf-8") == written(name)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_is_written_by_hand_keeps_to_its_contract(file):
+    """As an editor checks it that is told of the contract: what may be one or many, too."""
+    held = yaml.safe_load(file.read_text("utf-8"))
+    contract = "schema-file" if "tables" in held else "pipeline-file"
+    read = json.loads((CONTRACTS / f"{contract}.schema.json").read_text("utf-8"))
+    Draft202012Validator(read).validate(json.loads(json.dumps(held, default=str)))
 
 
 def test_every_setting_of_a_pipeline_says_what_it_does():

@@ -29,7 +29,14 @@ from pydantic import Field, field_validator, model_validator
 from isohop.errors import Problem, did_you_mean
 from isohop.hops.kinds import Kind
 from isohop.relational.as_of import is_time
-from isohop.relational.database import Policies, Reference, Table, distinct, type_family
+from isohop.relational.database import (
+    Columns,
+    Policies,
+    Reference,
+    Table,
+    distinct,
+    type_family,
+)
 from isohop.relational.source import SourceSpec, SourceTable
 from isohop.relational.texts import TEXT_TYPES
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
@@ -43,12 +50,7 @@ class Entity(StrictModel):
     """
 
     table: str | None = None
-    key: tuple[str, ...] | None = None
-
-    @field_validator("key", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+    key: Columns | None = None
 
     @field_validator("key")
     @classmethod

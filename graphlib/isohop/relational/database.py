@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from isohop.yaml_file import StrictModel
 
 OrphanPolicy = Literal["keep", "unset", "quarantine"]
 ViolationPolicy = Literal["majority", "unset", "fail"]
 ColumnType = Literal["string", "integer", "number", "boolean", "date", "timestamp"]
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Columns = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=str | tuple[str, ...]),
+]
+"""Of a table; one may be written by itself."""
 
 
 class Policies(StrictModel):
@@ -37,15 +48,10 @@ class Reference(StrictModel):
     role: with ``prefix: origin_`` the role is ``origin``.
     """
 
-    columns: tuple[str, ...] = Field(min_length=1)
+    columns: Columns = Field(min_length=1)
     table: str
     prefix: str = ""
     orphans: OrphanPolicy | None = None
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
 
 def distinct(columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -65,19 +71,14 @@ class Table(StrictModel):
     """
 
     parts: tuple[str, ...] = ()
-    key: tuple[str, ...] | None = None
-    unique: tuple[tuple[str, ...], ...] = ()
+    key: Columns | None = None
+    unique: tuple[Columns, ...] = ()
     surrogate: bool = False
     time: str | None = None
     columns: Mapping[str, str | None] = {}
     types: Mapping[str, ColumnType] = {}
     references: tuple[Reference, ...] | None = None
     determines: Mapping[str, tuple[str, ...]] = {}
-
-    @field_validator("key", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
     @field_validator("key")
     @classmethod
@@ -98,13 +99,6 @@ class Table(StrictModel):
         if () in value:
             raise ValueError("needs the columns that are unique together, one at least")
         return tuple(columns for columns in map(distinct, value) if columns)
-
-    @field_validator("unique", mode="before")
-    @classmethod
-    def _many_of_many(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            return [[item] if isinstance(item, str) else item for item in value]
-        return value
 
 
 def type_family(type_: pa.DataType) -> str:
