@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from airflow.sdk import DAG, Asset, BaseOperator, Param
+from airflow.sdk import DAG, Asset, BaseOperator, Param, TriggerRule
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 try:
@@ -50,6 +50,8 @@ NEEDS = {
     "publish": ("embed",),
     "report": ("embed",),
 }
+AFTER = {"report": ("publish",)}
+"""What a stage tells of and does not need: it waits, whatever becomes of them."""
 ON_SPARK = ("build",)
 ON_RAY = ("features", "distill", "embed")
 
@@ -66,10 +68,12 @@ SCHEDULE = {
 
 PARAMS = {"engine": "engine", "runs": "runs", "publish.path": "published"}
 """What a run of a DAG may have in place of what the pipeline file says, by its place there."""
-PLAIN = r"^[A-Za-z0-9_./:@ -]+$"
-"""What a parameter may hold: it becomes a word of a command, maybe on another machine's shell."""
+PLAIN = r"^[^'\"`$\\{\}\x00-\x1f\x7f]+$"
+"""What a parameter may hold: it becomes a word of a command, maybe on another machine's shell, and
+a template's."""
 POLL = 10
 """Seconds between two looks at a job of Ray."""
+LOST = "Airflow lost the task: its process was killed, or the machine is gone or out of memory."
 BAD_FILE = 2
 """Exit code of `isohop` for a file that is wrong, which no second try will mend."""
 
@@ -123,16 +127,15 @@ def as_of(dag_run: Any) -> datetime:
     return dag_run.logical_date or dag_run.run_after
 
 
-def summary_of(context: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a run so far, plain values: what its stages made, and the one that failed."""
+def summary_of(context: Mapping[str, Any], why: str | None) -> dict[str, Any]:
+    """Of a run so far, plain values: what its stages made, and the one that failed and ``why``."""
     task = context["ti"]
     records = {stage: task.xcom_pull(task_ids=stage) for stage in STAGES}
-    failed = context.get("exception")
     return {
         "pipeline": context["dag"].dag_id.removeprefix("isohop_"),
         "run": run_name(context["dag_run"]),
-        "failed": None if failed is None else task.task_id,
-        "why": None if failed is None else str(failed),
+        "failed": None if why is None else task.task_id,
+        "why": why,
         # What an operator of a cluster returns is no record.
         "stages": {
             stage: {name: record[name] for name in ("seconds", "size", "made")}
@@ -142,9 +145,14 @@ def summary_of(context: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def tell(context: Mapping[str, Any]) -> None:
+def tell_failed(context: Mapping[str, Any]) -> None:
+    """As `tell`, of a stage that failed. Of one that was lost Airflow has no exception."""
+    tell(context, str(context.get("exception") or LOST))
+
+
+def tell(context: Mapping[str, Any], why: str | None = None) -> None:
     """Log the summary, and give it to the function that ``ISOHOP_NOTIFY`` names."""
-    summary = summary_of(context)
+    summary = summary_of(context, why)
     logging.getLogger(__name__).info("Summary of the run: %s", json.dumps(summary))
     module, _, name = os.environ.get("ISOHOP_NOTIFY", "").partition(":")
     if module:
@@ -171,6 +179,8 @@ def task_of(stage: str, pipeline: Path, hours: float, **more: Any) -> BaseOperat
         from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 
         job = Path(__file__).resolve().parents[1] / "jobs" / "run_stage.py"
+        if not job.is_file():
+            raise FileNotFoundError(f"{job}. Link this file to where it was, do not copy it alone")
         return SparkSubmitOperator(
             task_id=stage, conn_id=spark, application=str(job), application_args=words[2:], **more
         )
@@ -201,7 +211,10 @@ def make_dag(pipeline: Path, settings: Mapping[str, Any]) -> DAG:
         raise ValueError(f"schedule.catchup is true or false, not {schedule['catchup']!r}")
     if not isinstance(schedule["cron"], str | None):
         raise ValueError(f"schedule.cron is a text or null, not {schedule['cron']!r}")
-    path = publish.get("path", "published")
+    path, runs = publish.get("path", "published"), settings.get("runs", "runs")
+    for key, value in {"publish.path": path, "runs": runs}.items():
+        if not re.search(PLAIN, value):
+            raise ValueError(f"{key} has quotes, braces, $, \\ or control characters: {value!r}")
     where = path.rstrip("/") if "://" in path else (pipeline.parent / path).resolve().as_uri()
     published = f"{where}/{publish.get('name') or name}"
     start = datetime.combine(date.fromisoformat(str(schedule["start"])), datetime.min.time())
@@ -215,7 +228,7 @@ def make_dag(pipeline: Path, settings: Mapping[str, Any]) -> DAG:
         max_active_tasks=1,  # one process writes a run at a time
         params={
             "engine": Param(engine, enum=["sail", "spark"]),
-            "runs": Param(settings.get("runs", "runs"), type="string", pattern=PLAIN),
+            "runs": Param(runs, type="string", pattern=PLAIN),
             "published": Param(path, type="string", pattern=PLAIN),
         },
         default_args={
@@ -223,7 +236,7 @@ def make_dag(pipeline: Path, settings: Mapping[str, Any]) -> DAG:
             "retry_delay": timedelta(minutes=schedule["retry_minutes"]),
             "execution_timeout": timedelta(hours=schedule["timeout_hours"]),
             "pool": schedule["pool"],
-            "on_failure_callback": tell,
+            "on_failure_callback": tell_failed,
         },
         user_defined_macros={"run_name": run_name, "as_of": as_of},
         tags=["isohop"],
@@ -232,12 +245,12 @@ def make_dag(pipeline: Path, settings: Mapping[str, Any]) -> DAG:
         embeddings = Asset(name=f"isohop/{name}", uri=published)
         at_publish = {"outlets": [embeddings], "on_success_callback": tell}
         hours = schedule["timeout_hours"]
-        tasks = {
-            stage: task_of(stage, pipeline, hours, **(at_publish if stage == "publish" else {}))
-            for stage in STAGES
+        more = {"publish": at_publish} | {
+            stage: {"trigger_rule": TriggerRule.ALL_DONE_MIN_ONE_SUCCESS} for stage in AFTER
         }
+        tasks = {stage: task_of(stage, pipeline, hours, **more.get(stage, {})) for stage in STAGES}
         for stage, needs in NEEDS.items():
-            for need in needs:
+            for need in (*needs, *AFTER.get(stage, ())):
                 tasks[need] >> tasks[stage]
     return dag
 

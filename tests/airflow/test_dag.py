@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -110,8 +111,11 @@ def test_a_stage_waits_for_those_that_it_needs(tmp_path, monkeypatch):
         "distill": ["features"],
         "embed": ["distill"],
         "publish": ["embed"],
-        "report": ["embed"],
+        "report": ["embed", "publish"],
     }
+    # Which of them it needs, and which only to tell what became of it.
+    assert dag.get_task("report").trigger_rule == "all_done_min_one_success"
+    assert {t.trigger_rule for t in dag.tasks if t.task_id != "report"} == {"all_success"}
     assert dag.max_active_runs == 1
     assert dag.max_active_tasks == 1
 
@@ -158,6 +162,27 @@ def test_a_parameter_is_a_plain_word(tmp_path, monkeypatch, value):
         params["engine"] = value
 
 
+@pytest.mark.parametrize("path", ["s3://lake/team=ml/isohop", "Läufe (neu)", "a,b+c~1"])
+def test_a_path_is_a_plain_word(tmp_path, monkeypatch, path):
+    named = PIPELINE.replace("{path: published}", f"{{path: '{path}'}}")
+    assert dag_of(tmp_path, monkeypatch, named).params["published"] == path
+
+
+@pytest.mark.parametrize("cron", ["'@daily'", "null"])
+def test_a_path_that_no_shell_may_see_is_told_by_name(tmp_path, monkeypatch, cron):
+    wrong = f"{PIPELINE}\nruns: $HOME\nschedule: {{cron: {cron}}}\n"
+    (tmp_path / "shop.yaml").write_text(wrong, "utf-8")
+    dag = module_of(tmp_path, monkeypatch).dags_of(tmp_path)["isohop_shop.yaml"]
+    assert "runs has quotes" in dag.doc_md
+
+
+def test_a_copy_without_the_job_that_it_submits_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.FILE", shutil.copy(FILE, tmp_path / "dags.py"))
+    (tmp_path / "shop.yaml").write_text(PIPELINE, "utf-8")
+    found = module_of(tmp_path, monkeypatch, ISOHOP_SPARK_CONN="my_spark").dags_of(tmp_path)
+    assert "run_stage.py. Link this file" in found["isohop_shop.yaml"].doc_md
+
+
 def test_stages_go_to_clusters_where_connections_are_named(tmp_path, monkeypatch):
     clusters = {"ISOHOP_SPARK_CONN": "my_spark", "ISOHOP_RAY_CONN": "my_ray"}
     dag = dag_of(tmp_path, monkeypatch, **clusters)
@@ -194,27 +219,31 @@ class Tells:
         return {"build": "of a cluster", "features": record}.get(task_ids)
 
 
-def test_who_asked_for_it_is_told_what_became_of_a_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("met", "why"),
+    [({"exception": ValueError("no room")}, "no room"), ({}, "Airflow lost the task")],
+)
+def test_who_asked_for_it_is_told_what_became_of_a_run(tmp_path, monkeypatch, met, why):
+    """Where the process of a task was killed, Airflow has no exception."""
     dag = dag_of(tmp_path, monkeypatch)
     (tmp_path / "on_call.py").write_text("told = []\nring = told.append\n", "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "on_call", raising=False)
     monkeypatch.setenv("ISOHOP_NOTIFY", "on_call:ring")
     run = SimpleNamespace(logical_date=datetime(2026, 11, 24), run_after=None)
-    context = {"ti": Tells(), "dag": dag, "dag_run": run, "exception": ValueError("no room")}
     (tell,) = dag.get_task("distill").on_failure_callback
-    tell(context)
-    assert importlib.import_module("on_call").told == [
-        {
-            "pipeline": "shop",
-            "run": "20261124T000000",
-            "failed": "distill",
-            "why": "no room",
-            "stages": {
-                "features": {"seconds": 1.5, "size": 7, "made": [{"what": "x", "where": "y"}]}
-            },
-        }
-    ]
-    assert tell in dag.get_task("publish").on_success_callback
+    tell({"ti": Tells(), "dag": dag, "dag_run": run, **met})
+    (tell,) = dag.get_task("publish").on_success_callback
+    tell({"ti": Tells(), "dag": dag, "dag_run": run})
+    failed, published = importlib.import_module("on_call").told
+    assert failed.pop("why").startswith(why)
+    assert failed == {
+        "pipeline": "shop",
+        "run": "20261124T000000",
+        "failed": "distill",
+        "stages": {"features": {"seconds": 1.5, "size": 7, "made": [{"what": "x", "where": "y"}]}},
+    }
+    assert published == failed | {"failed": None, "why": None}
 
 
 def test_what_a_process_says_at_its_end_is_not_taken_for_its_record(tmp_path, monkeypatch):
