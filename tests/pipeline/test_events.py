@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,7 +16,7 @@ from isohop.errors import IsohopError
 from isohop.pipeline.events import METRICS
 from isohop.pipeline.pipeline_file import read_pipeline
 from isohop.pipeline.stages import open_run, run_stage
-from tests.pipeline.test_pipeline import pipeline_file
+from tests.pipeline.test_pipeline import command, pipeline_file
 
 
 @pytest.fixture
@@ -58,6 +60,19 @@ def test_a_stage_that_is_done_is_a_line_and_two_events(heard, tmp_path):
     assert heard[0]["job"]["name"] == "shop.build"
     tables = ["shop.city", "shop.country", "shop.customer"]
     assert sorted(one["name"] for one in heard[1]["inputs"]) == tables
+
+
+@pytest.mark.parametrize("how", ["apart", "at once"])
+def test_what_is_sent_beside_all_else_is_heard_though_the_process_ends(heard, tmp_path, how):
+    url = os.environ["OPENLINEAGE_URL"]
+    transport = {
+        "apart": {"OPENLINEAGE__TRANSPORT__TYPE": "async_http", "OPENLINEAGE__TRANSPORT__URL": url},
+        "at once": {"OPENLINEAGE__TRANSPORT": json.dumps({"type": "http", "url": url})},
+    }[how]
+    told = {name: value for name, value in os.environ.items() if "OPENLINEAGE" not in name}
+    words = command("stage", "build", pipeline_file(tmp_path), "--run", "night")
+    subprocess.run(words, env=told | transport, check=True, capture_output=True)
+    assert [event["eventType"] for event in heard] == ["START", "COMPLETE"]
 
 
 def test_a_stage_that_fails_says_why(heard, tmp_path):

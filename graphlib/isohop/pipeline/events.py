@@ -26,7 +26,12 @@ from isohop.errors import IsohopError
 METRICS = "metrics.jsonl"
 PRODUCER = f"urn:isohop:{isohop.__version__}"
 NAMESPACE = "isohop"
-LISTENERS = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT__TYPE")
+LISTENERS = (
+    *("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG"),
+    *("OPENLINEAGE__TRANSPORT", "OPENLINEAGE__TRANSPORT__TYPE"),
+)
+SECONDS_TO_SEND = 10.0
+"""That what sends events beside all else has at the end of a stage."""
 
 _log = logging.getLogger("isohop")
 
@@ -58,10 +63,12 @@ def told(attempt: Attempt, folder: Path) -> Iterator[Attempt]:
         attempt.seconds = round(time.monotonic() - clock, 3)
         _line(attempt, folder, "failed", str(error) or type(error).__name__)
         lineage.tell("FAIL", str(error) or type(error).__name__)
+        lineage.close()
         raise
     attempt.seconds = round(time.monotonic() - clock, 3)
     _line(attempt, folder, "done")
     lineage.tell("COMPLETE")
+    lineage.close()
 
 
 def _line(attempt: Attempt, folder: Path, state: str, error: str | None = None) -> None:
@@ -143,6 +150,20 @@ class _Lineage:
             _log.warning("OpenLineage was not told of '%s': %s", attempt.stage, failed)
 
 
+    def close(self) -> None:
+        """Once all is sent: some transports send in a thread that would end with this process."""
+        try:
+            sent = self._client.close(SECONDS_TO_SEND)
+        except Exception as failed:  # noqa: BLE001  # as above
+            _log.warning("OpenLineage was not told of '%s': %s", self._attempt.stage, failed)
+            return
+        if not sent:
+            _log.warning("OpenLineage was not told all of '%s' in time", self._attempt.stage)
+
+
 class _Silence:
     def tell(self, state: str, error: str | None = None) -> None:
+        pass
+
+    def close(self) -> None:
         pass
