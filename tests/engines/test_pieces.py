@@ -13,7 +13,16 @@ import pytest
 
 from isohop.engines import pieces
 from isohop.engines import ray as of_ray
-from isohop.engines.pieces import AHEAD, MANY, PIECE, TEXTS, for_each_piece, pieces_of, rows_of
+from isohop.engines.pieces import (
+    AHEAD,
+    MANY,
+    PIECE,
+    TEXTS,
+    for_each_piece,
+    in_full_pieces,
+    pieces_of,
+    rows_of,
+)
 from isohop.engines.progress import SILENT
 from isohop.engines.ray import machines, result_of, tell_if_busy, with_cores
 
@@ -124,6 +133,19 @@ def test_of_many_texts_there_are_not_more_pieces_but_larger_ones(tmp_path):
     many = 2 * TEXTS * MANY
     found = list(pieces_of(files_of(tmp_path, (many,)), texts=True))
     assert [piece["rows"] for piece in found] == [2 * TEXTS] * MANY
+
+
+@pytest.mark.parametrize("rows", [(0, 0), (0, 0, 3), (3, 4, 0)])
+def test_full_pieces_are_all_rows_in_their_order_be_there_some_or_none(tmp_path, rows):
+    """A quiet night: Spark writes files without rows."""
+    files = [tmp_path / f"{number}.parquet" for number in range(len(rows))]
+    every = pa.table({"x": range(sum(rows)), "y": range(sum(rows))})
+    for number, file in enumerate(files):
+        pq.write_table(every.slice(sum(rows[:number]), rows[number]), file)
+    full = in_full_pieces(files, ["x"], tmp_path / "full")
+    read = pa.concat_tables(pq.read_table(file, columns=["x"]) for file in full)
+    assert read.equals(every.select(["x"]))
+    assert len(list(pieces_of(full))) == 1
 
 
 def test_nothing_is_nothing():

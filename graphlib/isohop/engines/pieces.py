@@ -59,8 +59,9 @@ def in_full_pieces(files: Sequence[Path], names: Sequence[str], out: Path) -> Se
     out.mkdir(parents=True)
     file = out / "rows.parquet"
     stored = pq.read_schema(files[0])
-    held: list[pa.Table] = []
-    with pq.ParquetWriter(file, pa.schema([stored.field(name) for name in names])) as writer:
+    schema = pa.schema([stored.field(name) for name in names])
+    held = [schema.empty_table()]
+    with pq.ParquetWriter(file, schema) as writer:
         for piece in pieces:
             for table in rows_of(piece, names):
                 held.append(table)

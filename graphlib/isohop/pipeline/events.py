@@ -149,7 +149,6 @@ class _Lineage:
         except Exception as failed:  # noqa: BLE001  # whatever a listener's network comes up with
             _log.warning("OpenLineage was not told of '%s': %s", attempt.stage, failed)
 
-
     def close(self) -> None:
         """Once all is sent: some transports send in a thread that would end with this process."""
         try:
