@@ -13,7 +13,7 @@ from isohop.coldbrew.labels import Labels, read_labels
 from isohop.errors import IsohopError
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
 from isohop.graph.dataset import Attribute
-from isohop.graph.holdout import MIDDLE
+from isohop.graph.holdout import hold_out
 
 COUNT = 500
 
@@ -32,8 +32,8 @@ def graph(folder, values: pa.Array, kind: str) -> Graph:
 
 
 def labels_of(folder, values: pa.Array, kind: str) -> Labels | None:
-    groups = np.full(len(values), MIDDLE, np.int8)
-    return read_labels(graph(folder, values, kind), "house.price", groups, 1)
+    made = graph(folder, values, kind)
+    return read_labels(made, "house.price", hold_out(made, 1, "house.price"))
 
 
 def test_a_number_is_told_by_its_distance(tmp_path):
@@ -152,7 +152,7 @@ def test_a_label_of_which_a_node_has_two_is_refused(tmp_path):
     edges = {costs.name: pa.table({"src": [0, 0, 1], "dst": [0, 1, 1]})}
     made = Graph.write(tmp_path / "g", manifest, nodes, edges)
     with pytest.raises(IsohopError, match="several values a node"):
-        read_labels(made, "house.price", np.full(2, MIDDLE, np.int8), 1)
+        read_labels(made, "house.price", hold_out(made, 1, "house.price"))
 
 
 @pytest.mark.parametrize("kind", ["number", "category"])

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from isohop.coldbrew import DistillSettings
+from isohop.coldbrew.distill import distill
 from isohop.errors import IsohopError
 from isohop.giant.features import Features, extract_features
 from isohop.giant.fitting import TRAINING
 from isohop.giant.settings import FeatureSettings
+from isohop.graph import Graph
 from tests.killing import Killer, Reader
 from tests.worlds import library
 
@@ -69,6 +72,39 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(quiet, tmp_pat
     with pytest.raises(IsohopError, match=said):
         extract_features(quiet / "g", tmp_path / "f", wild, 1)
     assert [p.name for p in tmp_path.iterdir()] == ["f.training"]
+
+
+def written_again(graph: Graph, path: Path, **changed: object) -> Graph:
+    """The same facts, whose one edge type is told otherwise: the certificate is the same."""
+    edges = {edge.name: graph.edges(edge.name) for edge in graph.edge_types}
+    first, *others = graph.edge_types
+    other = first.model_copy(update=changed)
+    edges[other.name] = edges.pop(first.name)
+    told = graph.manifest.model_copy(update={"edge_types": (other, *others)})
+    return Graph.write(path, told, {n.name: graph.nodes(n.name) for n in graph.node_types}, edges)
+
+
+@pytest.mark.parametrize("changed", [{}, {"role": "is_read_by"}, {"time": "count"}])
+def test_training_goes_on_for_the_same_names_and_times_alone(quiet, tmp_path, monkeypatch, changed):
+    """What is held out depends on them, and would have been learned before."""
+    keys = []
+
+    def train(*told: object) -> None:
+        keys.append(told[3])
+        raise IsohopError("enough")
+
+    before = Graph.open(quiet / "g")
+    after = written_again(before, tmp_path / "again", **changed)
+    assert before.manifest.certificate == after.manifest.certificate
+    features = quiet / "f"
+    for stage in ("giant.fitting", "coldbrew.distill"):
+        monkeypatch.setattr(f"isohop.{stage}.train", train)
+    for graph in (before, after):
+        with pytest.raises(IsohopError, match="enough"):
+            extract_features(graph.path, tmp_path / "f", SMALL, 1)
+        with pytest.raises(IsohopError, match="enough"):
+            distill(graph.path, features, tmp_path / "m", DistillSettings(), 1)
+    assert (keys[0] == keys[2], keys[1] == keys[3]) == (not changed, not changed)
 
 
 def test_what_was_learned_is_kept_until_the_features_are_there(quiet, tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ def papers(path: Path, edges: bool = True) -> Graph:
 
 
 def told_of(graph: Graph, label: str = "paper.topic") -> Label:
-    found = read_label(graph, label, hold_out(graph, 1, label).groups["paper"], 1)
+    found = read_label(graph, label, hold_out(graph, 1, label))
     assert found is not None
     return found
 
@@ -120,8 +120,7 @@ def test_no_feature_depends_on_a_label_that_training_is_not_told(tmp_path):
 
 def test_features_are_told_of_the_nodes_that_distillation_learns_from(tmp_path):
     graph = papers(tmp_path / "g")
-    groups = hold_out(graph, 1, "paper.topic").groups["paper"]
-    labels = read_labels(graph, "paper.topic", groups, 1)
+    labels = read_labels(graph, "paper.topic", hold_out(graph, 1, "paper.topic"))
     told = classes_told(told_of(graph), NodeIndex.of(graph))
     rows, classes = told.nonzero()
     assert np.array_equal(rows, np.flatnonzero(labels.train.numpy()))

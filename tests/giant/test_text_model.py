@@ -215,7 +215,7 @@ def test_a_label_is_learned_once_a_text_model_has_learned_and_from_a_checkpoint_
 ):
     graph = library(tmp_path / "g")
     asked = settings(folder, tuning_steps=5, tuning_batch=16)
-    told = read_label(graph, "book.topic", hold_out(graph, 1, "book.topic").groups["book"], 1)
+    told = read_label(graph, "book.topic", hold_out(graph, 1, "book.topic"))
     whole, again = (Trainer(graph, asked, 1, "book.topic", 1, told=told) for _ in range(2))
     whole.train(45)
     tuned = {name: one.clone() for name, one in whole.encoder.text_model.state_dict().items()}

@@ -30,6 +30,7 @@ from isohop.graph.holdout import (
     VISIBLE,
     Learned,
 )
+from isohop.graph.label import read_label
 from tests.worlds import library
 
 READS = "book--reads--reader"
@@ -187,6 +188,33 @@ def test_edges_are_as_old_as_the_rows_that_tell_them_say(tmp_path):
     graph = build(file, tmp_path / "texts", "sail")
     with pytest.raises(IsohopError, match=r"'at' of '.*'types:'"):
         hold_out(graph, 1, until=date(2020, 5, 5))
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_the_label_of_what_came_later_is_neither_learned_nor_asked_about(tmp_path, share):
+    data, file = tmp_path / "data", tmp_path / "schema.yaml"
+    data.mkdir()
+    days = ["2020-05-04", "2020-05-05", "", "2019-01-01"]
+    rows = [f"{n},{days[n % 4]},{('good', 'bad')[n % 3 > 0]}" for n in range(200)]
+    (data / "orders.csv").write_text("\n".join(["id,at,rating", *rows]), "utf-8")
+    file.write_text(
+        f"""
+        database: shop
+        source: {{path: data}}
+        tables: {{orders: {{key: id, time: at, types: {{at: date}}}}}}
+        entities: {{orders: {{table: orders}}}}
+        attributes: {{orders.rating: {{kind: category, share: {str(share).lower()}}}}}
+        """,
+        "utf-8",
+    )
+    graph = build(file, tmp_path / "g", "sail")
+    label = "orders.rating"
+    known, of_window = (
+        read_label(graph, label, hold_out(graph, 1, label, until=until)).parts != NEW
+        for until in (None, date(2020, 5, 5))
+    )
+    assert known.all()
+    assert np.array_equal(of_window, np.isin(np.arange(200) % 4, (0, 3)))
 
 
 def test_without_a_window_times_do_not_matter(tmp_path):

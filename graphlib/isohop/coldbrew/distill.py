@@ -178,7 +178,7 @@ def _run(
         asked["before"] = [str(path.resolve()) for path in (before.graph, before.model)]
         learned = [*before.model.glob("*.safetensors"), *before.model.rglob("*.parquet")]
         chosen += [fingerprint(file) for file in (before.graph / "graph.json", *sorted(learned))]
-    parts = (graph.manifest.certificate, graph.manifest.numbering, *chosen)
+    parts = (*graph.manifest.identity(), *chosen)
     found, log = train(_learn, asked, training, parts, settings.workers, "distill", progress)
     about = found["about"]
     return DistillManifest(

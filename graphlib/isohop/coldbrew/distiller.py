@@ -67,7 +67,6 @@ from isohop.engines.workers import ALONE, Workers
 from isohop.errors import IsohopError
 from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.held_out import HELD_OUT, save_held_out
-from isohop.graph.holdout import entity_of_label
 
 DEAF = "neighbours do not hear which label a node has"
 BY_FEATURES = ("mlp", "student", "graph-mlp")
@@ -178,13 +177,12 @@ class Distiller:
         out, and, where no ``training_seed`` is given, all else. ``before``: an earlier graph and
         the model that learned from it, which is trained further. Raises `IsohopError`."""
         inputs = read_inputs(graph, features, label)
-        entity = "" if label is None else entity_of_label(label)
         begun = None if before is None else WarmStart.of(*before, graph, label)
         learned, parts = (None, None) if begun is None else (begun.learned, begun.parts)
         holdout = hold_out(graph, seed, label, until=until, learned=learned)
         labels = None
         if label is not None:
-            labels = read_labels(graph, label, holdout.groups[entity], seed, parts)
+            labels = read_labels(graph, label, holdout, parts)
         drawn = seed if training_seed is None else training_seed
         made = cls(inputs, holdout, labels, settings, drawn, threads, workers, begun)
         if label is not None and labels is None:

@@ -69,7 +69,7 @@ def keep_model(
             parts = None
             if manifest.label is not None:
                 parts = parts_of_label(model / HELD_OUT, now, entity, ids)
-                labels = read_labels(now, manifest.label, held.groups[entity], manifest.seed, parts)
+                labels = read_labels(now, manifest.label, held, parts)
                 parts = parts_with(labels, parts)
             edges = {edge.name: now.edge_index(edge.name) for edge in now.edge_types}
             save_held_out(folder / HELD_OUT, edges, held, parts)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from isohop.graph import Graph
-from isohop.graph.holdout import NEW
+from isohop.graph.holdout import NEW, Holdout
 from isohop.graph.label import CHOOSING, TESTED, TOLD, read_label
 
 CLASSES = "classes.parquet"
@@ -124,10 +124,10 @@ class Labels:
 
 
 def read_labels(
-    graph: Graph, label: str, groups: np.ndarray, seed: int, parts: np.ndarray | None = None
+    graph: Graph, label: str, held: Holdout, parts: np.ndarray | None = None
 ) -> Labels | None:
     """As `read_label` has it."""
-    found = read_label(graph, label, groups, seed, parts)
+    found = read_label(graph, label, held, parts)
     if found is None:
         return None
     told, choosing, tested = (

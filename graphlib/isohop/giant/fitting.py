@@ -23,9 +23,8 @@ from isohop.giant.evaluation import EdgeRanks
 from isohop.giant.inference import FeatureWriter
 from isohop.giant.model_folder import contents_of
 from isohop.giant.settings import FeatureSettings
-from isohop.graph import Graph, Holdout, hold_out
-from isohop.graph.holdout import entity_of_label
-from isohop.graph.label import Label, read_label
+from isohop.graph import Graph, hold_out
+from isohop.graph.label import read_label
 
 if TYPE_CHECKING:
     from isohop.giant.training import Step, Trainer
@@ -76,7 +75,7 @@ def fit(
     }
     read = {} if settings.text_model is None else contents_of(settings.text_model)
     chosen = (asked["settings"], read, seed, label, asked["until"])
-    parts = (graph.manifest.certificate, graph.manifest.numbering, *chosen)
+    parts = (*graph.manifest.identity(), *chosen)
     how = (settings.workers, "features", progress, settings.text_model is not None)
     found, log = train(_learn, asked, training, parts, *how)
     trained = log.parts[TRAINING]
@@ -99,7 +98,8 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     until = None if asked["until"] is None else date.fromisoformat(asked["until"])
     seed = asked["seed"]
     holdout = hold_out(graph, seed, asked["label"], until=until)
-    told = _told(graph, asked["label"], holdout, seed)
+    # The same as distillation has it.
+    told = None if asked["label"] is None else read_label(graph, asked["label"], holdout)
     trainer = Trainer(graph, settings, seed, asked["label"], asked[THREADS], holdout, workers, told)
     checkpoint = Path(asked[WHERE]) / CHECKPOINT
     if checkpoint.exists():
@@ -117,13 +117,6 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
         return {}
     kept = None if told is None else _keep_told(trainer, told.entity, checkpoint.with_name(TOLD))
     return {"told": kept, **_evaluated(trainer, graph, asked)}
-
-
-def _told(graph: Graph, label: str | None, holdout: Holdout, seed: int) -> Label | None:
-    """The same as distillation has it."""
-    if label is None:
-        return None
-    return read_label(graph, label, holdout.groups[entity_of_label(label)], seed)
 
 
 def _keep_told(trainer: Trainer, entity: str, file: Path) -> str | None:

@@ -110,6 +110,12 @@ class GraphManifest(_Model):
     plan: Mapping[str, Any] = {}
     """What ``isohop explain`` tells, as JSON."""
 
+    def identity(self) -> list[Any]:
+        """All that tells the graph from others, plain values. A certificate sees neither names nor
+        kinds nor what is a time, and what is learned depends on them."""
+        types = self.model_dump(mode="json", include={"node_types", "edge_types"})
+        return [self.certificate, self.numbering, types]
+
     def has_nodes_of(self, certificate: str | None, numbering: str | None) -> bool:
         """Whether those are its own: what was kept by node id belongs to it."""
         return (certificate, numbering) == (self.certificate, self.numbering)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
@@ -54,12 +54,15 @@ class Holdout:
     ``edges[name]``: int8 (edges,), in the order of `Graph.edges`. ``groups[name]``: int8 (nodes,).
     ``degree[name]``: int64 (nodes,), over all edge types and both directions, in the whole graph
     of the window, but for loops and what tells the label. ``seed``: by which that was drawn.
+    ``later[name]``: boolean (nodes,), whether a node's own row is out of the window, of node types
+    whose rows have a time.
     """
 
     edges: dict[str, np.ndarray]
     groups: dict[str, np.ndarray]
     degree: dict[str, np.ndarray]
     seed: int
+    later: dict[str, np.ndarray] = field(default_factory=dict)
 
     def visible(self, edge_type: str) -> np.ndarray:
         """Boolean (edges,): the edges that training may see."""
@@ -123,7 +126,11 @@ def hold_out(
     whose time is missing is not. ``learned``: what was seen before. Raises `IsohopError` where a
     time that is to decide is none.
     """
-    later = {} if until is None else {e.name: _later(graph, e, until) for e in graph.edge_types}
+    later, late = {}, {}
+    if until is not None:
+        timed = [(node, node.time) for node in graph.node_types if node.time is not None]
+        late = {node.name: _out(_times(graph.nodes, node, time), until) for node, time in timed}
+        later = {edge.name: _later(graph, edge, until, late) for edge in graph.edge_types}
     within = [edge.name for edge in graph.edge_types if edge.source == edge.target]
     loops = {name: np.equal(*graph.edge_index(name)) for name in within}
     seen = {name: ~out for name, out in later.items()}
@@ -167,7 +174,7 @@ def hold_out(
         if edge.name == telling:
             state[:] = ANSWER
         edges[edge.name] = state
-    return Holdout(edges, groups, degree, seed)
+    return Holdout(edges, groups, degree, seed, late)
 
 
 def reverses(ends: np.ndarray, nodes: int) -> np.ndarray:
@@ -233,16 +240,20 @@ def _by_degree(nodes: np.ndarray, degree: np.ndarray, seed: int, name: str) -> n
     return nodes[np.lexsort((ties, degree[nodes]))]
 
 
-def _later(graph: Graph, edge: EdgeType, until: date) -> np.ndarray:
-    """Boolean (edges,): whether the first row that tells of an edge became known on the day
-    ``until`` or later. Of what an entity determines that is the entity's own row."""
-    source = graph.node_type(edge.source)
+def _later(
+    graph: Graph, edge: EdgeType, until: date, nodes: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Boolean (edges,): whether the first row that tells of an edge is out of the window. Of what
+    an entity determines that is the entity's own row: ``nodes``, as `Holdout.later`."""
     if edge.time is not None:
-        known = _times(graph.edges, edge, edge.time)
-    elif edge.functional and source.time is not None:
-        known = _times(graph.nodes, source, source.time)[graph.edge_index(edge.name)[0]]
-    else:
-        return np.zeros(edge.count, bool)
+        return _out(_times(graph.edges, edge, edge.time), until)
+    if edge.functional and edge.source in nodes:
+        return nodes[edge.source][graph.edge_index(edge.name)[0]]
+    return np.zeros(edge.count, bool)
+
+
+def _out(known: np.ndarray, until: date) -> np.ndarray:
+    """Boolean: whether it became ``known`` on the day ``until`` or later."""
     # No time compares as before: NaT < x is False.
     return ~(known < np.datetime64(until, "us"))
 

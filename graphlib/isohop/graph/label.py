@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from isohop.errors import IsohopError
 from isohop.graph.dataset import Graph
-from isohop.graph.holdout import ASIDE, ISOLATION, NEW, label_edge
+from isohop.graph.holdout import ASIDE, ISOLATION, NEW, Holdout, label_edge
 
 TOLD, CHOOSING, TESTED = 0, 1, 2
 """Parts of a label's nodes: training is told theirs, validation chooses by theirs, and theirs are
@@ -31,8 +31,8 @@ _SEVERAL = (
 class Label:
     """``values``: int64 (nodes,), the class of each node of ``entity``, -1 where there is none; or
     float64 (nodes,), its number, NaN where there is none. ``names``: of the classes, in their
-    order, none of a number. ``parts``: int8 (nodes,), the part that a node is of, NEW where it has
-    no label."""
+    order, none of a number. ``parts``: int8 (nodes,), the part that a node is of, NEW where its
+    label is not known."""
 
     entity: str
     values: np.ndarray
@@ -50,12 +50,12 @@ class Label:
 
 
 def read_label(
-    graph: Graph, label: str, groups: np.ndarray, seed: int, parts: np.ndarray | None = None
+    graph: Graph, label: str, held: Holdout, parts: np.ndarray | None = None
 ) -> Label | None:
-    """60 % of the nodes are told, 20 % choose, 20 % are tested; of ``groups``, as `Holdout` has
-    them, isolated nodes are tested, and those set aside choose. ``parts``: those that nodes were of
-    before, as `Label.parts`, and are again. None where training would see fewer than two values.
-    Raises `IsohopError` for what cannot be a label."""
+    """60 % of the nodes are told, 20 % choose, 20 % are tested; of what is ``held`` out isolated
+    nodes are tested, those set aside choose, and of those that came later the label is not known.
+    ``parts``: those that nodes were of before, as `Label.parts`, and are again. None where training
+    would see fewer than two values. Raises `IsohopError` for what cannot be a label."""
     entity, _, attribute = label.rpartition(".")
     values, names = _values(graph, label, entity, attribute)
     if len(names) * len(values) > MOST_ANSWERS:
@@ -64,13 +64,15 @@ def read_label(
             f"take {len(names) * len(values) * 4 / 2**30:.0f} GiB a model. Choose an attribute of "
             "fewer values, or a coarser one of the same."
         )
-    draw = np.random.default_rng([seed, 20]).random(len(values))
+    draw = np.random.default_rng([held.seed, 20]).random(len(values))
     part = np.searchsorted((0.6, 0.8), draw, "right").astype(np.int8)
-    part[groups == ISOLATION] = TESTED
-    part[groups == ASIDE] = CHOOSING
+    part[held.groups[entity] == ISOLATION] = TESTED
+    part[held.groups[entity] == ASIDE] = CHOOSING
     if parts is not None:
         part = np.where(parts == NEW, part, parts)
     known = values >= 0 if names else np.isfinite(values)
+    if entity in held.later:
+        known &= ~held.later[entity]
     part = np.where(known, part, NEW).astype(np.int8)
     if len(np.unique(values[part == TOLD])) < 2:
         return None
