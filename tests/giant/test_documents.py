@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isohop.giant.documents import FIELD_END, Field, render_documents
+from isohop.giant.documents import ATOM, FIELD_END, Field, render_documents
 from isohop.giant.ngrams import hash_ngrams
 
 texts = st.lists(st.none() | st.text(max_size=20), min_size=1, max_size=8)
@@ -27,6 +30,28 @@ def test_a_missing_value_is_a_word_and_a_row_without_values_has_no_document():
     fields = (Field(name="a", rendering="text"), Field(name="b", rendering="text"))
     a, b = pa.array(["x", None], pa.string()), pa.array([None, None], pa.string())
     assert document(fields, a=a, b=b) == [f"x{FIELD_END}b=∅", None]
+
+
+def test_what_differs_in_signs_alone_is_another_category():
+    values = ["+", "-", "?", "*", "A+", "A-", "1.5", "1-5", "1 5", "a/b", "a\\b"]
+    found = document((Field(name="x", rendering="category"),), x=values)
+    atoms = [{word for word in str(one).split() if "=" in word} for one in found]
+    assert len(set(map(frozenset, atoms))) == len(values)
+    ngrams = hash_ngrams(pa.array(found), 200)
+    ends = ngrams.offsets
+    buckets = {tuple(ngrams.buckets[a:b]) for a, b in itertools.pairwise(ends)}
+    assert len(buckets) == len(values)
+
+
+def test_what_a_text_says_is_never_an_atom():
+    """However it is written, and where words have no spaces between them."""
+    texts = ["E=mc2 is famous", "日本語　a=b　全部", "x≈y", "=", "https://shop.example/p?id=5 red"]
+    fields = (Field(name="a", rendering="text"), Field(name="n", rendering="number"))
+    for found in document(fields, a=texts, n=[1] * len(texts)):
+        text, number = str(found).split(FIELD_END)
+        assert not re.search(ATOM, text)
+        assert re.search(ATOM, number)
+    assert document(fields[:1], a=texts[:1]) == ["E mc2 is famous"]
 
 
 def test_near_numbers_share_words_and_far_ones_do_not():

@@ -25,7 +25,7 @@ from isohop.giant.settings import FeatureSettings
 from isohop.giant.text_matrix import Vocabulary
 from isohop.giant.text_model import TOKENS_AT_ONCE, TOKENS_ON_GPU, TextModel, batches, fair_shares
 from isohop.giant.training import Trainer
-from isohop.graph import Graph, Holdout, hold_out
+from isohop.graph import EdgeType, Graph, GraphManifest, Holdout, NodeType, hold_out
 from isohop.graph.label import read_label
 from tests.worlds import library
 
@@ -207,6 +207,43 @@ def test_training_of_a_text_model_goes_on_from_a_checkpoint(folder, tmp_path):
         again.resume(tmp_path / "training.safetensors")
         assert again.train(60) == losses
         assert np.array_equal(again.encode(), whole.encode())
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_text_model_may_have_nothing_to_read(folder, tmp_path, count):
+    """Nodes that are known by numbers, or are not there."""
+    node = NodeType(name="part", key=("id",), count=count)
+    fits = EdgeType(source="part", role="fits", target="part", count=count)
+    ids = np.arange(count)
+    graph = Graph.write(
+        tmp_path / "g",
+        GraphManifest(name="g", certificate="0" * 32, node_types=(node,), edge_types=(fits,)),
+        {"part": pa.table({"node_id": ids, "id": ids})},
+        {fits.name: pa.table({"src": ids, "dst": (ids + 1) % 3, "count": ids})},
+    )
+    trainer = Trainer(graph, settings(folder), 1, None, 1)
+    trainer.train(trainer.steps)
+    assert trainer.encode().shape == (count, 16)
+    assert np.isfinite(trainer.encode()).all()
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_what_training_is_compared_with_has_learned_nothing(folder, tmp_path, labelled):
+    graph = library(tmp_path / "g")
+    asked = settings(folder, tuning_steps=5, tuning_batch=16)
+    label = "book.topic"
+    told = read_label(graph, label, hold_out(graph, 1, label)) if labelled else None
+    trainer = Trainer(graph, asked, 1, label, 1, told=told)
+    before = trainer.untrained()
+    trainer.train(trainer.steps)
+    assert np.array_equal(before, trainer.untrained())
+
+
+def test_a_loss_that_the_text_model_made_is_told_as_that(folder, tmp_path):
+    asked = settings(folder, tuning_steps=20, tuning_batch=16, tuning_rate=1e38)
+    trainer = Trainer(library(tmp_path / "g"), asked, 1, None, 1)
+    with pytest.raises(IsohopError, match=r"Lower 'features\.tuning_rate'"):
+        trainer.train(trainer.steps)
 
 
 @pytest.mark.parametrize("more", [0, 10])

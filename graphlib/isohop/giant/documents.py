@@ -48,9 +48,12 @@ SEPARATORS = r"[\pZ\pP\pC]+"
 
 FIELD_END = "\x1f"
 """Between the fields of a document: Unicode's unit separator, a separator of words too."""
-ATOM = r"\S*[=≈]\S*"
+_MARKS = "[=≈]"
+"""Of atoms; in other words they are spaces."""
+ATOM = rf"\S*{_MARKS}\S*"
 
 _JOINT = "+"
+_PUNCTUATION = "!\"#%&'()*,-./:;?@[\\]_{}"
 _SIGNIFICANT_DIGITS = 4
 
 
@@ -182,11 +185,22 @@ def _render(column: pa.Array, field: Field, characters: int) -> pa.Array:
     value = pc.utf8_slice_codeunits(column.cast(pa.large_string()), 0, characters)
     value = pc.utf8_trim_whitespace(value)
     value = pc.if_else(pc.equal(value, ""), pa.scalar(None, pa.large_string()), value)
+    words = pc.replace_substring_regex(value, _MARKS, " ")
     if field.rendering == "text":
-        return value
-    joint = pc.replace_substring_regex(value, SEPARATORS, _JOINT)
-    words = pc.if_else(pc.equal(joint, value), "", _concatenate(" ", value))
+        return words
+    joint = _joined(value)
+    words = pc.if_else(pc.equal(joint, value), "", _concatenate(" ", words))
     return _concatenate(f"{name}=", joint, words)
+
+
+def _joined(values: pa.Array) -> pa.Array:
+    """Values as one word each, large_string. What is ASCII's punctuation stays told apart: + and -
+    may be all that a category is."""
+    coded = pc.dictionary_encode(values)
+    words = coded.dictionary
+    for sign in _PUNCTUATION:
+        words = pc.replace_substring(words, sign, f"{_JOINT}{ord(sign):x}{_JOINT}")
+    return pc.replace_substring_regex(words, SEPARATORS, _JOINT).take(coded.indices)
 
 
 def _render_lists(column: pa.Array, field: Field, characters: int) -> pa.Array:

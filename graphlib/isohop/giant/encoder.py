@@ -178,7 +178,7 @@ class Encoder(nn.Module):
 
     def begin(self, of_ngrams: np.ndarray, of_vectors: np.ndarray | None) -> None:
         """Start along `agreement_directions`: float32 (vocabulary, d), (model's dimensions, d)."""
-        self.bag.values[:] = torch.from_numpy(of_ngrams)
+        self.bag.values[: len(of_ngrams)] = torch.from_numpy(of_ngrams)
         if of_vectors is not None:
             self.project.weight.data[:] = torch.from_numpy(np.ascontiguousarray(of_vectors.T))
             nn.init.zeros_(self.project.bias)
@@ -202,7 +202,7 @@ class Encoder(nn.Module):
             block = slice(start, start + ENCODED_AT_ONCE)
             with torch.no_grad():
                 vectors[block] = self._vectors(prepared[block], self.text_model).numpy()
-        if anew:
+        if anew and len(vectors):
             self.middle[:] = torch.from_numpy(vectors.mean(0, dtype=np.float32))
             vectors -= self.middle.numpy().astype(np.float16)
         return replace(prepared, vectors=vectors)

@@ -20,7 +20,7 @@ class FeatureSettings(StrictModel):
     the text model in ``model``."""
     model: Path | None = None
     """Folder of a text model of Hugging Face's transformers, its weights as safetensors."""
-    tokens: int = Field(128, ge=4)
+    tokens: int = Field(128, ge=4, lt=1 << 20)
     """A document's length at most, as the text model reads it."""
     tuning_steps: int = Field(0, ge=0)
     """Steps after all others in which the text model learns too: slow without a GPU."""
@@ -32,17 +32,18 @@ class FeatureSettings(StrictModel):
     """Of a node's features."""
     vocabulary: int = Field(1 << 17, ge=16, le=1 << 22)
     """N-grams with weights of their own: the most frequent ones."""
-    characters: int = Field(2000, ge=1)
+    characters: int = Field(2000, ge=1, lt=1 << 31)
     """A document's length at most."""
     hub_degree: int = Field(1000, ge=1)
-    """Nodes of this degree or more are predicted, but do not learn to predict."""
+    """Nodes of this degree or more are predicted, but learn to predict neither others nor a
+    label."""
     labels: int = Field(1 << 18, ge=1)
     """Of a type with more nodes than this, clusters are predicted in their place: what bounds
     memory."""
     multi_scale: bool = False
     """Whether clusters are predicted beside the nodes of every type, as in the paper."""
     levels: tuple[int, ...] = Field((256, 4096), min_length=1)
-    """Clusters at each level of the label tree, coarse to fine."""
+    """Clusters at each level of the label tree, coarse to fine: powers of two, or the one below."""
     epochs: float = Field(6.0, gt=0)
     """Passes over the nodes that have neighbours."""
     label_share: float = Field(0.4, ge=0)
@@ -68,8 +69,8 @@ class FeatureSettings(StrictModel):
     loss: Literal["softmax", "squared-hinge"] = "softmax"
     """Over labels that compete, or of each by itself."""
     hard_negatives: float = Field(0.0, ge=0, le=1)
-    """As many labels, as a share of ``negatives``, come besides from clusters which the level above
-    finds likely: with ``multi_scale`` alone."""
+    """Share of ``negatives`` that comes from clusters which the level above finds likely, in place
+    of random ones: with ``multi_scale`` alone."""
     log_q: bool = False
     """Whether a sampled label's logit is corrected by how often it is sampled."""
 

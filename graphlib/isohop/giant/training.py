@@ -344,7 +344,8 @@ class Trainer:
         if not np.isfinite(value):
             raise IsohopError(
                 f"Training of node features: the {what} of step {self.done + 1} is {value}, on "
-                f"the batch of nodes {self._named(rows)}. Lower 'features.learning_rate'."
+                f"the batch of nodes {self._named(rows)}. Lower "
+                f"'features.{'tuning_rate' if self._tunes else 'learning_rate'}'."
             )
 
     @property
@@ -453,9 +454,8 @@ class Trainer:
         """As `encode`, of an encoder that begins at random and learns nothing."""
         with torch.random.fork_rng(devices=[]):
             encoder = self._new_encoder()
-        prepared = (
-            self.prepared if self.prepared.vectors is not None else encoder.read(self.prepared)
-        )
+        learned = self.prepared.vectors is None or self.tuning < self._first
+        prepared = encoder.read(self.prepared) if learned else self.prepared
         return encode_all(encoder, prepared, self.node_type)
 
 
