@@ -65,6 +65,16 @@ def test_a_run_that_published_nothing_says_so(run, tmp_path):
     assert "no version that is there is of this run" in html
 
 
+def test_what_was_found_across_tables_is_told_as_what_was_found_in_one(run, tmp_path):
+    html = write_report(run, tmp_path / "report.html", FAST, "a title").read_text("utf-8")
+    ledger = html[html.index('<section id="ledger"') : html.index('<section id="degrees"')]
+    found = [re.sub(r"<[^>]*>", " ", row) for row in ledger.split("<tr>") if "violated" in row]
+    assert found[0].split()[:5] == ["airport.city", "violated", "dependency", "12,345", "majority"]
+    assert "(&#39;JFK&#39;,) has (&#39;Queens&#39;,) × 2" in found[0]
+    for told in ("orphaned reference", "entity without rows", "cut to microseconds"):
+        assert told in ledger
+
+
 LABEL = (12, 6)
 """Least distance of two labels that do not lie over each other: below each other, or, for each
 letter, beside."""

@@ -24,6 +24,7 @@ from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError, did_you_mean
 from isohop.graph.dataset import Graph
+from isohop.relational.ledger import Ledger
 from isohop.report.charts import Histogram, LineChart, degree_histogram, line_chart
 from isohop.report.colouring import colour_nodes
 from isohop.report.diagram import Diagram, draw_graph
@@ -41,7 +42,7 @@ from isohop.report.evaluation import (
 from isohop.report.naming import Names, shorten
 from isohop.report.neighbours import Example, choose_examples, list_neighbours
 from isohop.report.palette import model_colour
-from isohop.report.run_folder import Ledger, RunFolder, TreeLevel
+from isohop.report.run_folder import RunFolder, TreeLevel
 from isohop.report.settings import ReportSettings
 
 _MOST_POINTS = 12_000
