@@ -160,6 +160,46 @@ def test_results_by_edge_type_stand_in_a_table_of_their_own(run, tmp_path):
     assert len(others) == 3  # all entities together, and two by themselves
 
 
+def test_all_entities_come_first_whatever_the_others_are_called(run, tmp_path):
+    """And the colours of the models are told once a task."""
+    file = run / "model" / "distill.json"
+    about = json.loads(file.read_text("utf-8"))
+    for row in about["evaluation"]:
+        row["entity"] = row["entity"].replace("airport", "Airport").replace("plane", "AIRCRAFT")
+    labelled = [row | {"task": "label", "metric": "r2"} for row in about["evaluation"]]
+    about["evaluation"] += [row for row in labelled if row["entity"] == "Airport"]
+    file.write_text(json.dumps(about), "utf-8")
+    html = write_report(run, tmp_path / "report.html", FAST, "a title").read_text("utf-8")
+    results = html[html.index('<section id="results"') : html.index('<section id="doubtful"')]
+    told = re.findall(r"<h3>(.*) <small>(.*)</small></h3>|<summary>(.*: .*)</summary>", results)
+    assert [" ".join(filter(None, one)) for one in told] == [
+        "Label Airport",
+        "Link prediction All entities",
+        "Link prediction: AIRCRAFT",
+        "Link prediction: Airport",
+    ]
+    assert results.count('<ul class="legend">') == 2
+
+
+def test_a_figure_below_the_scale_is_drawn_at_its_end_and_marked(run, tmp_path):
+    file = run / "model" / "distill.json"
+    about = json.loads(file.read_text("utf-8"))
+    for row in about["evaluation"]:
+        if row["metric"] == "mrr":
+            row["metric"] = "r2"
+            row["value"] = -3.2 if row["model"] == "mlp" else row["value"]
+    file.write_text(json.dumps(about), "utf-8")
+    html = write_report(run, tmp_path / "report.html", FAST, "a title").read_text("utf-8")
+    scales = re.findall(r'<svg viewBox="0 0 110 18".*?</svg>', html, re.DOTALL)
+    places = [float(x) for scale in scales for x in re.findall(r'cx="([-\d.]+)"', scale)]
+    assert 8 <= min(places) <= max(places) <= 102
+    below = [scale for scale in scales if "mlp: -3.200" in scale]
+    assert below
+    assert all(scale.count("<path") == 1 for scale in below)
+    assert not any("<path" in scale for scale in scales if scale not in below)
+    assert ">-3.200</td>" in html
+
+
 def test_a_graph_whose_edges_were_not_judged_has_no_doubtful_ones(run, tmp_path):
     shutil.rmtree(run / "model" / "credible")
     assert doubtful_edges(RunFolder.open(run), 10, 1) == ()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +290,7 @@ def _render(report: Report) -> str:
         "short": shorten,
         "example": _example,
         "title": _title,
+        "grouped": _grouped,
         "model_colour": model_colour,
     }
     return environment.get_template("report.html.j2").render(report=report)
@@ -305,6 +308,11 @@ def _title(name: str) -> str:
     parts = [MODELS.get(part, part.replace("_", " ")) for part in name.split("/")]
     text = " · ".join(parts)
     return text[:1].upper() + text[1:]
+
+
+def _grouped(rows: Iterable[Any], name: str) -> list[tuple[Any, list[Any]]]:
+    """As Jinja's ``groupby``, which would sort them."""
+    return [(value, list(group)) for value, group in groupby(rows, attrgetter(name))]
 
 
 def _figure(value: float | None) -> str:
