@@ -14,11 +14,15 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from isohop.errors import IsohopError
 from isohop.graph import Graph
 from isohop.graph.dataset import EdgeType
+from isohop.report.charts import line_chart
+from isohop.report.colouring import Colouring, colour_nodes
 from isohop.report.diagram import draw_graph
 from isohop.report.doubtful import DoubtfulEdge, doubtful_edges
 from isohop.report.evaluation import confidence_rows
@@ -217,6 +221,82 @@ def test_how_far_confidence_is_off_is_told_of_whoever_was_asked(run):
 def test_what_became_otherwise_in_training_is_told(run, tmp_path):
     html = write_report(run, tmp_path / "report.html", FAST, "a title").read_text("utf-8")
     assert "no structural embeddings: " in html
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0.6930, 0.6935), (0, 1e-13), (-3e-13, -1e-13), (0, 1e-310), (1_234_000, 1_234_119), (5, 5)],
+)
+def test_no_two_labels_of_an_axis_are_the_same(low, high):
+    values = np.linspace(high, low, 120)
+    chart = line_chart(np.arange(120), values)
+    labels = [tick.label for tick in chart.y_ticks]
+    assert len(set(labels)) == len(labels) >= 3
+    size = {"k": 1e3, "M": 1e6}
+    told = [float(label.rstrip("kM")) * size.get(label[-1], 1) for label in labels]
+    assert told[0] <= low <= high <= told[-1] + 1e-9 * abs(high)
+    bottom, top = chart.y_ticks[0].position, chart.y_ticks[-1].position
+    places = [float(y) for line in chart.lines for y in re.findall(r" ([^L ]+)", line.path)]
+    assert top <= min(places) <= max(places) <= bottom
+
+
+def test_an_axis_tells_round_numbers_shortly():
+    chart = line_chart(np.arange(1501), np.linspace(1, 0, 1501))
+    assert [tick.label for tick in chart.x_ticks] == ["0", "500", "1k", "1.5k"]
+    assert [tick.label for tick in chart.y_ticks] == ["0", "0.25", "0.5", "0.75", "1"]
+
+
+def by_degree(degree: list[int]) -> Colouring:
+    return colour_nodes(None, "node", np.array(degree), None)
+
+
+@pytest.mark.parametrize(
+    ("degree", "own"),
+    [
+        ([1] * 850 + list(range(2, 152)), "1"),
+        (list(range(150)) + [151] * 850, "151"),
+        (list(range(75)) + [80] * 850 + list(range(100, 175)), "80"),
+        ([0] * 99_900 + list(range(1, 101)), "0"),
+    ],
+)
+def test_a_value_that_most_nodes_have_is_a_group_of_its_own_and_the_others_are_told_apart(
+    degree, own
+):
+    colouring = by_degree(degree)
+    assert len(colouring.labels) == 6  # five groups, and no value
+    assert len(set(colouring.colours)) == 6
+    sizes = np.bincount(colouring.groups, minlength=6)
+    alone = colouring.labels.index(own)
+    assert sizes[alone] == max(map(degree.count, set(degree)))
+    others = np.delete(sizes, [alone, 5])
+    assert others.max() <= 1.2 * others.min()
+
+
+def test_groups_of_quantities_are_in_their_order_and_of_about_the_same_size():
+    degree = np.random.default_rng(0).permutation(1000)
+    groups = by_degree(degree.tolist()).groups
+    assert np.bincount(groups).tolist() == [200] * 5
+    assert (np.diff(groups[np.argsort(degree)]) >= 0).all()
+
+
+def test_few_values_are_a_group_each():
+    assert by_degree([3, 1, 1, 2]).labels == ("1", "2", "3", "no value")
+    assert by_degree([7, 7]).labels == ("7", "no value")
+
+
+@pytest.mark.parametrize("step", [10.0, 1.0, 1e-6])
+def test_labels_of_neighbouring_groups_differ(run, step):
+    airports = Graph.open(run / "graph").nodes("airport")
+    values = 12_345_678.25 + step * np.arange(len(airports))
+    file = next((run / "graph").rglob("airport/*.parquet"))
+    airports = airports.set_column(airports.column_names.index("alt"), "alt", pa.array(values))
+    pq.write_table(airports, file)
+    degree = np.ones(len(airports))
+    colouring = colour_nodes(Graph.open(run / "graph"), "airport", degree, "alt")
+    assert len(set(colouring.labels)) == 6
+    ends = [end for one in colouring.labels[:5] for end in one.removeprefix("over ").split(" – ")]
+    assert len(set(ends)) == 6
+    assert not any("e+" in end for end in ends)
 
 
 def test_equal_runs_have_equal_reports(run, tmp_path):
