@@ -99,6 +99,37 @@ def test_labels_of_edges_between_two_boxes_can_be_read(run):
         assert below >= LABEL[0] or beside >= LABEL[1] * letters
 
 
+@pytest.mark.parametrize("between", [1, 8, 22])
+@pytest.mark.parametrize("loops", [0, 1, 4])
+def test_nothing_of_the_graph_lies_outside_of_its_drawing(run, between, loops):
+    manifest = Graph.open(run / "graph").manifest
+    pair = manifest.node_types[:2]
+    role = "a role whose name is long {number}"
+    roles = [role.format(number=number) for number in range(max(between, loops))]
+    ends = [(pair[0].name, pair[1].name, one) for one in roles[:between]]
+    ends += [(node.name, node.name, one) for node in pair for one in roles[:loops]]
+    edges = tuple(EdgeType(source=s, role=one, target=t, count=1000) for s, t, one in ends)
+    drawn = draw_graph(manifest.model_copy(update={"node_types": pair, "edge_types": edges}))
+    places = []
+    for box in drawn.boxes:
+        middle, half = np.array([[box.x, box.y], [box.width / 2, box.height / 2]])
+        places += [middle - half, middle + half]
+    for link in drawn.links:
+        width = len(f"{link.role} {link.count:,}") * LABEL[1]
+        middle, half = np.array([[link.x, link.y], [width / 2, LABEL[0] / 2]])
+        places += [middle - half, middle + half]
+        points = np.array(re.findall(r"-?[\d.]+", link.path), float).reshape(-1, 2)
+        for share in np.linspace(0, 1, 30)[:, None]:
+            left = points
+            while len(left) > 1:
+                left = (1 - share) * left[:-1] + share * left[1:]
+            places.append(left[0])
+    low, high = np.min(places, axis=0), np.max(places, axis=0)
+    assert (low >= (drawn.left, drawn.top)).all()
+    assert (high <= (drawn.left + drawn.width, drawn.top + drawn.height)).all()
+    assert drawn.height < high[1] - low[1] + 100  # and no empty space
+
+
 def test_text_from_the_data_never_becomes_markup(run, tmp_path, hostile):
     html = write_report(run, tmp_path / "report.html", FAST, hostile).read_text("utf-8")
     assert hostile not in html
