@@ -63,6 +63,8 @@ def test_a_run_that_was_killed_as_a_whole_goes_on_from_its_last_checkpoint(quiet
     reader = Reader("student", tmp_path / "m.training")
     distill(quiet / "g", quiet / "f", tmp_path / "m", SAMPLED, 1, progress=reader)
     assert reader.text.count('"teacher", "step": 60') == 1
+    seconds = read_manifest(tmp_path / "m").seconds
+    assert list(seconds) == ["teacher", "mlp", "student", "evaluate"]
     assert same(quiet / "m", tmp_path / "m")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 

@@ -430,11 +430,13 @@ def test_a_checkpoint_between_two_models_is_one_of_neither(tmp_path):
     distiller.start("teacher")
     distiller.train(SMALL.steps)
     distiller.finish()
+    distiller.seconds["teacher"] = 7.5
     distiller.save_checkpoint(tmp_path / "c.safetensors")
     resumed = Distiller.of(*made, SMALL, 1, None, 1)
     resumed.resume(tmp_path / "c.safetensors")
     assert resumed.model is None
     assert list(resumed.told) == ["teacher"]
+    assert resumed.seconds == {"teacher": 7.5}
     assert torch.equal(resumed.latent["paper"], distiller.latent["paper"])
 
 

@@ -171,7 +171,7 @@ def _ledger() -> dict[str, Any]:
                         "kind": "orphaned reference",
                         "where": "flights.tailnum → planes",
                         "count": 50094,
-                        "examples": ["N3ALAA", HOSTILE, {"tailnum": "N5", "rows": 3}],
+                        "examples": ["N3ALAA", HOSTILE],
                         "policy": "quarantine",
                     }
                 ],
@@ -183,6 +183,18 @@ def _ledger() -> dict[str, Any]:
             {"table": "airlines", "rows": 16, "used": 6, "quarantined": {},
              "unused": {"outside of the cut-off": 10}, "findings": []},
         ],
+        "findings": [
+            {
+                "kind": "violated dependency",
+                "where": "airport.city",
+                "count": 12345,
+                "examples": ["('JFK',) has ('Queens',) × 2", HOSTILE],
+                "policy": "majority",
+            },
+            {"kind": "entity without rows", "where": "pilot", "count": 0, "examples": [],
+             "policy": ""},
+        ],
+        "notes": ["weather.time_hour: cut to microseconds " + HOSTILE],
     }  # fmt: skip
 
 

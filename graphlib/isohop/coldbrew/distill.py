@@ -90,6 +90,8 @@ class DistillManifest(BaseModel):
     """Certificate of the graph from which the weights were learned that training began with, where
     it began with such."""
     seconds: Mapping[str, float] = {}
+    """By model, and of the evaluation; of a run that was killed up to the checkpoint from which it
+    was gone on."""
 
     def is_of(self, graph: Graph) -> bool:
         """Whether that is the graph, each node under its id."""
@@ -244,9 +246,9 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     checkpoint = Path(asked[WHERE]) / CHECKPOINT
     if checkpoint.exists():
         distiller.resume(checkpoint)
-    seconds: dict[str, float] = {}
     for model in MODELS[len(distiller.told) :] if distiller.skipped is None else ():
-        clock = time.monotonic()
+        # As if without a pause, where it goes on from a checkpoint.
+        began = time.monotonic() - distiller.seconds.get(model, 0.0)
         if first:
             log.begin(model, distiller.steps)
         if distiller.model != model:
@@ -259,10 +261,11 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
             if first:
                 log.tell(model, distiller.done, **point)
             if valid is not None:
+                distiller.seconds[model] = round(time.monotonic() - began, 3)
                 distiller.save_checkpoint(checkpoint)
         distiller.finish()
+        distiller.seconds[model] = round(time.monotonic() - began, 3)
         distiller.save_checkpoint(checkpoint)
-        seconds[model] = round(time.monotonic() - clock, 3)
     if not first:
         return {}
     clock = time.monotonic()
@@ -272,6 +275,6 @@ def _learn(asked: dict[str, Any]) -> dict[str, Any]:
     calibration = {
         name: [one.model_dump() for one in bins] for name, bins in distiller.calibration().items()
     }
-    seconds["evaluate"] = round(time.monotonic() - clock, 3)
+    seconds = {**distiller.seconds, "evaluate": round(time.monotonic() - clock, 3)}
     about = distiller.about()
     return {"about": about, "figures": figures, "calibration": calibration, "seconds": seconds}

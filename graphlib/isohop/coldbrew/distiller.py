@@ -139,6 +139,9 @@ class Distiller:
         self.serving = Serving(self)
         self.told: dict[str, Told] = {}
         """Of each model that is trained."""
+        self.seconds: dict[str, float] = {}
+        """By model, what its training has taken: for who trains to count and checkpoints to keep.
+        """
         self.task = LinkTask(
             self.queries,
             self.visible,
@@ -587,6 +590,7 @@ class Distiller:
             guess = self.student.first.state_dict()
             parts["first guess"] = {name: value.clone() for name, value in guess.items()}
         about["told"] = json.dumps(list(self.told))
+        about["seconds"] = json.dumps(self.seconds)
         about["link_weight"] = str(self.settings.link_weight)
         alike, own = parted(parts) if self.teacher.structural.shared_out else (parts, None)
         save_checkpoint(file, alike, about, self.workers, own, self.done)
@@ -595,6 +599,7 @@ class Distiller:
         """Go on from what `save_checkpoint` wrote, for the same inputs, settings and seed."""
         parts, about = load_checkpoint(file, self.workers)
         self._weigh_links(float(about["link_weight"]))
+        self.seconds = json.loads(about["seconds"])
         self._settled = True
         for name in json.loads(about["told"]):
             learner = self._learner_of(name)

@@ -6,6 +6,7 @@ Nothing here knows HTML, and no text is put together that would need escaping.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -109,12 +110,16 @@ def line_chart(
         lines.append(Line(_path(*_thin(place_x(x), place_y(y))), faint=True))
         drawn = _smooth(y, max(3, len(y) // 25))
     lines.append(Line(_path(*_thin(place_x(x), place_y(drawn)))))
-    x_values = [v for v in linear_ticks(*x_range) if x_range[0] <= v <= x_range[1]]
+    x_values = linear_ticks(*x_range)
+    x_ticks = zip(x_values, _labels(x_values), strict=True)
+    y_ticks = zip(y_values, _labels(y_values), strict=True)
     return LineChart(
         width=width,
         height=height,
-        x_ticks=tuple(Tick(float(place_x(v)), short_number(v)) for v in x_values),
-        y_ticks=tuple(Tick(float(place_y(v)), short_number(v)) for v in y_values),
+        x_ticks=tuple(
+            Tick(float(place_x(v)), label) for v, label in x_ticks if x_range[0] <= v <= x_range[1]
+        ),
+        y_ticks=tuple(Tick(float(place_y(v)), label) for v, label in y_ticks),
         lines=tuple(lines),
         end=(float(place_x(x[-1])), float(place_y(drawn[-1]))),
         last=float(y[-1]),
@@ -165,22 +170,34 @@ def degree_histogram(degree: np.ndarray, width: float = 360, height: float = 210
 
 def linear_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Round values from at or below ``low`` to at or above ``high`` (Heckbert, Graphics Gems)."""
-    if high - low < 1e-12 * max(1.0, abs(high)):
-        pad = abs(high) * 0.1 or 1.0
+    largest = max(abs(low), abs(high))
+    if high - low < max(1e-12 * largest, sys.float_info.min):
+        pad = largest * 0.1 if largest > sys.float_info.min else 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / wanted
     magnitude = 10 ** math.floor(math.log10(raw))
     step = magnitude * next(m for m in (1, 2, 2.5, 5, 10) if raw <= m * magnitude * (1 + 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    decimals = 1 - math.floor(math.log10(step))
+    return [round(number * step, decimals) for number in range(first, last + 1)]
 
 
-def short_number(value: float) -> str:
+def short_number(value: float, digits: int = 3) -> str:
     """12,500 as ``12.5k``: for axes, where room is short."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
+            return f"{value / size:.{digits}g}{letter}"
+    return f"{value:.{digits}g}"
+
+
+def _labels(ticks: Sequence[float]) -> list[str]:
+    """With as many digits as the step between ticks asks for: 0.693 and 0.6932."""
+    step = (ticks[-1] - ticks[0]) / (len(ticks) - 1)
+    finest = math.floor(math.log10(step)) - 1
+    return [
+        short_number(tick, max(3, math.floor(math.log10(abs(tick))) - finest + 1) if tick else 3)
+        for tick in ticks
+    ]
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

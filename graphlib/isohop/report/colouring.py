@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,8 @@ from isohop.report.palette import CATEGORIES, OTHER, QUANTITIES
 _FREQUENT = 0.01
 """Share of the nodes from which on a value counts as frequent."""
 _FEWEST, _MOST = 2, 12
+_CUTS = 200
+"""Places by count, and as many by value, at which quantities may be divided into groups."""
 _NO_VALUE, _OTHERS = "no value", "other values"
 
 
@@ -145,22 +146,58 @@ def _categories(attribute: str, values: pa.Array, chosen: bool) -> Colouring:
 
 
 def _quantities(attribute: str, numbers: np.ndarray, chosen: bool) -> Colouring:
-    """Five groups of about the same size, in the order of the values."""
+    """Up to five groups, in the order of the values and as equal in size as these allow."""
     finite = np.isfinite(numbers)
-    edges: np.ndarray = np.array([])
+    groups = np.zeros(len(numbers), np.int64)
+    labels: list[str] = []
     if finite.any():
-        shares = np.linspace(0, 1, len(QUANTITIES) + 1)
-        edges = np.unique(np.quantile(numbers[finite], shares, method="inverted_cdf"))
-    if len(edges) == 1:
-        edges = np.repeat(edges, 2)
-    groups = np.full(len(numbers), max(0, len(edges) - 1))
-    groups[finite] = np.clip(np.searchsorted(edges, numbers[finite], "left") - 1, 0, None)
-    labels = [f"{_plain(edges[0])} – {_plain(edges[1])}"] if len(edges) else []
-    labels += [f"over {_plain(low)} – {_plain(high)}" for low, high in pairwise(edges[1:])]
+        values, counts = np.unique(numbers[finite], return_counts=True)
+        last = _last_of_groups(counts, len(QUANTITIES))
+        groups[finite] = np.searchsorted(values[last], numbers[finite])
+        start, *ends = _told_apart([values[0], *values[last]])
+        sizes = np.diff(last, prepend=-1)
+        for number, end in enumerate(ends):
+            low = f"over {ends[number - 1]}" if number else start
+            labels.append(end if sizes[number] == 1 else f"{low} – {end}")
+    groups[~finite] = len(labels)
     steps = np.linspace(0, len(QUANTITIES) - 1, max(1, len(labels))).round().astype(int)
     colours = [QUANTITIES[step] for step in steps[: len(labels)]]
     return Colouring(attribute, chosen, groups, (*labels, _NO_VALUE), (*colours, OTHER))
 
 
-def _plain(value: float) -> str:
-    return f"{value:.0f}" if value == math.floor(value) and abs(value) < 1e15 else f"{value:.4g}"
+def _last_of_groups(counts: np.ndarray, most: int) -> np.ndarray:
+    """Where each group of neighbouring values ends, of values that so many nodes have: the groups
+    whose squared sizes have the least sum. A value that most nodes have is so one by itself, and
+    the others are still divided."""
+    total = np.cumsum(counts)
+    by_count = np.searchsorted(total, np.linspace(0, 1, _CUTS + 1)[1:] * total[-1])
+    by_value = np.linspace(0, len(counts) - 1, _CUTS).round().astype(np.int64)
+    ends = np.unique(np.concatenate([by_count, by_count - 1, by_value]))
+    ends = ends[ends >= 0]
+    size = np.concatenate([[0], total[ends]])
+    cost = np.where(size > size[:, None], (size - size[:, None]).astype(float) ** 2, np.inf)
+    best, before = cost[0], []
+    for _ in range(min(most, len(ends)) - 1):
+        through = best[:, None] + cost
+        before.append(through.argmin(axis=0))
+        best = through.min(axis=0)
+    path = [len(ends)]
+    for step in reversed(before):
+        path.append(int(step[path[-1]]))
+    found: np.ndarray = ends[np.array(path[::-1]) - 1]
+    return found
+
+
+def _told_apart(edges: list[float]) -> list[str]:
+    """The edges as text, with four digits or as many more as tell them apart."""
+    told: list[str] = []
+    for digits in range(4, 18):
+        told = [_plain(edge, digits) for edge in edges]
+        if len(set(told)) == len(set(edges)):
+            break
+    return told
+
+
+def _plain(value: float, digits: int) -> str:
+    whole = value == math.floor(value) or abs(value) >= 10**digits
+    return f"{value:.0f}" if whole and abs(value) < 1e15 else f"{value:.{digits}g}"

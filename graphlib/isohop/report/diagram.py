@@ -44,9 +44,12 @@ class Box:
 
 @dataclass(frozen=True)
 class Link:
-    """An edge type as an SVG path from border to border, its label at ``(x, y)``."""
+    """An edge type as a Bézier curve from border to border, its label at ``(x, y)``.
 
-    path: str
+    ``points``: the control points (3 or 4, 2).
+    """
+
+    points: np.ndarray
     role: str
     """Empty where the target's name says it already."""
     count: int
@@ -56,11 +59,20 @@ class Link:
     x: float
     y: float
 
+    @property
+    def path(self) -> str:
+        """For SVG."""
+        kind = "Q" if len(self.points) == 3 else "C"
+        start, *others = (f"{x:.1f} {y:.1f}" for x, y in self.points)
+        return f"M{start}{kind}{' '.join(others)}"
+
 
 @dataclass(frozen=True)
 class Diagram:
-    """All of it, in the units of the view box."""
+    """All of it, with the corner and the size of the view box."""
 
+    left: float
+    top: float
     width: float
     height: float
     boxes: tuple[Box, ...]
@@ -78,19 +90,31 @@ def draw_graph(manifest: GraphManifest) -> Diagram:
         ]
     ).reshape(-1, 2)
     places = _without_overlaps(_places(nodes, manifest.edge_types), sizes, _ROOM)
-    low = (places - sizes / 2).min(axis=0) if len(nodes) else np.zeros(2)
-    high = (places + sizes / 2).max(axis=0) if len(nodes) else np.ones(2)
-    loops = any(edge.source == edge.target for edge in manifest.edge_types)
-    top = _MARGIN + (44 if loops else 0)
-    width = max(_WIDTH, float(high[0] - low[0]) + 2 * _MARGIN)
-    height = float(high[1] - low[1]) + top + _MARGIN
-    shift = np.array([(width - (high[0] - low[0])) / 2 - low[0], top - low[1]])
     boxes = {
         node.name: Box(node.name, caption, node.shared, *place.tolist(), *size.tolist())
-        for node, caption, place, size in zip(nodes, captions, places + shift, sizes, strict=True)
+        for node, caption, place, size in zip(nodes, captions, places, sizes, strict=True)
     }
     links = _legible(_links(manifest.edge_types, boxes))
-    return Diagram(width, height, tuple(boxes.values()), tuple(links))
+    low, high = _extent(places, sizes, links)
+    width = max(_WIDTH, float(high[0] - low[0]) + 2 * _MARGIN)
+    height = float(high[1] - low[1]) + 2 * _MARGIN
+    left, top = float(low[0] + high[0] - width) / 2, float(low[1]) - _MARGIN
+    return Diagram(left, top, width, height, tuple(boxes.values()), tuple(links))
+
+
+def _extent(
+    places: np.ndarray, sizes: np.ndarray, links: Sequence[Link]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The corners (2,) of all that is drawn: boxes, curves and labels."""
+    if not len(places):
+        return np.zeros(2), np.ones(2)
+    shares = np.linspace(0, 1, 17)
+    curves = [_on_curve(link.points, share) for link in links for share in shares]
+    centres, labels = _labels(links)
+    middle = np.concatenate([places, centres, *(point[None] for point in curves)])
+    half = np.zeros_like(middle)
+    half[: len(places) + len(links)] = np.concatenate([sizes, labels]) / 2
+    return (middle - half).min(axis=0), (middle + half).max(axis=0)
 
 
 def _places(nodes: Sequence[NodeType], edges: Sequence[EdgeType]) -> np.ndarray:
@@ -163,14 +187,15 @@ def _links(edges: Sequence[EdgeType], boxes: dict[str, Box]) -> list[Link]:
         between[pair] += 1
         source, target = boxes[edge.source], boxes[edge.target]
         if edge.source == edge.target:
-            path, x, y = _loop(source, position)
+            points = _loop(source, position)
         else:
             bend = 56.0 * (position - (total[pair] - 1) / 2)
             # A bend is measured from one side, whichever way round the edge type is written.
-            path, x, y = _curve(source, target, bend if edge.source < edge.target else -bend)
+            points = _curve(source, target, bend if edge.source < edge.target else -bend)
+        x, y = _on_curve(points, 0.5).tolist()
         links.append(
             Link(
-                path=path,
+                points=points,
                 role="" if target.shared and target.name.endswith(f".{edge.role}") else edge.role,
                 count=edge.count,
                 thickness=1.2 + 2.4 * math.log1p(edge.count) / math.log1p(max(largest, 1) + 1),
@@ -185,26 +210,33 @@ def _links(edges: Sequence[EdgeType], boxes: dict[str, Box]) -> list[Link]:
 
 def _legible(links: Sequence[Link]) -> list[Link]:
     """With labels that do not lie over each other."""
-    texts = [f"{link.role} {link.count:,}".strip() for link in links]
-    sizes = np.array([[_SMALL * len(text), _LINE] for text in texts]).reshape(-1, 2)
-    places = np.array([[link.x, link.y] for link in links]).reshape(-1, 2)
-    moved = _without_overlaps(places, sizes, (0.0, 0.0))
+    moved = _without_overlaps(*_labels(links), (0.0, 0.0))
     return [
         replace(link, x=float(x), y=float(y)) for link, (x, y) in zip(links, moved, strict=True)
     ]
 
 
-def _curve(source: Box, target: Box, bend: float) -> tuple[str, float, float]:
+def _labels(links: Sequence[Link]) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and sizes (links, 2) of the labels."""
+    texts = [f"{link.role} {link.count:,}".strip() for link in links]
+    sizes = np.array([[_SMALL * len(text), _LINE] for text in texts]).reshape(-1, 2)
+    return np.array([[link.x, link.y] for link in links]).reshape(-1, 2), sizes
+
+
+def _curve(source: Box, target: Box, bend: float) -> np.ndarray:
     ends = np.array([[source.x, source.y], [target.x, target.y]])
     along = ends[1] - ends[0]
     across = np.array([-along[1], along[0]]) / max(float(np.linalg.norm(along)), 1e-9)
     control = ends.mean(axis=0) + across * bend
-    start = _border(source, control)
-    stop = _border(target, control)
-    middle = (start + stop) / 4 + control / 2
-    points = [*start, *control, *stop]
-    path = "M{:.1f} {:.1f}Q{:.1f} {:.1f} {:.1f} {:.1f}".format(*points)
-    return path, float(middle[0]), float(middle[1])
+    return np.array([_border(source, control), control, _border(target, control)])
+
+
+def _on_curve(points: np.ndarray, share: float) -> np.ndarray:
+    """The point (2,) at a share of the way along a Bézier curve (de Casteljau)."""
+    while len(points) > 1:
+        points = (1 - share) * points[:-1] + share * points[1:]
+    point: np.ndarray = points[0]
+    return point
 
 
 def _border(box: Box, towards: np.ndarray) -> np.ndarray:
@@ -217,11 +249,8 @@ def _border(box: Box, towards: np.ndarray) -> np.ndarray:
     return border
 
 
-def _loop(box: Box, position: int) -> tuple[str, float, float]:
+def _loop(box: Box, position: int) -> np.ndarray:
     half, rise = 20.0 + 16 * position, 52.0 + 30 * position
     top = box.y - box.height / 2 - 3
-    path = (
-        f"M{box.x - half:.1f} {top:.1f}C{box.x - half - 18:.1f} {top - rise:.1f} "
-        f"{box.x + half + 18:.1f} {top - rise:.1f} {box.x + half:.1f} {top:.1f}"
-    )
-    return path, box.x, top - rise * 0.75
+    sides = [-half, -half - 18, half + 18, half]
+    return np.column_stack([np.add(box.x, sides), [top, top - rise, top - rise, top]])

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import write_text_atomically
 from isohop.errors import IsohopError, did_you_mean
 from isohop.graph.dataset import Graph
+from isohop.relational.ledger import Ledger
 from isohop.report.charts import Histogram, LineChart, degree_histogram, line_chart
 from isohop.report.colouring import colour_nodes
 from isohop.report.diagram import Diagram, draw_graph
@@ -41,7 +44,7 @@ from isohop.report.evaluation import (
 from isohop.report.naming import Names, shorten
 from isohop.report.neighbours import Example, choose_examples, list_neighbours
 from isohop.report.palette import model_colour
-from isohop.report.run_folder import Ledger, RunFolder, TreeLevel
+from isohop.report.run_folder import RunFolder, TreeLevel
 from isohop.report.settings import ReportSettings
 
 _MOST_POINTS = 12_000
@@ -287,6 +290,7 @@ def _render(report: Report) -> str:
         "short": shorten,
         "example": _example,
         "title": _title,
+        "grouped": _grouped,
         "model_colour": model_colour,
     }
     return environment.get_template("report.html.j2").render(report=report)
@@ -304,6 +308,11 @@ def _title(name: str) -> str:
     parts = [MODELS.get(part, part.replace("_", " ")) for part in name.split("/")]
     text = " · ".join(parts)
     return text[:1].upper() + text[1:]
+
+
+def _grouped(rows: Iterable[Any], name: str) -> list[tuple[Any, list[Any]]]:
+    """As Jinja's ``groupby``, which would sort them."""
+    return [(value, list(group)) for value, group in groupby(rows, attrgetter(name))]
 
 
 def _figure(value: float | None) -> str:

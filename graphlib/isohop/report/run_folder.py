@@ -1,8 +1,8 @@
 """What a run left behind, as far as the report shows it.
 
 Each part may be absent: the report then says so. A part that is there but cannot be read is an
-error. The files belong to other stages, which may add to them, so unknown keys are passed over
-here and nowhere else.
+error. The ledger is read as its contract has it; the other files belong to other stages, which may
+add to them, so unknown keys are passed over here and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,52 +22,13 @@ from isohop.embeddings.contract import EmbeddingsManifest, entity_folders, parqu
 from isohop.embeddings.reader import read_embeddings
 from isohop.errors import IsohopError
 from isohop.graph.dataset import Graph
+from isohop.relational.ledger import Ledger
 
 Curve = Sequence[tuple[float, float | None]]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Finding(_Part):
-    """One kind of trouble in one place of the data."""
-
-    kind: str
-    where: str = ""
-    count: int = 0
-    examples: Sequence[Any] = ()
-    policy: str | None = None
-
-
-class TableLedger(_Part):
-    """What became of the rows of one table."""
-
-    table: str
-    rows: int
-    used: int
-    quarantined: Mapping[str, int] = {}
-    unused: Mapping[str, int] = {}
-    findings: Sequence[Finding] = ()
-
-    @property
-    def quarantined_rows(self) -> int:
-        return sum(self.quarantined.values())
-
-    @property
-    def unused_rows(self) -> int:
-        return sum(self.unused.values())
-
-    @property
-    def closes(self) -> bool:
-        return self.rows == self.used + self.quarantined_rows + self.unused_rows
-
-
-class Ledger(_Part):
-    """``graph/ledger.json``."""
-
-    tables: Sequence[TableLedger] = ()
-    closes: bool
 
 
 class Ranks(_Part):
@@ -146,7 +107,7 @@ class DistillSummary(_Part):
     seconds: Mapping[str, float] = {}
 
 
-_AnyPart = TypeVar("_AnyPart", bound=_Part)
+_AnyPart = TypeVar("_AnyPart", bound=BaseModel)
 
 
 @dataclass(frozen=True)
