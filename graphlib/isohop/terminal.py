@@ -216,8 +216,9 @@ def print_drift(found: Drift) -> None:
     for what, names in (("gone", found.gone), ("new", found.new)):
         if names:
             out.print(f"Entities that are {what}: {escape(', '.join(names))}.")
-    for name, (before, now) in found.evaluation.items():
-        out.print(f"{escape(name)}: {before:.3f} → {now:.3f}", highlight=False)
+    for name, figures in found.evaluation.items():
+        before, now = ("not told" if value is None else f"{value:.3f}" for value in figures)
+        out.print(f"{escape(name)}: {before} → {now}", highlight=False)
 
 
 def _paired(one: EntityDrift) -> Iterator[tuple[Mapping[str, int], int]]:

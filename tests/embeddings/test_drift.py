@@ -179,10 +179,15 @@ def test_of_so_few_that_all_stayed_nothing_is_strange(tmp_path):
         published(tmp_path, run, {"airport": make_entity(2)}, neighbours=1.0)
 
 
-def test_an_evaluation_that_is_gone_is_no_good_one(tmp_path):
-    published(tmp_path, "a", {"airport": make_entity(20)}, {"overall/mrr": 0.5})
-    with pytest.raises(InvalidInput, match="no figure that was told before"):
-        published(tmp_path, "b", {"airport": make_entity(20)}, {"other/mrr": 0.9}, evaluation=0.5)
+def test_a_figure_that_is_gone_is_no_good_one(tmp_path):
+    """Each, though others are still told: those that are new make up for none."""
+    entities = {"airport": make_entity(20)}
+    published(tmp_path, "a", entities, {"overall/mrr": 0.5, "overall/accuracy": 0.9})
+    now = {"overall/mrr": 0.5, "tail/mrr": 0.9}
+    with pytest.raises(InvalidInput, match=r"accuracy: was 0\.900 and is not told") as caught:
+        published(tmp_path, "b", entities, now, evaluation=0.5)
+    assert "mrr" not in str(caught.value)
+    assert published(tmp_path, "c", entities, now) == 2
 
 
 def test_what_is_no_worse_passes_every_gate(tmp_path):
@@ -249,12 +254,16 @@ def test_files_that_are_missing_are_named(tmp_path):
 
 
 def test_versions_are_compared_on_the_command_line(tmp_path):
-    published(tmp_path, "a", {"airport": make_entity(20)}, {"overall/mrr": 0.5})
-    published(tmp_path, "b", {"airport": make_entity(18)}, {"overall/mrr": 0.4})
+    before = {"overall/mrr": 0.5, "overall/accuracy": 0.9}
+    published(tmp_path, "a", {"airport": make_entity(20)}, before)
+    now = {"tail/mrr": 0.3, "overall/mrr": 0.4}
+    published(tmp_path, "b", {"airport": make_entity(18)}, now)
     done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"])
     assert done.exit_code == 0, done.output
     assert "20 → 18" in done.output
     assert "overall/mrr: 0.500 → 0.400" in done.output
+    assert "overall/accuracy: 0.900 → not told" in done.output
+    assert "tail/mrr: not told → 0.300" in done.output
     done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "7"])
     assert "there is no version 7" in str(done.exception)
     with pytest.raises(IsohopError, match="was not published"):

@@ -84,32 +84,25 @@ class EntityDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """``gone`` and ``new``: entities that only one of the two has. ``evaluation``: figures that
-    both have, of one and the other; ``untold``: whether the one has some, and the other none of
-    them."""
+    """``gone`` and ``new``: entities that only one of the two has. ``evaluation``: figures of one
+    and the other, None where it does not tell them."""
 
     entities: tuple[EntityDrift, ...]
     gone: tuple[str, ...]
     new: tuple[str, ...]
-    evaluation: Mapping[str, tuple[float, float]]
-    untold: bool
+    evaluation: Mapping[str, tuple[float | None, float | None]]
 
 
 def drift(one: Snapshot, other: Snapshot) -> Drift:
     """From one version to another. Reads keys as a whole, and of vectors a sample. Raises
     `IsohopError` for files that are damaged."""
     both = [name for name in one.entities if name in other.entities]
-    evaluation = {
-        name: (value, other.evaluation[name])
-        for name, value in one.evaluation.items()
-        if name in other.evaluation
-    }
+    told = dict.fromkeys((*one.evaluation, *other.evaluation))
     return Drift(
         tuple(_entity_drift(name, one, other) for name in both),
         tuple(name for name in one.entities if name not in other.entities),
         tuple(name for name in other.entities if name not in one.entities),
-        evaluation,
-        untold=bool(one.evaluation) and not evaluation,
+        {name: (one.evaluation.get(name), other.evaluation.get(name)) for name in told},
     )
 
 
@@ -149,11 +142,14 @@ def problems_of(found: Drift, gates: Gates) -> list[Problem]:
                 f"{same:.0%} of nearest neighbours are as before; {gates.neighbours:.0%} must be."
             )
             fails("neighbours", f"entity '{one.name}'", what)
-    if gates.evaluation is not None and found.untold:
-        fails("evaluation", "evaluation", "no figure that was told before is told now.")
-    for name, (before, now) in found.evaluation.items():
-        if gates.evaluation is not None and before - now > gates.evaluation:
-            what = f"fell from {before:.3f} to {now:.3f}, by more than {gates.evaluation:g}."
+    for name, (was, told) in found.evaluation.items():
+        if gates.evaluation is None or was is None:
+            continue
+        if told is None:
+            what = f"was {was:.3f} and is not told any more."
+            fails("evaluation", f"evaluation {name}", what)
+        elif was - told > gates.evaluation:
+            what = f"fell from {was:.3f} to {told:.3f}, by more than {gates.evaluation:g}."
             fails("evaluation", f"evaluation {name}", what)
     return problems
 
