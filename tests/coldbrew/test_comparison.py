@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isohop import terminal
 from isohop.coldbrew import label_propagation
 from isohop.coldbrew.comparison import (
     Comparison,
@@ -16,6 +17,7 @@ from isohop.coldbrew.comparison import (
     feature_contribution,
     means,
 )
+from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.oversmoothing import effective_rank, energy, mean_average_distance
@@ -143,6 +145,32 @@ def test_rank_falls_to_1_where_all_nodes_are_alike():
     assert effective_rank(one) == pytest.approx(1, abs=1e-3)
     assert effective_rank(torch.zeros(4, 4)) == 0
     assert mean_average_distance(one) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_figures_are_of_is_told_whole_in_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(terminal.out, "width", 60)
+    types = [f"work--work_{role}--author" for role in ("authors", "editors")]
+    of = {"task": "label", "entity": "all", "metric": "accuracy", "count": 9, "value": 0.5}
+    models = ("teacher", "mlp", "student", "served", "gcn", "graph-mlp", "label propagation")
+    layers = [
+        LayerFigures(model=m, layer=0, node_type=f"{t}.{m}", energy=0.1, mad=0.1, rank=1.0)
+        for m in ("teacher", "gcn")
+        for t in types
+    ]
+    found = Comparison(
+        certificate="0" * 32,
+        label=None,
+        settings=SMALL,
+        seeds=(1, 2),
+        figures=tuple(means({**of, "group": t, "model": m} for t in types for m in models)),
+        contribution={},
+        layers=tuple(layers),
+    )
+    print_comparison(found)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    first = "".join(line.split("│")[1].strip() for line in printed.splitlines() if "│" in line)
+    assert all(name in first for name in types)
 
 
 def test_groups_are_printed_in_the_order_of_how_well_they_are_connected(capsys):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numbers
 from typer.testing import CliRunner
 
+from isohop import terminal
 from isohop.cli import app
 from isohop.embeddings import publish, read_embeddings, read_manifest
 from isohop.embeddings.drift import drift, same_neighbours, snapshot
@@ -253,7 +254,7 @@ def test_files_that_are_missing_are_named(tmp_path):
             gone.rmdir()
 
 
-def test_versions_are_compared_on_the_command_line(tmp_path):
+def test_versions_are_compared_on_the_command_line(tmp_path, monkeypatch):
     before = {"overall/mrr": 0.5, "overall/accuracy": 0.9}
     published(tmp_path, "a", {"airport": make_entity(20)}, before)
     now = {"tail/mrr": 0.3, "overall/mrr": 0.4}
@@ -264,6 +265,8 @@ def test_versions_are_compared_on_the_command_line(tmp_path):
     assert "overall/mrr: 0.500 → 0.400" in done.output
     assert "overall/accuracy: 0.900 → not told" in done.output
     assert "tail/mrr: not told → 0.300" in done.output
+    monkeypatch.setattr(terminal.out, "width", 50)
+    assert "…" not in CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"]).output
     done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "7"])
     assert "there is no version 7" in str(done.exception)
     with pytest.raises(IsohopError, match="was not published"):
