@@ -206,6 +206,8 @@ def print_differences(found: Sequence[Difference], between: Sequence[PastRun]) -
 
 
 def print_drift(found: Drift) -> None:
+    from isohop.embeddings.drift import percent
+
     table = Table(title="From one version to the other", title_justify="left")
     columns = ("entity", "rows", "keys gone", "keys new", "student", "norm", "same neighbours")
     for column in columns:
@@ -218,11 +220,14 @@ def print_drift(found: Drift) -> None:
             f"{one.rows[0]:,} → {one.rows[1]:,}",
             f"{one.gone:,}",
             f"{one.new:,}",
-            f"{student[0]:.0%} → {student[1]:.0%}",
-            f"{one.norm[0]:.3f} → {one.norm[1]:.3f}",
-            "" if one.neighbours is None else f"{one.neighbours:.0%}",
+            f"{percent(student[0])} → {percent(student[1])}",
+            "" if one.norm is None else f"{one.norm[0]:.3f} → {one.norm[1]:.3f}",
+            "" if one.neighbours is None else percent(one.neighbours),
         )
     out.print(table)
+    for one in found.entities:
+        if one.other_key is not None:
+            out.print(f"{escape(one.name)} {escape(one.other_key)}.", highlight=False)
     for what, names in (("gone", found.gone), ("new", found.new)):
         if names:
             out.print(f"Entities that are {what}: {escape(', '.join(names))}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from isohop import terminal
 from isohop.cli import app
 from isohop.embeddings import publish, read_embeddings, read_manifest
-from isohop.embeddings.drift import drift, same_neighbours, snapshot
+from isohop.embeddings.drift import drift, percent, same_neighbours, snapshot
 from isohop.embeddings.settings import Gates
 from isohop.errors import InvalidInput, IsohopError
 from tests.embeddings.conftest import make_entity, write_run
@@ -131,7 +132,11 @@ def renamed(table: pa.Table) -> pa.Table:
             "nearest neighbours are as before",
         ),
         ({"airport": make_entity(20)}, {"evaluation": 0.05}, "fell from 0.500 to 0.400"),
-        ({"airport": alone(make_entity(20))}, {"coverage": 0.9}, "0% of rows .* of 75% before"),
+        (
+            {"airport": alone(make_entity(20))},
+            {"coverage": 0.9},
+            "0.0% of rows .* of the 75.0% before",
+        ),
         ({"airport": longer(make_entity(20))}, {"norm": 0.5}, "have a mean norm of"),
         # Where nothing can be compared nothing passes.
         ({"airport": renamed(make_entity(20))}, {"norm": 9.0}, "has no key of the 20 published"),
@@ -215,11 +220,41 @@ def test_where_the_live_version_is_gone_there_is_nothing_to_be_worse_than(tmp_pa
     assert published(tmp_path, "b", {"airport": make_entity(3)}, rows=1.0) == 2
 
 
-def test_one_node_and_another_key(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ({"other": ["x"]}, "code (string) → other (string)"),
+        ({"code": pa.array([7])}, "code (string) → code (int64)"),
+    ],
+)
+def test_where_key_columns_differ_that_is_told_and_nothing_of_what_is_not_compared(
+    tmp_path, key, told
+):
     published(tmp_path, "a", {"airport": make_entity(1)})
-    published(tmp_path, "b", {"airport": make_entity(1, key={"other": ["x"]})})
+    after = {"airport": make_entity(1, key=key)}
+    with pytest.raises(InvalidInput, match=re.escape(f"other key columns: {told}")):
+        published(tmp_path, "b", after, norm=9.0)
+    published(tmp_path, "c", after)
     (one,) = drift(snapshot(home(tmp_path), 1), snapshot(home(tmp_path), 2)).entities
-    assert (one.gone, one.new, one.neighbours) == (1, 1, None)
+    assert (one.gone, one.new, one.norm, one.neighbours) == (1, 1, None, None)
+    done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"])
+    assert f"airport has other key columns: {told}" in done.output
+    assert "0.000" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.0, "0.0%"),
+        (0.0004, "<0.1%"),
+        (0.003, "0.3%"),
+        (0.997, "99.7%"),
+        (0.9996, ">99.9%"),
+        (1.0, "100.0%"),
+    ],
+)
+def test_what_is_neither_none_nor_all_is_not_told_as_that(share, told):
+    assert percent(share) == told
 
 
 def test_a_key_may_have_any_name(tmp_path):
@@ -262,6 +297,7 @@ def test_versions_are_compared_on_the_command_line(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"])
     assert done.exit_code == 0, done.output
     assert "20 → 18" in done.output
+    assert "25.0% → 22.2%" in done.output
     assert "overall/mrr: 0.500 → 0.400" in done.output
     assert "overall/accuracy: 0.900 → not told" in done.output
     assert "tail/mrr: not told → 0.300" in done.output
