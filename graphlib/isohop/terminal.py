@@ -145,6 +145,9 @@ def print_comparison(found: Comparison) -> None:
         cells = (f"{layer.energy:.3f}", f"{layer.mad:.3f}", f"{layer.rank:.1f}")
         table.add_row(layer.model, str(layer.layer), escape(layer.node_type), *cells)
     out.print(table)
+    for note, seeds in found.notes.items():
+        of = "" if seeds == found.seeds else f" (by seed {', '.join(map(str, seeds))})"
+        out.print(f"note{of}: {escape(note)}", highlight=False)
 
 
 def _by_degree(group: str) -> tuple[int, str]:
