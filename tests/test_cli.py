@@ -30,14 +30,19 @@ COMMANDS = (
 )
 
 
-def isohop(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def isohop(
+    *words: str | Path, cwd: Path = ROOT, columns: int | None = 200
+) -> subprocess.CompletedProcess[str]:
+    """``columns``: of the terminal; None where there is none."""
+    known = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    width = {} if columns is None else {"COLUMNS": str(columns)}
     return subprocess.run(
         [sys.executable, "-m", "isohop.cli", *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+        env={**known, **width, "NO_COLOR": "1"},
     )
 
 
@@ -59,6 +64,20 @@ def test_the_certificate_is_one_line_equal_for_equal_facts(tmp_path):
     parts = json.loads(isohop("certificate", tmp_path / "flat", "--json").stdout)
     assert parts["certificate"] == line.strip()
     assert "nodes/customer" in parts["parts"]
+
+
+def test_names_are_told_whole_in_a_line_where_there_is_no_terminal_and_cut_in_none(tmp_path):
+    name = "customer_of_the_shop_" + 4 * "that_has_a_long_name_"
+    schema = (SHOP / "flat.yaml").read_text("utf-8").replace("../..", str(ROOT))
+    (tmp_path / "s.yaml").write_text(schema.replace("  customer: {table", f"  {name}: {{table"))
+    text = (tmp_path / "s.yaml").read_text("utf-8").replace("  customer.c", f"  {name}.c")
+    (tmp_path / "s.yaml").write_text(text, "utf-8")
+    done = isohop("build", tmp_path / "s.yaml", "--out", tmp_path / "g", columns=None)
+    assert f"{name}--city--{name}.city " in done.stdout, done.stderr
+    narrow = isohop("build", tmp_path / "s.yaml", "--out", tmp_path / "g", columns=50).stdout
+    assert "edge" in narrow
+    assert name not in narrow
+    assert "…" not in narrow
 
 
 def test_explain_tells_what_became_of_a_column_and_how_far_things_are():

@@ -96,8 +96,8 @@ def test_no_bytes_make_a_schema_file_crash(tmp_path, data):
 KEYED = "{key: x}"
 
 
-@pytest.mark.parametrize("name", ["_customer", "v=000001", "manifest.json"])
-def test_an_entity_is_named_as_a_folder_that_readers_of_embeddings_find(tmp_path, name):
+@pytest.mark.parametrize("name", ["_customer", "v=000001", "manifest.json", "all"])
+def test_an_entity_is_named_as_nothing_else_is_where_embeddings_and_figures_are(tmp_path, name):
     text = f"""
     database: d
     source: {{path: .}}

@@ -132,7 +132,8 @@ def build(
     graph = build_graph(schema, to, engine.value, TerminalProgress(), _moment(as_of))
     table = Table(title=escape(f"{graph.manifest.name} → {to}"), title_justify="left")
     for column in ("type", "what", "count"):
-        table.add_column(column, justify="right" if column == "count" else "left")
+        right = column == "count"
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
     for node in graph.node_types:
         table.add_row("value" if node.shared else "entity", escape(node.name), f"{node.count:,}")
     for edge in graph.edge_types:
@@ -190,8 +191,8 @@ def infer(
         return
     if found.schema is None:
         table = Table(title="Entities that might be meant", title_justify="left")
-        table.add_column("table")
-        table.add_column("because", overflow="fold")
+        for column in ("table", "because"):
+            table.add_column(column, overflow="fold")
         for name, reason in found.proposed:
             table.add_row(escape(name), escape(reason))
         out.print(table)

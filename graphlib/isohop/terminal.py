@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -33,7 +34,14 @@ if TYPE_CHECKING:
     from isohop.pipeline.runs import Run, StageRecord
     from isohop.relational.ledger import Ledger
 
-out = Console(soft_wrap=False)
+
+def _width() -> int | None:
+    """What is printed is as wide as it is where there is no terminal that it must fit: Rich takes
+    80 columns there, and whoever looks for a name finds parts of it."""
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else 10_000
+
+
+out = Console(soft_wrap=False, width=_width())
 err = Console(stderr=True)
 
 
@@ -113,9 +121,8 @@ def print_comparison(found: Comparison) -> None:
         over = f"mean ± deviation of {len(found.seeds)} seeds" if several else "one seed"
         title = f"{task}: {metric}, {over}"
         table = Table(title=title, title_justify="left")
-        table.add_column("nodes")
-        for name in ("asked", *models):
-            table.add_column(name, justify="right")
+        for name in ("nodes", "asked", *models):
+            table.add_column(name, justify="left" if name == "nodes" else "right", overflow="fold")
         for group in sorted({figure.group for figure in shown}, key=_by_degree):
             row = {figure.model: figure for figure in shown if figure.group == group}
             best = max(figure.mean for figure in row.values())
@@ -132,11 +139,15 @@ def print_comparison(found: Comparison) -> None:
         out.print(f"Feature contribution in per cent, by group: {parts}.")
     table = Table(title="What is left of differences, by layer", title_justify="left")
     for name in ("model", "layer", "nodes", "energy", "mean distance", "effective rank"):
-        table.add_column(name, justify="left" if name in ("model", "nodes") else "right")
+        left = name in ("model", "nodes")
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
     for layer in found.layers:
         cells = (f"{layer.energy:.3f}", f"{layer.mad:.3f}", f"{layer.rank:.1f}")
         table.add_row(layer.model, str(layer.layer), escape(layer.node_type), *cells)
     out.print(table)
+    for note, seeds in found.notes.items():
+        of = "" if seeds == found.seeds else f" (by seed {', '.join(map(str, seeds))})"
+        out.print(f"note{of}: {escape(note)}", highlight=False)
 
 
 def _by_degree(group: str) -> tuple[int, str]:
@@ -174,7 +185,8 @@ def print_summary(results: Sequence[tuple[StageRecord, bool]], run: Run) -> None
 def print_runs(found: Sequence[PastRun]) -> None:
     table = Table(title="Runs, the newest first", title_justify="left")
     for column in ("run", "last stage began", "done", "took", "size"):
-        table.add_column(column, justify="right" if column in ("took", "size") else "left")
+        right = column in ("took", "size")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
     for past in found:
         names = [record.stage for record in past.records]
         done = ", ".join(names + [f"{name} (damaged)" for name in past.damaged]) or "nothing"
@@ -197,10 +209,13 @@ def print_differences(found: Sequence[Difference], between: Sequence[PastRun]) -
 
 
 def print_drift(found: Drift) -> None:
+    from isohop.embeddings.drift import percent
+
     table = Table(title="From one version to the other", title_justify="left")
     columns = ("entity", "rows", "keys gone", "keys new", "student", "norm", "same neighbours")
     for column in columns:
-        table.add_column(column, justify="left" if column == "entity" else "right")
+        left = column == "entity"
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
     for one in found.entities:
         student = [of.get("student", 0) / max(rows, 1) for of, rows in _paired(one)]
         table.add_row(
@@ -208,16 +223,20 @@ def print_drift(found: Drift) -> None:
             f"{one.rows[0]:,} → {one.rows[1]:,}",
             f"{one.gone:,}",
             f"{one.new:,}",
-            f"{student[0]:.0%} → {student[1]:.0%}",
-            f"{one.norm[0]:.3f} → {one.norm[1]:.3f}",
-            "" if one.neighbours is None else f"{one.neighbours:.0%}",
+            f"{percent(student[0])} → {percent(student[1])}",
+            "" if one.norm is None else f"{one.norm[0]:.3f} → {one.norm[1]:.3f}",
+            "" if one.neighbours is None else percent(one.neighbours),
         )
     out.print(table)
+    for one in found.entities:
+        if one.other_key is not None:
+            out.print(f"{escape(one.name)} {escape(one.other_key)}.", highlight=False)
     for what, names in (("gone", found.gone), ("new", found.new)):
         if names:
             out.print(f"Entities that are {what}: {escape(', '.join(names))}.")
-    for name, (before, now) in found.evaluation.items():
-        out.print(f"{escape(name)}: {before:.3f} → {now:.3f}", highlight=False)
+    for name, figures in found.evaluation.items():
+        before, now = ("not told" if value is None else f"{value:.3f}" for value in figures)
+        out.print(f"{escape(name)}: {before} → {now}", highlight=False)
 
 
 def _paired(one: EntityDrift) -> Iterator[tuple[Mapping[str, int], int]]:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isohop import terminal
 from isohop.coldbrew import label_propagation
 from isohop.coldbrew.comparison import (
     Comparison,
@@ -15,14 +16,16 @@ from isohop.coldbrew.comparison import (
     contribution,
     feature_contribution,
     means,
+    notes_of,
 )
+from isohop.coldbrew.figures import LayerFigures
 from isohop.coldbrew.labels import Labels
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.oversmoothing import effective_rank, energy, mean_average_distance
 from isohop.coldbrew.settings import DistillSettings
 from isohop.errors import IsohopError
 from isohop.terminal import _by_degree, print_comparison
-from tests.coldbrew.test_distill import topical
+from tests.coldbrew.test_distill import of_one_topic, topical
 from tests.coldbrew.test_teacher import GRAPH
 from tests.worlds import library
 
@@ -50,6 +53,36 @@ def test_every_model_is_asked_the_same_and_seeds_differ_in_training_alone(tmp_pa
     layers = {(layer.model, layer.layer) for layer in found.layers}
     assert layers == {(model, layer) for model in ("teacher", "gcn") for layer in (0, 1, 2)}
     assert {"overall", "isolated"} <= set(found.contribution) <= {row.group for row in label}
+
+
+def test_why_there_are_no_figures_of_a_label_is_told(tmp_path):
+    graph, features = of_one_topic(tmp_path)
+    file = tmp_path / "evaluation.json"
+    brief = SMALL.model_copy(update={"steps": 2})
+    found = compare(graph.path, features, file, brief, 1, [4], label="book.topic")
+    assert {row.task for row in found.figures} == {"link"}
+    (seeds,) = (of for note, of in found.notes.items() if "fewer than two values" in note)
+    assert seeds == (4,)
+    assert Comparison.model_validate_json(file.read_bytes()).notes == found.notes
+
+
+def test_of_which_seeds_a_note_is_told_where_it_is_not_of_all(capsys):
+    told = {1: ["all links", "no [links]"], 2: ["all links"], 3: ["no [links]", "all links"]}
+    found = Comparison(
+        certificate="0" * 32,
+        label=None,
+        settings=SMALL,
+        seeds=tuple(told),
+        notes=notes_of(told),
+        figures=(),
+        contribution={},
+        layers=(),
+    )
+    assert found.notes == {"all links": (1, 2, 3), "no [links]": (1, 3)}
+    print_comparison(found)
+    printed = capsys.readouterr().out
+    assert "note: all links\n" in printed
+    assert "note (by seed 1, 3): no [links]\n" in printed
 
 
 def test_however_many_classes_are_propagated_at_once_their_answers_are_the_same(monkeypatch):
@@ -145,6 +178,33 @@ def test_rank_falls_to_1_where_all_nodes_are_alike():
     assert mean_average_distance(one) == pytest.approx(0, abs=1e-6)
 
 
+def test_what_figures_are_of_is_told_whole_in_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(terminal.out, "width", 60)
+    types = [f"work--work_{role}--author" for role in ("authors", "editors")]
+    of = {"task": "label", "entity": "all", "metric": "accuracy", "count": 9, "value": 0.5}
+    models = ("teacher", "mlp", "student", "served", "gcn", "graph-mlp", "label propagation")
+    layers = [
+        LayerFigures(model=m, layer=0, node_type=f"{t}.{m}", energy=0.1, mad=0.1, rank=1.0)
+        for m in ("teacher", "gcn")
+        for t in types
+    ]
+    found = Comparison(
+        certificate="0" * 32,
+        label=None,
+        settings=SMALL,
+        seeds=(1, 2),
+        notes={},
+        figures=tuple(means({**of, "group": t, "model": m} for t in types for m in models)),
+        contribution={},
+        layers=tuple(layers),
+    )
+    print_comparison(found)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    first = "".join(line.split("│")[1].strip() for line in printed.splitlines() if "│" in line)
+    assert all(name in first for name in types)
+
+
 def test_groups_are_printed_in_the_order_of_how_well_they_are_connected(capsys):
     of = {"task": "link", "entity": "all", "metric": "mrr", "model": "teacher", "count": 9}
     groups = ["degree 16-31", "a1--b--c", "isolated", "degree 1", "overall", "degree 2-3"]
@@ -153,6 +213,7 @@ def test_groups_are_printed_in_the_order_of_how_well_they_are_connected(capsys):
         label=None,
         settings=SMALL,
         seeds=(1,),
+        notes={},
         figures=tuple(means({**of, "group": group, "value": 0.5} for group in groups)),
         contribution={},
         layers=(),

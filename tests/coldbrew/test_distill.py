@@ -223,14 +223,19 @@ def test_a_label_is_learned_where_features_hide_it_and_edges_show_it(tmp_path):
     assert accuracy["teacher"] > accuracy["mlp"]
 
 
-def test_a_label_with_one_class_is_noted_and_not_learned(tmp_path):
-    graph = library(tmp_path / "g")
+def of_one_topic(folder: Path) -> tuple[Graph, Path]:
+    """A library whose books are all of one topic, by what is told of them, and features."""
+    graph = library(folder / "g")
     nodes = {n.name: graph.nodes(n.name) for n in graph.node_types}
     same = pa.array(["one"] * 240)
     nodes["book"] = nodes["book"].set_column(3, "topic", same)
     edges = {e.name: graph.edges(e.name) for e in graph.edge_types}
-    graph = Graph.write(tmp_path / "g2", graph.manifest, nodes, edges)
-    features = topical(library(tmp_path / "g"), tmp_path / "f")
+    told = Graph.write(folder / "g2", graph.manifest, nodes, edges)
+    return told, topical(graph, folder / "f")
+
+
+def test_a_label_with_one_class_is_noted_and_not_learned(tmp_path):
+    graph, features = of_one_topic(tmp_path)
     manifest, _ = run(tmp_path, graph, features, label="book.topic")
     assert any("fewer than two values" in note for note in manifest.notes)
 

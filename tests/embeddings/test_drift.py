@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numbers
 from typer.testing import CliRunner
 
+from isohop import terminal
 from isohop.cli import app
 from isohop.embeddings import publish, read_embeddings, read_manifest
-from isohop.embeddings.drift import drift, same_neighbours, snapshot
+from isohop.embeddings.drift import drift, percent, same_neighbours, snapshot
 from isohop.embeddings.settings import Gates
 from isohop.errors import InvalidInput, IsohopError
 from tests.embeddings.conftest import make_entity, write_run
@@ -130,7 +132,11 @@ def renamed(table: pa.Table) -> pa.Table:
             "nearest neighbours are as before",
         ),
         ({"airport": make_entity(20)}, {"evaluation": 0.05}, "fell from 0.500 to 0.400"),
-        ({"airport": alone(make_entity(20))}, {"coverage": 0.9}, "0% of rows .* of 75% before"),
+        (
+            {"airport": alone(make_entity(20))},
+            {"coverage": 0.9},
+            "0.0% of rows .* of the 75.0% before",
+        ),
         ({"airport": longer(make_entity(20))}, {"norm": 0.5}, "have a mean norm of"),
         # Where nothing can be compared nothing passes.
         ({"airport": renamed(make_entity(20))}, {"norm": 9.0}, "has no key of the 20 published"),
@@ -179,10 +185,15 @@ def test_of_so_few_that_all_stayed_nothing_is_strange(tmp_path):
         published(tmp_path, run, {"airport": make_entity(2)}, neighbours=1.0)
 
 
-def test_an_evaluation_that_is_gone_is_no_good_one(tmp_path):
-    published(tmp_path, "a", {"airport": make_entity(20)}, {"overall/mrr": 0.5})
-    with pytest.raises(InvalidInput, match="no figure that was told before"):
-        published(tmp_path, "b", {"airport": make_entity(20)}, {"other/mrr": 0.9}, evaluation=0.5)
+def test_a_figure_that_is_gone_is_no_good_one(tmp_path):
+    """Each, though others are still told: those that are new make up for none."""
+    entities = {"airport": make_entity(20)}
+    published(tmp_path, "a", entities, {"overall/mrr": 0.5, "overall/accuracy": 0.9})
+    now = {"overall/mrr": 0.5, "tail/mrr": 0.9}
+    with pytest.raises(InvalidInput, match=r"accuracy: was 0\.900 and is not told") as caught:
+        published(tmp_path, "b", entities, now, evaluation=0.5)
+    assert "mrr" not in str(caught.value)
+    assert published(tmp_path, "c", entities, now) == 2
 
 
 def test_what_is_no_worse_passes_every_gate(tmp_path):
@@ -209,11 +220,41 @@ def test_where_the_live_version_is_gone_there_is_nothing_to_be_worse_than(tmp_pa
     assert published(tmp_path, "b", {"airport": make_entity(3)}, rows=1.0) == 2
 
 
-def test_one_node_and_another_key(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ({"other": ["x"]}, "code (string) → other (string)"),
+        ({"code": pa.array([7])}, "code (string) → code (int64)"),
+    ],
+)
+def test_where_key_columns_differ_that_is_told_and_nothing_of_what_is_not_compared(
+    tmp_path, key, told
+):
     published(tmp_path, "a", {"airport": make_entity(1)})
-    published(tmp_path, "b", {"airport": make_entity(1, key={"other": ["x"]})})
+    after = {"airport": make_entity(1, key=key)}
+    with pytest.raises(InvalidInput, match=re.escape(f"other key columns: {told}")):
+        published(tmp_path, "b", after, norm=9.0)
+    published(tmp_path, "c", after)
     (one,) = drift(snapshot(home(tmp_path), 1), snapshot(home(tmp_path), 2)).entities
-    assert (one.gone, one.new, one.neighbours) == (1, 1, None)
+    assert (one.gone, one.new, one.norm, one.neighbours) == (1, 1, None, None)
+    done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"])
+    assert f"airport has other key columns: {told}" in done.output
+    assert "0.000" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.0, "0.0%"),
+        (0.0004, "<0.1%"),
+        (0.003, "0.3%"),
+        (0.997, "99.7%"),
+        (0.9996, ">99.9%"),
+        (1.0, "100.0%"),
+    ],
+)
+def test_what_is_neither_none_nor_all_is_not_told_as_that(share, told):
+    assert percent(share) == told
 
 
 def test_a_key_may_have_any_name(tmp_path):
@@ -248,13 +289,20 @@ def test_files_that_are_missing_are_named(tmp_path):
             gone.rmdir()
 
 
-def test_versions_are_compared_on_the_command_line(tmp_path):
-    published(tmp_path, "a", {"airport": make_entity(20)}, {"overall/mrr": 0.5})
-    published(tmp_path, "b", {"airport": make_entity(18)}, {"overall/mrr": 0.4})
+def test_versions_are_compared_on_the_command_line(tmp_path, monkeypatch):
+    before = {"overall/mrr": 0.5, "overall/accuracy": 0.9}
+    published(tmp_path, "a", {"airport": make_entity(20)}, before)
+    now = {"tail/mrr": 0.3, "overall/mrr": 0.4}
+    published(tmp_path, "b", {"airport": make_entity(18)}, now)
     done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"])
     assert done.exit_code == 0, done.output
     assert "20 → 18" in done.output
+    assert "25.0% → 22.2%" in done.output
     assert "overall/mrr: 0.500 → 0.400" in done.output
+    assert "overall/accuracy: 0.900 → not told" in done.output
+    assert "tail/mrr: not told → 0.300" in done.output
+    monkeypatch.setattr(terminal.out, "width", 50)
+    assert "…" not in CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"]).output
     done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "7"])
     assert "there is no version 7" in str(done.exception)
     with pytest.raises(IsohopError, match="was not published"):

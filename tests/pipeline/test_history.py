@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from isohop import terminal
 from isohop.cli import app
 from isohop.errors import IsohopError
 from isohop.pipeline.history import differences, past_run, past_runs, prune
@@ -115,6 +116,16 @@ def test_runs_are_listed_the_newest_first_and_shown(pipeline):
     assert "1.5 s" in told.output
     with pytest.raises(IsohopError, match=r"no run 'bb'.*Did you mean 'b'"):
         past_run(pipeline.runs, "bb")
+
+
+def test_runs_whose_names_begin_alike_are_told_apart_in_a_narrow_terminal(pipeline, monkeypatch):
+    for day in (3, 4):
+        done(pipeline, f"warehouse-2026-11-{day:02d}T04-00-00", day, "build")
+    monkeypatch.setattr(terminal.out, "width", 60)
+    told = CliRunner().invoke(app, ["runs", "list", str(pipeline.file.path)]).output
+    assert "…" not in told
+    first = "".join(line.split("│")[1].strip() for line in told.splitlines() if "│" in line)
+    assert first == "warehouse-2026-11-04T04-00-00warehouse-2026-11-03T04-00-00"
 
 
 def test_a_run_that_cannot_go_on_from_itself_says_so(tmp_path, caplog):

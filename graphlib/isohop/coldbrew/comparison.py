@@ -50,14 +50,16 @@ class Mean(_Model):
 
 
 class Comparison(_Model):
-    """``evaluation.json``. ``contribution``: by group, FCR in percent. ``layers``: of teacher
-    and GCN, means over seeds."""
+    """``evaluation.json``. ``notes``: what is to be known of how models were trained, each with the
+    seeds it was so with. ``contribution``: by group, FCR in percent. ``layers``: of teacher and
+    GCN, means over seeds."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     certificate: str
     label: str | None
     settings: DistillSettings
     seeds: tuple[int, ...]
+    notes: Mapping[str, tuple[int, ...]]
     figures: tuple[Mean, ...]
     contribution: Mapping[str, float]
     layers: tuple[LayerFigures, ...]
@@ -96,6 +98,7 @@ def compare(
         label=label,
         settings=settings,
         seeds=tuple(seeds),
+        notes=notes_of({of: one["notes"] for of, one in zip(seeds, found, strict=True)}),
         figures=figures,
         contribution=contribution(figures),
         layers=tuple(_layers(row for one in found for row in one["layers"])),
@@ -113,7 +116,7 @@ def _trained(
     label: str | None,
     until: date | None,
     threads: int,
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[Any]]:
     from isohop.coldbrew.distiller import Distiller
 
     distiller = Distiller.of(
@@ -133,9 +136,19 @@ def _trained(
         distiller.train(distiller.steps)
         distiller.finish()
     return {
+        "notes": distiller.about()["notes"],
         "figures": [figure.model_dump() for figure in distiller.evaluate()],
         "layers": [layer.model_dump() for layer in distiller.oversmoothing()],
     }
+
+
+def notes_of(told: Mapping[int, Sequence[str]]) -> dict[str, tuple[int, ...]]:
+    """The seeds that each note was told with, of the notes by seed."""
+    found: dict[str, tuple[int, ...]] = {}
+    for seed, notes in told.items():
+        for note in notes:
+            found[note] = (*found.get(note, ()), seed)
+    return found
 
 
 def means(figures: Iterable[Mapping[str, Any]]) -> list[Mean]:

@@ -19,6 +19,7 @@ from isohop.embeddings.contract import (
     STUDENT,
     EmbeddingsManifest,
     EntityEmbeddings,
+    KeyColumn,
     entity_folders,
     parquet_files,
 )
@@ -60,17 +61,28 @@ def snapshot(path: str | Path, version: str | int = "latest") -> Snapshot:
 
 @dataclass(frozen=True)
 class EntityDrift:
-    """Of one entity that both versions have. ``rows`` of one and the other; keys that are ``gone``
-    and ``new`` in the other; mean ``norm`` of either's vectors; ``neighbours``: mean share of the
-    nearest ones that are the same, None where fewer than three nodes are in both."""
+    """Of one entity that both versions have. Columns of its ``key``, and ``rows``, of one and the
+    other; keys that are ``gone`` and ``new`` in the other, all where key columns differ; mean
+    ``norm`` of either's vectors of the nodes that are in both, None where none is; ``neighbours``:
+    mean share of the nearest ones that are the same, None where fewer than three nodes are in
+    both."""
 
     name: str
+    key: tuple[tuple[KeyColumn, ...], tuple[KeyColumn, ...]]
     rows: tuple[int, int]
     gone: int
     new: int
     sources: tuple[Mapping[str, int], Mapping[str, int]]
-    norm: tuple[float, float]
+    norm: tuple[float, float] | None
     neighbours: float | None
+
+    @property
+    def other_key(self) -> str | None:
+        """What is told of key columns that differ."""
+        if self.key[0] == self.key[1]:
+            return None
+        one, other = (", ".join(f"{of.name} ({of.type})" for of in key) for key in self.key)
+        return f"has other key columns: {one} → {other}"
 
     @property
     def coverage(self) -> tuple[float, float]:
@@ -84,32 +96,25 @@ class EntityDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """``gone`` and ``new``: entities that only one of the two has. ``evaluation``: figures that
-    both have, of one and the other; ``untold``: whether the one has some, and the other none of
-    them."""
+    """``gone`` and ``new``: entities that only one of the two has. ``evaluation``: figures of one
+    and the other, None where it does not tell them."""
 
     entities: tuple[EntityDrift, ...]
     gone: tuple[str, ...]
     new: tuple[str, ...]
-    evaluation: Mapping[str, tuple[float, float]]
-    untold: bool
+    evaluation: Mapping[str, tuple[float | None, float | None]]
 
 
 def drift(one: Snapshot, other: Snapshot) -> Drift:
     """From one version to another. Reads keys as a whole, and of vectors a sample. Raises
     `IsohopError` for files that are damaged."""
     both = [name for name in one.entities if name in other.entities]
-    evaluation = {
-        name: (value, other.evaluation[name])
-        for name, value in one.evaluation.items()
-        if name in other.evaluation
-    }
+    told = dict.fromkeys((*one.evaluation, *other.evaluation))
     return Drift(
         tuple(_entity_drift(name, one, other) for name in both),
         tuple(name for name in one.entities if name not in other.entities),
         tuple(name for name in other.entities if name not in one.entities),
-        evaluation,
-        untold=bool(one.evaluation) and not evaluation,
+        {name: (one.evaluation.get(name), other.evaluation.get(name)) for name in told},
     )
 
 
@@ -130,55 +135,75 @@ def problems_of(found: Drift, gates: Gates) -> list[Problem]:
             fails("rows", f"entity '{one.name}'", what)
         before, now = one.coverage
         if gates.coverage is not None and now < gates.coverage * before:
-            what = f"{now:.0%} of rows are served by edges, of {before:.0%} before."
+            what = (
+                f"{percent(now)} of rows are served by edges, less than {100 * gates.coverage:g}% "
+                f"of the {percent(before)} before."
+            )
             fails("coverage", f"entity '{one.name}'", what)
         # What cannot be compared because keys are gone is no reason to let it pass.
         common = rows[0] - one.gone
         what = f"has {common or 'no'} key{'s' * (common > 1)} of the {rows[0]:,} published before."
+        if one.other_key is not None:
+            what = f"{one.other_key}."
         if gates.norm is not None and one.gone and not common:
             fails("norm", f"entity '{one.name}'", what)
         if gates.neighbours is not None and one.gone and one.neighbours is None:
             fails("neighbours", f"entity '{one.name}'", what)
-        before, now = one.norm
-        if gates.norm is not None and abs(now - before) > gates.norm * before:
-            what = f"vectors have a mean norm of {now:.3g}, of {before:.3g} before."
-            fails("norm", f"entity '{one.name}'", what)
+        if gates.norm is not None and one.norm is not None:
+            before, now = one.norm
+            if abs(now - before) > gates.norm * before:
+                what = f"vectors have a mean norm of {now:.3g}, of {before:.3g} before."
+                fails("norm", f"entity '{one.name}'", what)
         same = one.neighbours
         if gates.neighbours is not None and same is not None and same < gates.neighbours:
             what = (
-                f"{same:.0%} of nearest neighbours are as before; {gates.neighbours:.0%} must be."
+                f"{percent(same)} of nearest neighbours are as before, less than "
+                f"{100 * gates.neighbours:g}%."
             )
             fails("neighbours", f"entity '{one.name}'", what)
-    if gates.evaluation is not None and found.untold:
-        fails("evaluation", "evaluation", "no figure that was told before is told now.")
-    for name, (before, now) in found.evaluation.items():
-        if gates.evaluation is not None and before - now > gates.evaluation:
-            what = f"fell from {before:.3f} to {now:.3f}, by more than {gates.evaluation:g}."
+    for name, (was, told) in found.evaluation.items():
+        if gates.evaluation is None or was is None:
+            continue
+        if told is None:
+            what = f"was {was:.3f} and is not told any more."
+            fails("evaluation", f"evaluation {name}", what)
+        elif was - told > gates.evaluation:
+            what = f"fell from {was:.3f} to {told:.3f}, by more than {gates.evaluation:g}."
             fails("evaluation", f"evaluation {name}", what)
     return problems
+
+
+def percent(share: float) -> str:
+    """To one decimal. What is neither none nor all is not told as that."""
+    if 0 < share < 0.001:
+        return "<0.1%"
+    if 0.999 < share < 1:
+        return ">99.9%"
+    return f"{share:.1%}"
 
 
 def _entity_drift(name: str, one: Snapshot, other: Snapshot) -> EntityDrift:
     sides = (one, other)
     about = [side.entities[name] for side in sides]
-    keys = [[(column.name, column.type) for column in entity.key] for entity in about]
+    keys = (about[0].key, about[1].key)
     rows = (about[0].count, about[1].count)
     common = [np.zeros(0, np.int64)] * 2
     with whole_files(f"{one.folder / name} or {other.folder / name}"):
         data = [_dataset(side.folder, name) for side in sides]
         if keys[0] == keys[1]:
-            common = _common(data, [column for column, _ in keys[0]])
+            common = _common(data, [column.name for column in keys[0]])
         count = len(common[0])
         chosen = _spread(count, AMONG)
         vectors = [_vectors(of, at[chosen]) for of, at in zip(data, common, strict=True)]
-    norms = [float(np.linalg.norm(of, axis=1).mean()) if len(of) else 0.0 for of in vectors]
+    norms = [float(np.linalg.norm(of, axis=1).mean()) for of in vectors if len(of)]
     return EntityDrift(
         name,
+        keys,
         rows,
         gone=rows[0] - count,
         new=rows[1] - count,
         sources=(about[0].sources, about[1].sources),
-        norm=(norms[0], norms[1]),
+        norm=(norms[0], norms[1]) if norms else None,
         neighbours=same_neighbours(*vectors),
     )
 

@@ -126,6 +126,12 @@ def check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
                 "Leave out a leading '_' and '=', and name it otherwise than 'manifest.json': "
                 "'table' says which table is meant.",
             )
+        if name == "all":
+            file.add(
+                ("entities", name),
+                "'all' cannot be the name of an entity: figures over all entities are told so.",
+                "Name it otherwise: 'table' says which table is meant.",
+            )
         if entity.table is None:
             continue
         if entity.table not in schema.tables:
