@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -35,6 +35,10 @@ from isohop.terminal import (
     print_summary,
     print_warnings,
 )
+
+if TYPE_CHECKING:
+    from isohop.coldbrew.new_rows import NewRows
+    from isohop.pipeline.runs import Run
 
 app = typer.Typer(
     name="isohop",
@@ -446,32 +450,40 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
 def _embed_new(
     where: str, run_id: str, new: str, entity: str | None, edges: list[str], folder: Path
 ) -> None:
-    from isohop.coldbrew.new_rows import QUARANTINE, NewEdges, embed_new
+    from isohop.coldbrew.new_rows import NewEdges, embed_new
     from isohop.engines.mirror import local
+    from isohop.engines.object_store import READING
+    from isohop.pipeline.pipeline_file import read_pipeline
+    from isohop.pipeline.stages import open_run
 
-    student, known, run = local(where), None, None
-    if not student.is_dir():
-        from isohop.engines.object_store import READING
-        from isohop.pipeline.pipeline_file import read_pipeline
-        from isohop.pipeline.stages import open_run
-
-        run = open_run(read_pipeline(_here("PIPELINE.yaml", where)), run_id, READING)
-        run.pull()
+    student = local(where)
+    if student.is_dir():
+        if edges:
+            raise IsohopError(
+                f"{where} is a student without the graph that edges lead to: with --edges, name "
+                "the pipeline file."
+            )
+        _tell_new(embed_new(student, local(new), folder, entity, TerminalProgress()), folder)
+        return
+    run = open_run(read_pipeline(_here("PIPELINE.yaml", where)), run_id, READING)
+    with run.reading():
         if run.record("embed") is None:
             raise IsohopError(
                 f"Run '{run.id}' has no student that goes with its teacher: its stage 'embed' is "
                 f"not done. Run 'isohop stage embed {where} --run {run.id}' first."
             )
-        student = run.student
+        known = None
         if edges:
             files = {name: local(path) for name, path in _pairs("--edges", edges).items()}
             known = NewEdges(run.graph, run.features, run.model, run.credible, files)
-    elif edges:
-        raise IsohopError(
-            f"{where} is a student without the graph that edges lead to: with --edges, name the "
-            "pipeline file."
-        )
-    found = embed_new(student, local(new), folder, entity, TerminalProgress(), known)
+        found = embed_new(run.student, local(new), folder, entity, TerminalProgress(), known)
+        _tell_new(found, folder, run, known is not None)
+
+
+def _tell_new(found: NewRows, folder: Path, run: Run | None = None, linked: bool = False) -> None:
+    """What became of new rows, in ``folder``; ``linked``: with edges."""
+    from isohop.coldbrew.new_rows import QUARANTINE
+
     if found.unread:
         print_warnings([f"columns that were not read: {', '.join(found.unread)}"])
         if run is not None:
@@ -490,8 +502,8 @@ def _embed_new(
     if found.edges_quarantined:
         told = f"{found.edges_quarantined:,} edges could not be used: {folder / QUARANTINE}"
         print_warnings([told])
-    linked = f" with {found.edges:,} edges" if known is not None else ""
-    out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}'{linked} embedded: ", end="")
+    edges = f" with {found.edges:,} edges" if linked else ""
+    out.print(f"{found.embedded:,} new rows of '{escape(found.entity)}'{edges} embedded: ", end="")
     out.print(escape(str(folder)))
 
 

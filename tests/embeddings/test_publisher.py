@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from isohop.embeddings import PublishSettings, publish, read_embeddings, read_manifest
+from isohop.embeddings import PublishSettings, homes, publish, read_embeddings, read_manifest
 from isohop.embeddings.contract import latest_version, versions
 from isohop.embeddings.publisher import is_published
 from isohop.embeddings.settings import Gates
@@ -214,6 +215,62 @@ def test_retention_never_removes_what_latest_names(embeddings, tmp_path):
     assert list(versions(tmp_path / "shop")) == [1, 3]
     assert latest_version(tmp_path / "shop") == 1
     assert read_embeddings(tmp_path / "shop", "airport", verify=True).num_rows == 20
+
+
+@pytest.mark.parametrize("what", ["version", "leftover"])
+def test_what_cannot_be_removed_keeps_nothing_from_being_published(
+    embeddings, tmp_path, monkeypatch, caplog, what
+):
+    """A file that is open somewhere on a network, or another user's."""
+    publish(embeddings, tmp_path, "shop", run="run-0", **SOME)
+    if what == "leftover":
+        (tmp_path / "shop" / ".tmp-version-0123456789ab" / "airport").mkdir(parents=True)
+
+    def stuck(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", stuck)
+        for run in (1, 2):
+            keep = 1 if what == "version" else 5
+            made = publish(embeddings, tmp_path, "shop", run=f"run-{run}", keep=keep, **SOME)
+            assert made.version == run + 1
+    assert latest_version(tmp_path / "shop") == 3
+    assert ("could not be removed" in caplog.text) == (what == "version")
+    publish(embeddings, tmp_path, "shop", run="run-3", keep=1, **SOME)
+    left = {path.name for path in (tmp_path / "shop").iterdir()}
+    assert left == {"LATEST", ".lock", "v=000004"}
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_where_locks_do_not_reach_a_version_is_whole_or_is_not_there(
+    embeddings, tmp_path, monkeypatch, half
+):
+    """Another publisher takes the files of one for those of a killed process, and may not be done
+    with removing them."""
+    copy = homes._copy
+
+    def copies(*told: object) -> None:
+        copy(*told)
+        monkeypatch.setattr("isohop.embeddings.homes._copy", copy)
+        if half:
+            monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+        publish(embeddings, tmp_path, "shop", run="run-2", **SOME)
+
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    monkeypatch.setattr("isohop.embeddings.homes._copy", copies)
+    with pytest.raises(IsohopError, match="could not be published"):
+        publish(embeddings, tmp_path, "shop", run="run-1", **SOME)
+    assert list(versions(tmp_path / "shop")) == [1]
+    table = read_embeddings(tmp_path / "shop", "airport", verify=True)
+    assert table.num_rows == 20
+
+
+def test_an_entity_may_be_called_as_a_file(tmp_path, entity, run_writer):
+    run_writer(tmp_path / "run", {"x.parquet": entity()})
+    made = [publish(tmp_path / "run", tmp_path, "shop", run="r", **SOME) for _ in range(2)]
+    assert [(one.version, one.new) for one in made] == [(1, True), (1, False)]
 
 
 def test_numbers_are_never_used_twice(embeddings, tmp_path):

@@ -53,6 +53,16 @@ def test_folders_being_made_beside_it_are_left_alone(tmp_path):
     assert (tmp_path / "new-customers" / "x").exists()
 
 
+@pytest.mark.parametrize("name", ["a-old", "a.old", "a-0123456789ab.old"])
+def test_a_folder_being_made_is_no_old_one_of_another(tmp_path, name):
+    with folder_atomically(tmp_path / name) as folder:
+        (folder / "x").write_text("x", "utf-8")
+        with pytest.raises(ZeroDivisionError), folder_atomically(tmp_path / "a"):
+            raise ZeroDivisionError
+        assert not (tmp_path / "a").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_of_two_that_make_one_folder_at_once_both_end_and_the_last_one_stays(tmp_path):
     with folder_atomically(tmp_path / "a", "made.json") as folder:
         (folder / "made.json").write_text("first", "utf-8")

@@ -95,6 +95,15 @@ def test_a_second_writer_is_refused_and_told_who_the_first_is(pipeline, held):
     assert "Traceback" not in told.stderr
 
 
+def test_new_rows_are_not_embedded_by_a_run_that_is_being_written(pipeline, held, tmp_path):
+    """Its features may be others than its model by then."""
+    out = tmp_path / "out"
+    words = command("embed", pipeline.file.path, "--run", "held", "--new", "x", "--out", out)
+    told = subprocess.run(words, capture_output=True, text=True)
+    assert told.returncode == 1
+    assert "Run 'held' is being written" in told.stderr
+
+
 def test_a_dead_writers_lock_is_taken_over(held):
     run, process = held
     os.kill(process.pid, signal.SIGKILL)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -325,6 +327,37 @@ def test_other_weights_of_a_text_model_are_other_features(tmp_path):
     assert fingerprint(read, run, STAGES["features"]) == before
     (model / "model.safetensors").write_text("{ }", "utf-8")
     assert fingerprint(read, run, STAGES["features"]) != before
+
+
+def test_a_key_that_only_the_database_declares_is_a_matter_of_the_graph(tmp_path):
+    """Rows stay as they are, and so does the schema file."""
+    (tmp_path / "schema.yaml").write_text(
+        """
+        database: shop
+        source: {url: "sqlite:///shop.db"}
+        tables: {customer: {}, purchase: {}}
+        entities: {customer: {table: customer}, purchase: {table: purchase}}
+        """,
+        "utf-8",
+    )
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(f"name: shop\nschema: schema.yaml\nseed: 1\nruns: runs\n{SMALL}", "utf-8")
+    edges = []
+    for declared in ("", "REFERENCES customer (id)"):
+        (tmp_path / "shop.db").unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(tmp_path / "shop.db")) as database:
+            database.executescript(f"""
+                CREATE TABLE customer (id INTEGER PRIMARY KEY);
+                CREATE TABLE purchase (id INTEGER PRIMARY KEY, customer_id INTEGER {declared});
+                INSERT INTO customer VALUES (1), (2);
+                INSERT INTO purchase VALUES (7, 1), (8, 2);
+            """)
+        read = read_pipeline(file)
+        run = open_run(read, "current")
+        assert run_stage(read, run, "build")[1]
+        assert not run_stage(read, run, "build")[1]
+        edges.append(len(Graph.open(run.graph).edge_types))
+    assert edges == [0, 1]
 
 
 def test_a_stage_says_what_it_needs(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,12 +17,12 @@ import pytest
 
 import isohop
 from isohop.engines.mirror import Mirror
-from isohop.engines.object_store import StoredFolder
+from isohop.engines.object_store import READING, StoredFolder
 from isohop.graph import Graph
 from isohop.graph.build import build
-from isohop.pipeline.history import past_runs
+from isohop.pipeline.history import past_runs, prune
 from isohop.pipeline.pipeline_file import home_of_runs, read_pipeline
-from isohop.pipeline.runs import LOCK
+from isohop.pipeline.runs import LOCK, Run
 from isohop.pipeline.stages import STAGES, open_run
 from tests.pipeline.test_pipeline import SMALL, command
 from tests.shop import CHAIN, TABLES, chain_from
@@ -148,7 +149,18 @@ def test_an_attempt_that_failed_is_told_in_the_store_and_undoes_nothing(file, bu
     assert done.stdout.count("done before") == 1
 
 
-def test_a_run_that_is_killed_goes_on_elsewhere_and_old_runs_go(file, bucket, tmp_path):
+REMOVE = StoredFolder.remove
+
+
+def interrupted(folder: StoredFolder, names: Sequence[str]) -> None:
+    """Ctrl-C after the first object, which is a record."""
+    REMOVE(folder, names[:1])
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_is_killed_goes_on_elsewhere_and_old_runs_go(
+    file, bucket, tmp_path, monkeypatch
+):
     program = command("run", file, "--run", "first")
     environment = {**os.environ, "ISOHOP_CACHE": str(tmp_path / "one")}
     first = subprocess.Popen(program, env=environment, start_new_session=True)
@@ -173,6 +185,20 @@ def test_a_run_that_is_killed_goes_on_elsewhere_and_old_runs_go(file, bucket, tm
     # The machine that wrote it has nothing of it any more, and nothing was brought down for that.
     written = [path for path in (tmp_path / "other").rglob("@files") if path.parent.name == "first"]
     assert written
+    # It stays while somebody reads it, and where removing it is cut short the rest is found.
+    home = home_of_runs(file)
+    monkeypatch.setenv("ISOHOP_CACHE", str(tmp_path / "third"))
+    reader = Run.of(home, "first", READING)
+    with reader.reading():
+        told = prune(home, 1)
+        assert (reader.folder / "graph" / "graph.json").is_file()
+    assert ["being read" in one.what for one in told] == [True]
+    with monkeypatch.context() as patched:
+        patched.setattr(StoredFolder, "remove", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prune(home, 1)
+    assert runs.read("stages/build.json") is None
+    assert runs.read("graph/graph.json") is not None
     done = run("runs", "prune", file, "--keep", "1", machine=tmp_path / "other")
     assert done.returncode == 0, done.stderr
     assert str(runs) in "".join(done.stdout.split())

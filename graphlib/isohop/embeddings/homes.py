@@ -3,7 +3,8 @@
 On disk a version is copied into a temporary folder beside its destination, synced, and renamed into
 place; publishers of one name take turns by a lock on ``.lock``, which the operating system releases
 when its holder dies. Where file locks do not reach (some network file systems), the rename still
-refuses to replace a version, and the later publisher takes the next number.
+refuses to replace a version, and the later publisher takes the next number; whose files another
+took for those of a killed publisher fails, and publishes nothing.
 
 An object store renames nothing. There a publisher claims the next number by an object that only one
 can make, puts its files below it, and the manifest last: a version without one is none. LATEST is
@@ -16,6 +17,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import uuid
@@ -50,9 +52,10 @@ from isohop.engines.storage import (
 )
 from isohop.errors import IsohopError
 
+_log = logging.getLogger("isohop")
 _LOCK = ".lock"
 _CLAIM = ".claim"
-_STAGED = "version"
+_STAGED, _GONE = "version", "gone"
 _ATTEMPTS = 1000
 _BLOCK = 1 << 20
 _ABANDONED = timedelta(days=1)
@@ -111,11 +114,19 @@ class LocalHome:
                 task.note("waiting for another publisher")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             for leftover in self.path.glob(f"{TEMPORARY}*"):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover)
-                else:
-                    leftover.unlink(missing_ok=True)
+                self._discard(leftover)
             yield
+
+    def _discard(self, leftover: Path) -> None:
+        """What cannot go (another's, or open somewhere on a network) goes some other time."""
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
+            return
+        if leftover.name.startswith(f"{TEMPORARY}{_STAGED}-"):
+            # Where locks do not reach its publisher may live, who is not to publish a half of it.
+            gone = leftover.with_name(f"{TEMPORARY}{_GONE}-{uuid.uuid4().hex}")
+            leftover = leftover.rename(gone)
+        shutil.rmtree(leftover, ignore_errors=True)
 
     def latest(self) -> int | None:
         return latest_version(self.path)
@@ -128,7 +139,8 @@ class LocalHome:
 
     def is_whole(self, manifest: EmbeddingsManifest, contents: bool = False) -> bool:
         folder = self.local(manifest.version)
-        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.parquet")}
+        found = (path for path in folder.rglob("*.parquet") if path.is_file())
+        files = {path.relative_to(folder).as_posix(): path for path in found}
         sizes = {name: path.stat().st_size for name, path in files.items()}
         return sizes == _sizes(manifest) and not (
             contents
@@ -155,7 +167,12 @@ class LocalHome:
         """Rename the staged folder to the next free version."""
         for _ in range(_ATTEMPTS):
             numbered = _numbered(manifest, self.latest(), self.versions())
-            write_text_atomically(staged / MANIFEST, numbered.model_dump_json(indent=1) + "\n")
+            # Nobody reads there yet. Where somebody took the folder away, this fails.
+            with (staged / MANIFEST).open("w", encoding="utf-8") as stream:
+                stream.write(numbered.model_dump_json(indent=1) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            sync_folder(staged)
             try:
                 # Fails where the version is there: a folder that is not empty is never replaced.
                 staged.rename(self.local(numbered.version))
@@ -174,8 +191,12 @@ class LocalHome:
     def retain(self, keep: int) -> None:
         latest = self.latest()
         for number in self.versions()[:-keep]:
-            if number != latest:
+            if number == latest:
+                continue
+            try:
                 remove_folder(self.local(number))
+            except OSError as error:  # what is new is published all the same
+                _log.warning("%s could not be removed: %s", self.local(number), error)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from isohop.errors import IsohopError
 
 TEMPORARY = ".tmp-"
 """How the names of what is not whole begin: no reader looks at them."""
-_OLD = "-old"
+_OLD = ".old"
 
 
 def fingerprint(path: Path) -> str:
@@ -122,7 +122,8 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
         if path.exists():
-            old = temporary_beside(path.with_name(path.name + _OLD))
+            made_way = temporary_beside(path)
+            old = made_way.with_name(made_way.name + _OLD)
             path.rename(old)
             try:
                 temporary.rename(path)
@@ -141,7 +142,7 @@ def folder_atomically(path: Path, made: str | None = None) -> Iterator[Path]:
 def _tidy(path: Path) -> None:
     """Away with what killed processes left beside ``path``. Where one was killed between taking the
     old folder away and having the new one there, the old one comes back."""
-    names = re.compile(re.escape(f"{TEMPORARY}{path.name}") + f"(?P<old>{_OLD})?-[0-9a-f]{{12}}")
+    names = re.compile(re.escape(f"{TEMPORARY}{path.name}") + rf"-[0-9a-f]{{12}}(?P<old>\{_OLD})?")
     for leftover in sorted(path.parent.iterdir()):
         found = names.fullmatch(leftover.name)
         if found and found["old"] and not path.exists():

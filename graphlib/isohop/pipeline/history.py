@@ -15,7 +15,7 @@ from typing import Any
 from isohop.engines.object_store import StoredFolder
 from isohop.engines.storage import TEMPORARY, remove_folder
 from isohop.errors import IsohopError, did_you_mean
-from isohop.pipeline.runs import LOCK, TRAINING, Made, Run, StageRecord, runs_in, size_of
+from isohop.pipeline.runs import LOCK, REMOVING, TRAINING, Made, Run, StageRecord, runs_in, size_of
 from isohop.pipeline.since import precedence
 from isohop.pipeline.stages import STAGES
 
@@ -138,7 +138,7 @@ def prune(home: Path | StoredFolder, keep: int) -> list[Made]:
                 if number < keep:
                     told += [_remove(path, "leftover") for path in _leftovers(run)]
                 else:
-                    told.append(_remove_run(run, past.run.folder))
+                    told.append(_remove_run(run, past.run))
         except IsohopError as error:
             told.append(Made(what=f"left alone: {error}", where=str(run.place)))
     if isinstance(home, StoredFolder):
@@ -166,14 +166,18 @@ def _precedence(whole: PastRun) -> tuple[Any, ...]:
     return True, *precedence(records["build"], records["embed"], "publish" in records)
 
 
-def _remove_run(run: Run, read: Path) -> Made:
-    """Records first, so that nobody takes a half for a whole. ``read``: the folder that it is read
-    from here, where that is another."""
-    if run.stored is not None:
-        names = [one.name for one in run.stored.objects() if one.name != LOCK]
-        run.stored.remove(sorted(names, key=lambda name: not name.startswith("stages/")))
-    if read != run.folder:
-        _remove(read, "copy")
+def _remove_run(run: Run, read: Run) -> Made:
+    """Records first, so that nobody takes a half for a whole, and a mark last, by which the rest is
+    found. ``read``: of one in an object store the copy that is read here. Raises `IsohopError`
+    where somebody does."""
+    if run.stored is None:
+        return _remove(run.folder, f"run '{run.id}'")
+    with read.unread():
+        run.stored.put(REMOVING, b"")
+        names = [one.name for one in run.stored.objects() if one.name not in (LOCK, REMOVING)]
+        records_first = sorted(names, key=lambda name: not name.startswith("stages/"))
+        run.stored.remove([*records_first, REMOVING])
+        _remove(read.folder, "copy")
     made = _remove(run.folder, f"run '{run.id}'")
     return made.model_copy(update={"where": str(run.place)})
 

@@ -41,8 +41,11 @@ from isohop.errors import IsohopError
 from isohop.pipeline.events import METRICS
 
 LOCK = ".lock"
+REMOVING = ".removing"
+"""Of a run in an object store, which goes object by object."""
 TRAINING = ".training"
 """How the folders end that checkpoints lie in."""
+_PULLS = 10
 LONG = 300
 """Letters that a value is told with. The name of a run, which is read back, cannot have as many."""
 
@@ -200,29 +203,43 @@ class Run:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Keep others from writing or removing it meanwhile; of one in an object store, have a
-        copy of one's own. Raises `IsohopError` where somebody is writing it."""
+        """Keep others from writing or removing it meanwhile; of one in an object store, this
+        machine's copy. Raises `IsohopError` where somebody is writing it."""
         if self.stored is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / LOCK).touch()
+        elif not (self.folder / LOCK).is_file():  # nobody ever wrote it
+            yield
+            return
+        writes = f"Run '{self.id}' is being written or removed. Wait for that to end."
+        with _locked(self.folder / LOCK, fcntl.LOCK_SH, writes):
             self.pull()
             yield
-            return
-        if not self.folder.is_dir():
-            yield
-            return
-        with (self.folder / LOCK).open("a+", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise IsohopError(
-                    f"Run '{self.id}' is being written, and this one goes on from it. Wait for it "
-                    "to end."
-                ) from error
+
+    @contextmanager
+    def unread(self) -> Iterator[None]:
+        """Keep others from reading a copy of it on this machine. Raises `IsohopError` where
+        somebody does."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / LOCK).touch()
+        reads = f"Run '{self.id}' is being read. Wait for that to end."
+        with _locked(self.folder / LOCK, fcntl.LOCK_EX, reads):
             yield
 
     def pull(self, records_only: bool = False) -> None:
         """Bring a local copy up to date; or only what says which stages are done."""
-        if self.stored is not None:
-            Mirror(self.stored, self.folder).pull(_is_record if records_only else _is_made)
+        if self.stored is None:
+            return
+        mirror = Mirror(self.stored, self.folder)
+        if records_only:
+            mirror.pull(_is_record)
+            return
+        for _ in range(_PULLS):
+            if not mirror.pull(_is_made) or mirror.is_ahead():  # and nobody wrote meanwhile
+                return
+        raise IsohopError(
+            f"{self.stored} was written as long as it was copied. Wait for that to end."
+        )
 
     def _catch_up(self) -> None:
         """With what others wrote. Where nobody did, what is here and did not go up yet stays."""
@@ -282,7 +299,8 @@ def runs_in(home: Path | StoredFolder) -> Iterator[Run]:
         for name in home.folders():
             run = Run.of(home, name, READING)
             run.pull(records_only=True)
-            written = (run.folder / "stages").is_dir() or (home / name).read(LOCK) is not None
+            marked = any((home / name).read(mark) is not None for mark in (LOCK, REMOVING))
+            written = (run.folder / "stages").is_dir() or marked
             if not name.startswith(".") and written:
                 yield run
         return
@@ -311,6 +329,17 @@ def _this_process() -> str:
 
 def _is_record(name: str) -> bool:
     return name.startswith("stages/")
+
+
+@contextmanager
+def _locked(file: Path, kind: int, otherwise: str) -> Iterator[None]:
+    """Hold a lock of that ``kind``. Raises `IsohopError` where another process has it."""
+    with file.open(encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise IsohopError(otherwise) from error
+        yield
 
 
 def _is_made(name: str) -> bool:

@@ -337,6 +337,11 @@ def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
         planned = pipeline.planned
         parts["schema"] = _schema(pipeline)
         parts["inputs"] = {name: planned.source.fingerprint(name) for name in planned.schema.tables}
+        # The database's own, where the schema file names none.
+        parts["keys"] = {
+            name: table.model_dump(mode="json", include={"key", "references"})
+            for name, table in planned.schema.tables.items()
+        }
     if stage.name == "features":
         folder = pipeline.features.text_model
         parts["text model"] = {} if folder is None else contents_of(folder)
