@@ -486,6 +486,40 @@ def test_a_mean_is_as_exact_as_a_double_whatever_the_unit_and_the_order(make, en
     assert means == pytest.approx([math.fsum(group) / 3 for group in groups], rel=1e-12, abs=1e-24)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32()])
+def test_a_key_has_one_zero(make, engine, kind):
+    """Rounding makes two: 0.0 and -0.0 are equal."""
+    cells = {
+        "lat": [51.5, 51.5, 51.5],
+        "lon": pa.array([0.0, -0.0, 0.5], kind),
+        "height": [5, 7, 9],
+    }
+    schema = "entities: {cell: {table: cell}}\ntables: {cell: {key: [lat, lon]}}"
+    graph = make(schema, {"cell": cells}, engine)
+    found = {tuple(row.values())[1:] for row in graph.nodes("cell").to_pylist()}
+    assert found == {(51.5, 0.0, 5), (51.5, 0.5, 9)}
+    assert [f["kind"] for f in rows_of(graph, "cell")["findings"]] == ["duplicate key"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_event_of_one_participant_is_told_whatever_its_key_is_made_of(make, engine):
+    """UUIDs are bytes that are no text."""
+    keys = pa.array([bytes([255, n] * 8) for n in range(3)], pa.binary())
+    schema = """
+    entities: {u: {table: u}, p: {table: p}}
+    tables:
+      u: {key: id}
+      p: {key: id}
+      buy: {references: [{columns: u, table: u}, {columns: p, table: p}]}
+    """
+    tables = {"u": {"id": keys}, "p": {"id": [1, 2]}, "buy": {"u": keys, "p": [1, 2, None]}}
+    graph = make(schema, tables, engine)
+    (finding,) = rows_of(graph, "buy")["findings"][-1:]
+    assert (finding["kind"], finding["count"]) == ("event with one participant", 1)
+    assert "FF02" in finding["examples"][0]
+
+
 def test_parallel_edges_are_one_with_count_and_aggregates(make):
     graph = make(
         """

@@ -252,6 +252,88 @@ def test_a_column_may_be_called_what_fills_several_lines(tmp_path):
     assert rejected.report().splitlines()[4:] == ["| a b | c¦d | e f |"]
 
 
+def bought(columns: dict[str, object], customer: dict[str, object] | None = None) -> dict:
+    """2,000 orders of 100 customers, who determine what else there is."""
+    draw = random.Random(1)
+    who = [draw.randrange(100) for _ in range(2000)]
+    numbers = {"id": list(range(1000, 1100))}
+    return {
+        "customers": {**numbers, **(customer or {})},
+        "orders": {
+            "id": list(range(5000, 7000)),
+            "buyer_id": [1000 + one for one in who],
+            **{name: [made(one) for one in who] for name, made in columns.items()},
+        },
+    }
+
+
+REFERS = """
+database: d
+source: {path: data}
+tables:
+  customers: {key: id}
+  orders: {key: id, references: [{columns: buyer_id, table: customers}]}
+"""
+
+
+def inferred(folder: Path, tables: dict, schema: str = REFERS) -> Inferred:
+    written(folder / "data", tables)
+    (folder / "t.yaml").write_text(schema, "utf-8")
+    return infer(str(folder / "t.yaml"), ["customers"], base=folder)
+
+
+@pytest.mark.parametrize("own", [range(100), [f"n{one}" for one in range(100)]])
+def test_what_an_entity_says_of_itself_is_never_outvoted_by_what_others_say(tmp_path, own):
+    """Whatever types the two are of."""
+    found = inferred(tmp_path, bought({"buyer_score": lambda one: one * 7 % 31}, {"score": own}))
+    (told,) = [one for one in found.rejected if one.where == "orders: buyer → buyer_score"]
+    assert "'customers' has a 'score' of its own" in told.why
+    graph = built(found, tmp_path)
+    nodes = graph.nodes("customers").sort_by("id")
+    assert nodes["score"].to_pylist() == list(own)
+    assert "violated" not in (graph.path / "ledger.json").read_text("utf-8")
+
+
+def test_a_column_may_be_called_as_a_key_of_whom_it_is_said(tmp_path):
+    tables = bought({"buyer_id": lambda one: f"X{one * 7 % 31}"})
+    tables["orders"]["buyer"] = [int(one[1:]) % 100 + 1000 for one in tables["orders"]["buyer_id"]]
+    found = inferred(tmp_path, tables, REFERS.replace("columns: buyer_id", "columns: buyer"))
+    assert built(found, tmp_path).node_type("customers").count == 100
+
+
+@pytest.mark.parametrize("name", ["count", "src", "node_id"])
+def test_what_an_entity_determines_may_be_called_as_what_a_dataset_needs(tmp_path, name):
+    found = inferred(tmp_path, bought({f"buyer_{name}": lambda one: one * 7 % 31}))
+    graph = built(found, tmp_path)
+    (attribute,) = (
+        one.name for one in graph.node_type("customers").attributes if one.name != "orders_count"
+    )
+    assert attribute != name
+    nodes = graph.nodes("customers").to_pylist()
+    assert all(node[attribute] == (node["id"] - 1000) * 7 % 31 for node in nodes)
+
+
+def test_a_file_with_parts_can_be_inferred_from_and_so_can_what_comes_of_it(tmp_path):
+    years = {
+        f"orders_{2023 + part}": {
+            "id": list(range(1 + 50 * part, 51 + 50 * part)),
+            "who": [f"w{n % 9}" for n in range(50)],
+        }
+        for part in range(3)
+    }
+    written(tmp_path / "data", {**years, "person": {"name": [f"w{n}" for n in range(9)]}})
+    first = infer(str(tmp_path / "data"), ["person"], base=tmp_path)
+    (tmp_path / "own.yaml").write_text(first.text(), "utf-8")
+    again = infer(str(tmp_path / "own.yaml"), base=tmp_path)
+    one, other = (yaml.safe_load(found.text())["tables"]["orders"] for found in (first, again))
+    assert sorted(one["parts"]) == sorted(other["parts"]) == sorted(years)
+    by_hand = {"database": "d", "source": {"path": "data"}}
+    by_hand["tables"] = {"orders": {"parts": sorted(years)[:2], "key": "id"}}
+    (tmp_path / "some.yaml").write_text(yaml.safe_dump(by_hand), "utf-8")
+    some = infer(str(tmp_path / "some.yaml"), ["orders"], base=tmp_path)
+    assert built(some, tmp_path).node_type("orders").count >= 100
+
+
 @pytest.mark.parametrize(
     ("url", "name"),
     [

@@ -27,10 +27,10 @@ from isohop.engines.spark import Engine, spark_session
 from isohop.errors import InvalidInput, IsohopError, Problem, did_you_mean
 from isohop.graph.build import Planned, clean_tables
 from isohop.hops.attribute_kinds import is_shared, kind_of, measure
-from isohop.hops.dependencies import find_dependencies
+from isohop.hops.dependencies import Dependency, find_dependencies
 from isohop.hops.facts import Facts
 from isohop.hops.naming import with_names
-from isohop.hops.plan import make_plan
+from isohop.hops.plan import Plan, make_plan
 from isohop.hops.schema_file import (
     AttributeSpec,
     Entity,
@@ -184,6 +184,19 @@ def _open(source: str, base: Path) -> tuple[YamlFile[SchemaFile], Source, list[R
     return YamlFile(path, source, declared, lines), opened, left_out
 
 
+def _already(plan: Plan, found: Dependency) -> str | None:
+    """Why an entity cannot have what it was found to determine: its own is called so."""
+    owner = plan.roots[found.root].homes.named(found.owner)[0]
+    node, name = plan.nodes[owner.entity], found.name.removeprefix(owner.prefix)
+    taken = {one.lower() for one in (*node.key, *node.attributes)}
+    if name.lower() not in taken:
+        return None
+    return (
+        f"{found.why}; but '{node.name}' has a '{name}' of its own. Where both are the same, say "
+        "so under 'determines'"
+    )
+
+
 def _named_in(url: str) -> str:
     """What a URL calls its database: all else of it may be a password."""
     from isohop.relational.databases import database_of  # SQLAlchemy and ADBC take a moment
@@ -242,7 +255,9 @@ class _Inference:
             self.found.proposed = propose_entities(physical)
             return self.found
         schema = self._with_entities(physical, entities)
-        source = united(self.source, schema.tables)
+        # The file's own parts are united already.
+        found = {name: Table(parts=parts) for name, parts in physical.parts.items()}
+        source = united(self.source, found)
         known = source.tables()
         columns = {name: known[name].column_names for name in schema.tables}
         schema = with_names(self._without_cycles(schema), columns)
@@ -281,7 +296,7 @@ class _Inference:
 
     def _with_entities(self, physical: Physical, names: Sequence[str]) -> SchemaFile:
         tables = {
-            name: table.model_copy(update={"parts": physical.parts.get(name, table.parts)})
+            name: table.model_copy(update={"parts": self._parts(physical, name)})
             for name, table in physical.tables.items()
         }
         entities = dict(self.declared.entities)
@@ -365,12 +380,20 @@ class _Inference:
             facts.make(root)
         return facts
 
+    def _parts(self, physical: Physical, name: str) -> tuple[str, ...]:
+        """Of a table, by the names that the source has for them."""
+        declared = self.declared.tables
+        found = [declared[part].parts or (part,) for part in physical.parts.get(name, (name,))]
+        parts = tuple(part for several in found for part in several)
+        return () if parts == (name,) else parts
+
     def _with_dependencies(self, facts: Facts, schema: SchemaFile) -> SchemaFile:
         tables = dict(schema.tables)
         for found in find_dependencies(facts):
             where = f"{found.root}: {found.owner} → {found.name}"
-            if not found.adopted:
-                self.found.rejected.append(Rejected("dependency", where, found.why))
+            why = found.why if not found.adopted else _already(facts.plan, found)
+            if why is not None:
+                self.found.rejected.append(Rejected("dependency", where, why))
                 continue
             determines = dict(tables[found.root].determines)
             determines[found.owner] = (*determines.get(found.owner, ()), found.name)

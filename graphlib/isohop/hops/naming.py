@@ -98,9 +98,33 @@ def _mended(schema: SchemaFile, columns: Columns) -> Iterator[SchemaFile]:
         row, _ = universal_row(schema, columns, name)
         homes = home_values(schema, row)
         for clash in _clashes(schema, row, homes):
-            yield _apart(schema, row, clash)
+            yield _determined(schema, _apart(schema, row, clash), columns)
         for value, taken in _forbidden(schema, row, homes):
-            yield _renamed(schema, row, value, taken)
+            yield _determined(schema, _renamed(schema, row, value, taken), columns)
+
+
+def _determined(before: SchemaFile, after: SchemaFile, columns: Columns) -> SchemaFile:
+    """``after``, whose names are others, with `determines` by these."""
+    tables = {}
+    for name in (name for name, table in after.tables.items() if table.determines):
+        old, new = (_names_of(schema, columns, name) for schema in (before, after))
+        now = {old[what]: called for what, called in new.items() if what in old}
+        determines = {
+            now.get(owner, owner): tuple(now.get(one, one) for one in held)
+            for owner, held in after.tables[name].determines.items()
+        }
+        tables[name] = after.tables[name].model_copy(update={"determines": determines})
+    return _replaced(after, tables)
+
+
+def _names_of(schema: SchemaFile, columns: Columns, name: str) -> dict[object, str]:
+    """What values, and entities by their keys, are called in the rows of a root."""
+    row, _ = universal_row(schema, columns, name)
+    found: dict[object, str] = {
+        (one.entity, one.key): one.role for one in home_values(schema, row).occurrences
+    }
+    found.update((value, called) for value, called in row.names.items())
+    return found
 
 
 def _clashes(schema: SchemaFile, row: UniversalRow, homes: Homes) -> Iterator[_Clash]:

@@ -134,7 +134,9 @@ def _count_rows(root: Root, frame: DataFrame, counted: TableLedger, otherwise: s
         counted.find(NOBODY, root.table, facts_of_one, policy="in no node")
     elif facts_of_one:
         names = [occurrence.role for occurrence in participants]
-        keys = [F.concat_ws(", ", *(f"v{v}" for v in o.key)) for o in participants]
+        types = dict(frame.dtypes)
+        told = {name: F.hex(name) if types[name] == "binary" else F.col(name) for name in types}
+        keys = [F.concat_ws(", ", *(told[f"v{v}"] for v in o.key)) for o in participants]
         shown = [
             F.when(_given(o), key).alias(f"p{at}")
             for at, (o, key) in enumerate(zip(participants, keys, strict=True))

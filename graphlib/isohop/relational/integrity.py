@@ -77,7 +77,18 @@ def read_landed(session: SparkSession, landed: LandedTable) -> CleanTable:
         parts.append(
             frame.select(*(_widened(names[c], types[c]) if c in narrow else names[c] for c in held))
         )
-    return CleanTable(landed.name, united(parts), names, types, landed.rows, landed.all_null)
+    frame = united(parts).select(*(_one_zero(names[c], types[c]) for c in columns))
+    return CleanTable(landed.name, frame, names, types, landed.rows, landed.all_null)
+
+
+def _one_zero(name: str, type_: pa.DataType) -> Column:
+    """Doubles have two zeros, which are equal. Engines group by one, and partition by two."""
+    from pyspark.sql import functions as F
+
+    if not pa.types.is_floating(type_):
+        return F.col(name)
+    zero = F.lit(0.0).cast("float" if pa.types.is_float32(type_) else "double")
+    return (F.col(name) + zero).alias(name)
 
 
 def _widened(name: str, type_: pa.DataType) -> Column:
