@@ -313,6 +313,17 @@ def test_what_an_entity_determines_may_be_called_as_what_a_dataset_needs(tmp_pat
     assert all(node[attribute] == (node["id"] - 1000) * 7 % 31 for node in nodes)
 
 
+@pytest.mark.parametrize(
+    ("table", "entity"), [("all", "all_entity"), ("_post", "post"), ("a=b", "a_b"), ("x y", "x y")]
+)
+def test_an_entity_is_called_as_its_table_where_it_can_be(tmp_path, table, entity):
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.execute(f'CREATE TABLE "{table}" (id INTEGER PRIMARY KEY, name TEXT)')
+        database.execute(f"INSERT INTO \"{table}\" VALUES (1, 'a'), (2, 'b')")
+    found = infer(f"sqlite:///{tmp_path}/shop.db", [table], base=tmp_path)
+    assert built(found, tmp_path).node_type(entity).count == 2
+
+
 def test_a_file_with_parts_can_be_inferred_from_and_so_can_what_comes_of_it(tmp_path):
     years = {
         f"orders_{2023 + part}": {

@@ -29,7 +29,7 @@ from isohop.graph.build import Planned, clean_tables
 from isohop.hops.attribute_kinds import is_shared, kind_of, measure
 from isohop.hops.dependencies import Dependency, find_dependencies
 from isohop.hops.facts import Facts
-from isohop.hops.naming import with_names
+from isohop.hops.naming import entity_name, with_names
 from isohop.hops.plan import Plan, make_plan
 from isohop.hops.schema_file import (
     AttributeSpec,
@@ -306,12 +306,12 @@ class _Inference:
         for name in names:
             table = by_lower.get(name.lower())
             if table is not None and tables[table].key:
-                entities[name] = Entity(table=table)
+                entities[entity_name(name)] = Entity(table=table)
             elif table is not None:
                 what = "its table has no key, and no column or two identify its rows."
                 problems.append(Problem(f"entity '{name}'", what, "Declare the key in a file."))
             elif name in columns:
-                entities[name] = Entity(key=(name,))
+                entities[entity_name(name)] = Entity(key=(name,))
             else:
                 hint = did_you_mean(name, [*tables, *columns])
                 problems.append(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from isohop.errors import IsohopError
 from isohop.hops.homing import Homes, home_values
 from isohop.hops.plan import RESERVED_ATTRIBUTES, RESERVED_FACTS, RESERVED_KEYS
-from isohop.hops.schema_file import SchemaFile, name_problem
+from isohop.hops.schema_file import SchemaFile, name_problem, why_no_entity
 from isohop.hops.universal_row import UniversalRow, references, universal_row
 from isohop.relational.database import Reference, Table
 
@@ -73,6 +73,14 @@ def _role(reference: Reference, key: tuple[str, ...]) -> str:
             if column.lower().endswith(whole.lower()):
                 return _clean(column[: len(column) - len(whole)])
     return _clean(_ENDING.sub("", column))
+
+
+def entity_name(name: str) -> str:
+    """What an entity is called of which a table or a column has that name: the same, if it can."""
+    if why_no_entity(name) is None:
+        return name
+    stem = _clean(name.replace("=", "_"))
+    return stem if stem and why_no_entity(stem) is None else f"{stem}_entity".strip("_")
 
 
 def _clean(text: str) -> str:

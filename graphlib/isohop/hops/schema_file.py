@@ -108,6 +108,17 @@ def name_problem(where: str, name: str) -> Problem | None:
     )
 
 
+def why_no_entity(name: str) -> str | None:
+    """Why an entity cannot be called so; None where it can, as far as `name_problem` lets it."""
+    # What readers of Parquet pass over, take for a partition, or find beside the entities.
+    if name.startswith("_") or "=" in name or name == "manifest.json":
+        return (
+            "its embeddings are a folder, which begins with no '_', has no '=' and is not "
+            "'manifest.json'"
+        )
+    return "figures over all entities are told so" if name == "all" else None
+
+
 def _check_name(file: YamlFile[SchemaFile], keys: tuple[str | int, ...], name: str) -> None:
     problem = name_problem(file.where(*keys), name)
     if problem is not None:
@@ -118,18 +129,11 @@ def check_names(file: YamlFile[SchemaFile], schema: SchemaFile) -> None:
     """Add to the file's problems what is named that is not there, or cannot be named so."""
     for name, entity in schema.entities.items():
         _check_name(file, ("entities", name), name)
-        # What readers of Parquet pass over, take for a partition, or find beside the entities.
-        if name.startswith("_") or "=" in name or name == "manifest.json":
+        why = why_no_entity(name)
+        if why is not None:
             file.add(
                 ("entities", name),
-                f"'{name}' cannot be the name of an entity: its embeddings are a folder.",
-                "Leave out a leading '_' and '=', and name it otherwise than 'manifest.json': "
-                "'table' says which table is meant.",
-            )
-        if name == "all":
-            file.add(
-                ("entities", name),
-                "'all' cannot be the name of an entity: figures over all entities are told so.",
+                f"'{name}' cannot be the name of an entity: {why}.",
                 "Name it otherwise: 'table' says which table is meant.",
             )
         if entity.table is None:
