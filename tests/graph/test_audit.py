@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from isohop.cli import app
 from isohop.graph.audit import audit
 from isohop.hops import proposals
-from isohop.relational.refactor import RenameColumn
+from isohop.relational.refactor import InlineLookup, RenameColumn
 from tests.graph.conftest import write_database
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +66,49 @@ def test_a_rewrite_that_loses_facts_is_found_and_shrunk(monkeypatch):
     (cause,) = [line for line in told if line.startswith("  ")][-1:]
     assert cause.startswith("  RenameColumn(")
     assert sum(line.startswith("  Re") for line in told) == 1
+
+
+def test_no_value_of_an_event_is_lost_with_a_lookup_and_its_part(tmp_path, monkeypatch):
+    kinds = [proposals._split, proposals._inline]
+    monkeypatch.setattr(proposals, "_KINDS", kinds)
+    schema = """
+    entities: {guest: {table: guest}}
+    tables:
+      guest: {key: [id]}
+      visit:
+        key: [id]
+        surrogate: true
+        references: [{columns: [guest], table: guest}, {columns: [city], table: city}]
+      city: {key: [code], references: [{columns: [region], table: region}]}
+      region: {key: [id], surrogate: true}
+    """
+    tables = {
+        "guest": {"id": [1, 2]},
+        "visit": {"id": [1, 2, 3, 4], "guest": [1, 1, 2, 2], "city": ["A", "B", "C", "A"]},
+        "city": {"code": ["A", "B", "C"], "region": [7, 8, 7]},
+        "region": {"id": [7, 8], "climate": ["wet", "dry"]},
+    }
+    found = audit(write_database(tmp_path, schema, tables), rewrites=4, seed=2)
+    assert found.failure is None, (found.failure, found.error)
+    assert found.refused["InlineLookup"] > 0
+
+
+def test_a_rewrite_that_leaves_no_schema_is_found(monkeypatch):
+    """Inlining is made to say of columns that they are those of an entity that is none."""
+    inline = InlineLookup.__call__
+
+    def misnaming(self, database):
+        after = inline(self, database)
+        name = database.referrers(self.lookup)[0][0]
+        table = after.tables[name]
+        columns = {column: f"nobody.{called}" for column, called in table.columns.items()}
+        return after.changed({name: table.model_copy(update={"columns": columns})}, {})
+
+    monkeypatch.setattr(InlineLookup, "__call__", misnaming)
+    monkeypatch.setattr(proposals, "_KINDS", [proposals._inline])
+    found = audit(SHOP, rewrites=3, seed=1, steps=1)
+    assert [type(rewrite) for rewrite in found.failure or ()] == [InlineLookup]
+    assert found.error.startswith("InvalidInput")
 
 
 def test_an_entity_that_no_table_is_of_keeps_the_name_that_it_is_known_by(tmp_path, monkeypatch):
