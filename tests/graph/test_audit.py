@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -16,6 +18,10 @@ from tests.graph.conftest import write_database
 
 ROOT = Path(__file__).parents[2]
 SHOP = ROOT / "schemas" / "shop" / "chain.yaml"
+
+
+def decimals(values: list[str], scale: int) -> pa.Array:
+    return pa.array([Decimal(value) for value in values], pa.decimal128(10, scale))
 
 
 @pytest.mark.parametrize("mapping", [True, False])
@@ -109,6 +115,40 @@ def test_a_rewrite_that_leaves_no_schema_is_found(monkeypatch):
     found = audit(SHOP, rewrites=3, seed=1, steps=1)
     assert [type(rewrite) for rewrite in found.failure or ()] == [InlineLookup]
     assert found.error.startswith("InvalidInput")
+
+
+COARSE = decimals(["1.2", "2.5", "1.2"], 1)
+FINE = decimals(["1.25", "3.75", "2.50"], 2)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([COARSE], [FINE]),
+        ([FINE], [COARSE[:2]]),
+        (
+            [pa.array([b"\xff", b"a", b"a"]), pa.array([1, 2, 1])],
+            [pa.array([b"\xff", b"\xff", b"a"]), pa.array([2, 3, 2])],
+        ),
+    ],
+    ids=["finer keys", "coarser keys", "bytes"],
+)
+def test_keys_of_any_type_are_audited(tmp_path, ours, theirs):
+    """One of three rows refers to a row that is there."""
+    columns = [f"k{at}" for at in range(len(ours))]
+    schema = f"""
+    entities: {{price: {{table: price}}, sale: {{table: sale}}}}
+    tables:
+      price: {{key: {columns}}}
+      sale: {{key: [id], references: [{{columns: {columns}, table: price}}]}}
+    """
+    tables = {
+        "price": pa.table(dict(zip(columns, theirs, strict=True))),
+        "sale": pa.table({"id": [1, 2, 3], **dict(zip(columns, ours, strict=True))}),
+    }
+    found = audit(write_database(tmp_path, schema, tables), rewrites=2, seed=5)
+    assert found.failure is None, (found.failure, found.error)
+    assert found.original.plain_edges == 1
 
 
 def test_an_entity_that_no_table_is_of_keeps_the_name_that_it_is_known_by(tmp_path, monkeypatch):
