@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from isohop.cli import app
@@ -149,6 +152,31 @@ def test_keys_of_any_type_are_audited(tmp_path, ours, theirs):
     found = audit(write_database(tmp_path, schema, tables), rewrites=2, seed=5)
     assert found.failure is None, (found.failure, found.error)
     assert found.original.plain_edges == 1
+
+
+@pytest.mark.parametrize("mapping", [True, False])
+def test_tables_whose_files_a_folder_would_hide_are_audited(tmp_path, mapping):
+    """A database has names that a folder passes over: Prisma's junction tables are such."""
+    with closing(sqlite3.connect(tmp_path / "blog.db")) as opened, opened:
+        opened.executescript("""
+            CREATE TABLE _post (id INTEGER PRIMARY KEY, title TEXT);
+            CREATE TABLE tag (id INTEGER PRIMARY KEY, name TEXT);
+            CREATE TABLE _PostToTag (a INTEGER REFERENCES _post, b INTEGER REFERENCES tag, n TEXT);
+            INSERT INTO _post VALUES (11, 'x'), (25, 'y'), (18, 'z');
+            INSERT INTO tag VALUES (31, 't'), (47, 'u'), (39, 't');
+            INSERT INTO _PostToTag VALUES (11, 31, 'p'), (11, 47, 'q'), (25, 31, 'p');
+        """)
+    raw = {
+        "database": "blog",
+        "source": {"url": "sqlite:///blog.db"},
+        "tables": {name: {} for name in ("_post", "tag", "_PostToTag")},
+        "entities": {"post": {"table": "_post"}, "tag": {"table": "tag"}},
+    }
+    file = tmp_path / "schema.yaml"
+    file.write_text(yaml.safe_dump(raw), "utf-8")
+    found = audit(file, rewrites=6, seed=2, mapping=mapping)
+    assert found.failure is None, (found.failure, found.error)
+    assert found.original.plain_edges == 6
 
 
 def test_an_entity_that_no_table_is_of_keeps_the_name_that_it_is_known_by(tmp_path, monkeypatch):

@@ -33,11 +33,12 @@ from isohop.graph.build import Planned, clean_tables, construct_graph, plan_sche
 from isohop.graph.dataset import Graph
 from isohop.graph.distances import Adjacency, normal_form, plain, read_rows, row_of
 from isohop.graph.infer import infer_in
-from isohop.hops.proposals import propose, require_recognisable, says_the_same
+from isohop.hops.proposals import free_name, propose, require_recognisable, says_the_same
 from isohop.hops.schema_file import SchemaFile
+from isohop.relational.files import HIDDEN
 from isohop.relational.ledger import Ledger
 from isohop.relational.naming import stem_of_part
-from isohop.relational.refactor import Database, NotLossless, Relation, Rewrite
+from isohop.relational.refactor import Database, NotLossless, Relation, RenameTable, Rewrite
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -357,7 +358,11 @@ def open_database(planned: Planned, session: SparkSession, folder: Path) -> Data
     relations: dict[str, Relation | None] = {
         name: database.relation_of(table.frame, dict(table.names)) for name, table in clean.items()
     }
-    return database.changed({}, relations)
+    database = database.changed({}, relations)
+    for name in whole:
+        if name.startswith(HIDDEN):  # In the folder that it is written to it would not be seen.
+            database = RenameTable(name, free_name(database, name))(database)
+    return database
 
 
 def write_database(database: Database, schema: SchemaFile, folder: Path) -> Path:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from isohop.errors import InvalidInput
 from isohop.hops.plan import make_plan
 from isohop.hops.schema_file import SchemaFile
+from isohop.relational.files import HIDDEN
 from isohop.relational.inference import surrogate
 from isohop.relational.integrity import CleanTable
 from isohop.relational.profile import profile
@@ -97,6 +98,15 @@ def require_recognisable(
             raise NotLossless(f"{key} of '{table}' would be taken for a surrogate key")
 
 
+def free_name(database: Database, stem: str) -> str:
+    """A name that is free and that a folder source sees. No number is in it: that would make it
+    look like a part of a table."""
+    stem = stem.lstrip("".join(HIDDEN)) or "table"
+    taken = {name.lower() for name in [*database.tables, *database.relations]}
+    letters = ("".join(pair) for pair in product(("", *_LETTERS), _LETTERS))
+    return next(f"{stem}_{n}" for n in letters if f"{stem}_{n}".lower() not in taken)
+
+
 Determined = dict[str, dict[tuple[str, str], frozenset[str]]]
 
 
@@ -143,19 +153,12 @@ def _some(units: Sequence[tuple[str, ...]], draw: random.Random, most: int) -> t
     return tuple(dict.fromkeys(column for unit in chosen for column in unit))
 
 
-def _fresh(database: Database, stem: str) -> str:
-    """A name that is free. No number is in it: that would make it look like a part of a table."""
-    taken = {name.lower() for name in [*database.tables, *database.relations]}
-    letters = ("".join(pair) for pair in product(("", *_LETTERS), _LETTERS))
-    return next(f"{stem}_{n}" for n in letters if f"{stem}_{n}".lower() not in taken)
-
-
 def _split(database: Database, draw: random.Random) -> Rewrite | None:
     table = _table(database, draw, lambda n: bool(database.declared(n).key and _units(database, n)))
     if table is None:
         return None
     columns = _some(_units(database, table), draw, 4)
-    return VerticalSplit(table, columns, _fresh(database, f"{table}_part"), draw.random() < 0.3)
+    return VerticalSplit(table, columns, free_name(database, f"{table}_part"), draw.random() < 0.3)
 
 
 def _parts_of(database: Database) -> list[tuple[str, str]]:
@@ -182,7 +185,7 @@ def _junction(database: Database, draw: random.Random) -> Rewrite | None:
     if table is None:
         return None
     index = draw.randrange(len(database.declared(table).references or ()))
-    return ReferenceToJunction(table, index, _fresh(database, f"{table}_link"))
+    return ReferenceToJunction(table, index, free_name(database, f"{table}_link"))
 
 
 def _from_junction(database: Database, draw: random.Random) -> Rewrite | None:
@@ -195,7 +198,7 @@ def _extract(database: Database, draw: random.Random) -> Rewrite | None:
     if table is None:
         return None
     columns = _some(_units(database, table), draw, 3)
-    into = _fresh(database, f"{table}_lookup")
+    into = free_name(database, f"{table}_lookup")
     return ExtractLookup(table, columns, into, (), f"{into}_id", draw.randrange(1000))
 
 
@@ -207,7 +210,7 @@ def _extract_natural(database: Database, draw: random.Random) -> Rewrite | None:
         _units(database, table), draw.choice((2, 2, 3)) if len(_units(database, table)) > 2 else 2
     )
     columns = tuple(dict.fromkeys((*first, *(c for unit in rest for c in unit))))
-    return ExtractLookup(table, columns, _fresh(database, f"{table}_lookup"), first)
+    return ExtractLookup(table, columns, free_name(database, f"{table}_lookup"), first)
 
 
 def _inline(database: Database, draw: random.Random) -> Rewrite | None:
@@ -269,12 +272,12 @@ def _unite(database: Database, draw: random.Random) -> Rewrite | None:
     if not found:
         return None
     table = draw.choice(found)
-    return UniteRows(table, _fresh(database, table))
+    return UniteRows(table, free_name(database, table))
 
 
 def _rename_table(database: Database, draw: random.Random) -> Rewrite | None:
     table = _table(database, draw)
-    return RenameTable(table, _fresh(database, "renamed")) if table else None
+    return RenameTable(table, free_name(database, "renamed")) if table else None
 
 
 def _rename_column(database: Database, draw: random.Random) -> Rewrite | None:
