@@ -196,3 +196,50 @@ def test_an_entity_that_no_table_is_of_keeps_the_name_that_it_is_known_by(tmp_pa
     found = audit(file, rewrites=4, seed=5, mapping=False)
     assert found.failure is None, (found.failure, found.error)
     assert found.refused["RenameColumn"] > 0
+
+
+TOWNS = {
+    "mapped": (
+        """
+        entities: {person: {table: person}, city: {key: [city]}}
+        tables: {person: {key: [id], columns: {town: city}}}
+        """,
+        {"town": ["p", "q", "p", "q", "r", None]},
+        {},
+        "RenameColumn",
+    ),
+    "in a role": (
+        """
+        entities: {person: {table: person}, town: {key: [town]}}
+        tables: {person: {key: [id]}}
+        """,
+        {"town": ["p", "q", "p", "q", "r", None], "home_town": ["p", "p", "q", "r", "q", "q"]},
+        {},
+        "RenameColumn",
+    ),
+    "in a lookup": (
+        """
+        entities: {person: {table: person}, town: {key: [town]}}
+        tables:
+          person: {key: [id], references: [{columns: [place_id], table: place}]}
+          place: {key: [id], surrogate: true}
+        """,
+        {"place_id": [1, 2, 3, 1, 2, 4]},
+        {"place": {"id": [1, 2, 3, 4], "town": ["p", "q", "p", "r"], "size": [1.5, 2, 3, 1.5]}},
+        "InlineLookup",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", TOWNS)
+def test_no_rewrite_takes_the_name_that_an_entity_without_a_table_is_found_by(
+    tmp_path, monkeypatch, where
+):
+    """Where the file maps a column to that name, and where a prefix goes before it."""
+    schema, columns, others, kind = TOWNS[where]
+    person = {"id": [103, 209, 304, 417, 525, 631], "name": list("abcdef"), **columns}
+    monkeypatch.setattr(proposals, "_KINDS", [proposals._rename_column, proposals._inline])
+    file = write_database(tmp_path, schema, {"person": person, **others})
+    found = audit(file, rewrites=4, seed=5, mapping=False)
+    assert found.failure is None, (found.failure, found.error)
+    assert found.refused[kind] > 0

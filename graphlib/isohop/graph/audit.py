@@ -33,7 +33,13 @@ from isohop.graph.build import Planned, clean_tables, construct_graph, plan_sche
 from isohop.graph.dataset import Graph
 from isohop.graph.distances import Adjacency, normal_form, plain, read_rows, row_of
 from isohop.graph.infer import infer_in
-from isohop.hops.proposals import free_name, propose, require_recognisable, says_the_same
+from isohop.hops.proposals import (
+    free_name,
+    named_columns,
+    propose,
+    require_recognisable,
+    says_the_same,
+)
 from isohop.hops.schema_file import SchemaFile
 from isohop.relational.files import HIDDEN
 from isohop.relational.ledger import Ledger
@@ -250,7 +256,10 @@ class Auditor:
         if self.mapping:
             return entity
         if declared.table is None:
-            return (declared.key or (entity,))[0]
+            name = (declared.key or (entity,))[0]
+            # `infer` knows columns by their own names.
+            own = sorted({c for _, c, called in named_columns(database) if called == name})
+            return name if name in own or not own else own[0]
         parts = database.parts(declared.table)
         # Where a home lies in parts, `infer` has to find that they are one.
         return parts[0] if len(parts) == 1 else stem_of_part(parts[0]) or parts[0]

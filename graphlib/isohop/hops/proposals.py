@@ -8,7 +8,7 @@ table keyed by a store's number declares that a store determines the lookup's co
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow as pa
 from isohop.errors import InvalidInput
 from isohop.hops.plan import make_plan
 from isohop.hops.schema_file import SchemaFile
+from isohop.hops.universal_row import base_name
 from isohop.relational.files import HIDDEN
 from isohop.relational.inference import surrogate
 from isohop.relational.integrity import CleanTable
@@ -75,13 +76,13 @@ def require_recognisable(
     """Refuse what no reader of keys and values could see through, told nothing else.
 
     A natural key that looks like a counter is taken for a surrogate; to a table in parts no
-    reference can be declared; an entity without a table is known by the name of its column.
+    reference can be declared; an entity without a table is known by the name of its column, to
+    which a role may be put before.
     """
-    if isinstance(rewrite, RenameColumn):
-        known_by = {c for e in schema.entities.values() if e.table is None for c in e.key or ()}
-        called = database.declared(rewrite.table).columns.get(rewrite.column, rewrite.column)
-        if called in known_by:
-            raise NotLossless(f"an entity without a table is known by the name '{called}'")
+    for name in sorted(c for e in schema.entities.values() if e.table is None for c in e.key or ()):
+        before, now = _otherwise_called(database, name), _otherwise_called(after, name)
+        if now - before or not any(name in _columns(after, table) for table in after.tables):
+            raise NotLossless(f"an entity without a table is known by the name '{name}'")
     if isinstance(rewrite, SplitRows) and database.referrers(rewrite.table):
         raise NotLossless(f"no reference to the parts of '{rewrite.table}' can be declared")
     if isinstance(rewrite, ExtractLookup | NaturalKey):
@@ -107,6 +108,15 @@ def free_name(database: Database, stem: str) -> str:
     return next(f"{stem}_{n}" for n in letters if f"{stem}_{n}".lower() not in taken)
 
 
+def named_columns(database: Database) -> Iterator[tuple[str, str, str]]:
+    """(table, column, logical name) of all columns that are used."""
+    for table, declared in database.tables.items():
+        for column in _columns(database, table):
+            _, called = base_name(declared, column)
+            if called is not None:
+                yield table, column, called
+
+
 Determined = dict[str, dict[tuple[str, str], frozenset[str]]]
 
 
@@ -123,6 +133,15 @@ def _determined(schema: SchemaFile, database: Database) -> Determined:
             for o in root.homes.occurrences
         }
         for name, root in plan.roots.items()
+    }
+
+
+def _otherwise_called(database: Database, name: str) -> set[tuple[str, str]]:
+    """Columns whose logical name is this one, in whatever role, while their own is another."""
+    return {
+        (table, column)
+        for table, column, called in named_columns(database)
+        if called != column and (called == name or called.endswith(f"_{name}"))
     }
 
 
