@@ -208,6 +208,15 @@ TOWNS = {
         {},
         "RenameColumn",
     ),
+    "mapped in a role": (
+        """
+        entities: {person: {table: person}, town: {key: [town]}}
+        tables: {person: {key: [id], columns: {home: home_town}}}
+        """,
+        {"home": ["p", "q", "p", "q", "r", None]},
+        {},
+        "RenameColumn",
+    ),
     "in a role": (
         """
         entities: {person: {table: person}, town: {key: [town]}}

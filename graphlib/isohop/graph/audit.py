@@ -257,9 +257,13 @@ class Auditor:
             return entity
         if declared.table is None:
             name = (declared.key or (entity,))[0]
-            # `infer` knows columns by their own names.
-            own = sorted({c for _, c, called in named_columns(database) if called == name})
-            return name if name in own or not own else own[0]
+            # `infer` knows columns by their own names: best by one that bears this without a role.
+            own = sorted(
+                (called != name, column != name, column)
+                for _, column, called in named_columns(database)
+                if called == name or called.endswith(f"_{name}")
+            )
+            return own[0][-1] if own else name
         parts = database.parts(declared.table)
         # Where a home lies in parts, `infer` has to find that they are one.
         return parts[0] if len(parts) == 1 else stem_of_part(parts[0]) or parts[0]
