@@ -237,6 +237,23 @@ def test_columns_are_not_brought_to_a_part_of_the_table_that_has_them(tmp_path):
     refused(tmp_path, schema, tables, ChainToStar("city", 0), "'address' is a part of 'city'")
 
 
+def test_a_lookup_is_not_inlined_into_its_own_part(tmp_path):
+    """The part would take the lookup's columns with it, and nothing leads to the part then."""
+    schema = """
+    entities: {customer: {table: customer}}
+    tables:
+      customer: {key: [id], references: [{columns: [town], table: city}]}
+      city: {key: [town]}
+      address: {key: [town], references: [{columns: [town], table: city}]}
+    """
+    tables = {
+        "customer": {"id": [1, 2], "town": ["Ulm", "Bonn"]},
+        "city": {"town": ["Ulm", "Bonn"], "river": ["Danube", "Rhine"]},
+        "address": {"town": ["Ulm", "Bonn"], "street": ["x", "y"]},
+    }
+    refused(tmp_path, schema, tables, InlineLookup("city"), "'address' is a part of 'city'")
+
+
 def test_empty_tables_can_be_rewritten(tmp_path):
     empty = {name: pa.table(columns).slice(0, 0) for name, columns in ROWS.items()}
     file = write_database(tmp_path, SCHEMA, empty)

@@ -33,11 +33,18 @@ from isohop.graph.build import Planned, clean_tables, construct_graph, plan_sche
 from isohop.graph.dataset import Graph
 from isohop.graph.distances import Adjacency, normal_form, plain, read_rows, row_of
 from isohop.graph.infer import infer_in
-from isohop.hops.proposals import propose, require_recognisable, says_the_same
+from isohop.hops.proposals import (
+    free_name,
+    named_columns,
+    propose,
+    require_recognisable,
+    says_the_same,
+)
 from isohop.hops.schema_file import SchemaFile
+from isohop.relational.files import HIDDEN
 from isohop.relational.ledger import Ledger
 from isohop.relational.naming import stem_of_part
-from isohop.relational.refactor import Database, NotLossless, Relation, Rewrite
+from isohop.relational.refactor import Database, NotLossless, Relation, RenameTable, Rewrite
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -249,7 +256,14 @@ class Auditor:
         if self.mapping:
             return entity
         if declared.table is None:
-            return (declared.key or (entity,))[0]
+            name = (declared.key or (entity,))[0]
+            # `infer` knows columns by their own names: best by one that bears this without a role.
+            own = sorted(
+                (called != name, column != name, column)
+                for _, column, called in named_columns(database)
+                if called == name or called.endswith(f"_{name}")
+            )
+            return own[0][-1] if own else name
         parts = database.parts(declared.table)
         # Where a home lies in parts, `infer` has to find that they are one.
         return parts[0] if len(parts) == 1 else stem_of_part(parts[0]) or parts[0]
@@ -357,7 +371,11 @@ def open_database(planned: Planned, session: SparkSession, folder: Path) -> Data
     relations: dict[str, Relation | None] = {
         name: database.relation_of(table.frame, dict(table.names)) for name, table in clean.items()
     }
-    return database.changed({}, relations)
+    database = database.changed({}, relations)
+    for name in whole:
+        if name.startswith(HIDDEN):  # In the folder that it is written to it would not be seen.
+            database = RenameTable(name, free_name(database, name))(database)
+    return database
 
 
 def write_database(database: Database, schema: SchemaFile, folder: Path) -> Path:

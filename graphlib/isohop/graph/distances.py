@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import scipy.sparse as sp
 
@@ -87,28 +86,33 @@ def plain(database: Database, folder: Path) -> Adjacency:
     """
     counts: dict[str, int] = {}
     edges: list[tuple[str, str, np.ndarray]] = []
-    keys: dict[str, pa.Array] = {}
+    keys: dict[str, pa.Table] = {}
     for name, table in database.tables.items():
         for part in database.parts(name):
             counts[part] = ds.dataset(folder / part, format="parquet").count_rows()
-            keys[part] = _combined(folder / part, table.key or ()) if table.key else pa.nulls(0)
+            keys[part] = read_rows(folder / part, table.key or ())
     for name, table in database.tables.items():
         for reference in table.references or ():
             for part in database.parts(name):
-                referring = _combined(folder / part, reference.columns)
+                referring = read_rows(folder / part, reference.columns)
                 for target in database.parts(reference.table):
                     edges.append((part, target, _meetings(referring, keys[target])))
     return _adjacency(counts, edges)
 
 
-def _meetings(referring: pa.Array, keys: pa.Array) -> np.ndarray:
-    """(2, edges) int64: rows and the rows that they refer to."""
-    if not len(keys) or not len(referring):
-        return np.zeros((2, 0), np.int64)
-    found = pc.index_in(referring, keys.cast(referring.type), skip_nulls=True)
-    given = pc.is_valid(found).to_numpy(zero_copy_only=False)
-    rows = np.flatnonzero(given)
-    return np.stack([rows, found.fill_null(0).to_numpy()[rows].astype(np.int64)])
+def _meetings(referring: pa.Table, keys: pa.Table) -> np.ndarray:
+    """(2, edges) int64: rows and the rows whose key they have, column by column."""
+    names = [str(at) for at in range(referring.num_columns)]
+    sides = [side.rename_columns(names) for side in (referring, keys)]
+    if any(column.null_count == len(column) for side in sides for column in side.columns):
+        return np.zeros((2, 0), np.int64)  # A column without values may have any type.
+    both = pa.unify_schemas([side.schema for side in sides], promote_options="permissive")
+    ours, theirs = (
+        side.cast(both).append_column(end, pa.array(np.arange(len(side))))
+        for end, side in zip(("row", "met"), sides, strict=True)
+    )
+    found = ours.join(theirs, names, join_type="inner")
+    return np.stack([found.column(end).to_numpy() for end in ("row", "met")])
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> pa.Table:
@@ -116,21 +120,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> pa.Table:
     return ds.dataset(path, format="parquet").to_table(columns=list(columns))
 
 
-def _combined(path: Path, columns: Sequence[str]) -> pa.Array:
-    """The columns as one: themselves, or joined texts. NULL where one is."""
-    table = read_rows(path, columns)
-    arrays = [table.column(column).combine_chunks() for column in columns]
-    if len(arrays) == 1:
-        return arrays[0]
-    return pc.binary_join_element_wise(*(array.cast(pa.string()) for array in arrays), "\x1f")
-
-
 def row_of(table: pa.Table, key: Sequence[str], values: Sequence[object]) -> int | None:
     """The position of the row with this key; None where there is none."""
-    met = np.ones(len(table), bool)
-    for column, value in zip(key, values, strict=True):
-        array = table.column(column).combine_chunks()
-        same = pc.equal(array, pa.scalar(value).cast(array.type))
-        met &= same.fill_null(False).to_numpy(zero_copy_only=False)
-    rows = np.flatnonzero(met)
-    return int(rows[0]) if len(rows) else None
+    one = pa.table({name: [value] for name, value in zip(key, values, strict=True)})
+    _, rows = _meetings(one, table.select(list(key)))
+    return int(rows.min()) if len(rows) else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from isohop.hops.plan import Plan, Root
-from isohop.hops.universal_row import base_name, references
+from isohop.hops.universal_row import UniversalRow, base_name, references
 
 
 @dataclass(frozen=True)
@@ -150,15 +151,23 @@ def _distances(plan: Plan) -> list[Distance]:
         for reference in plan.schema.tables[table].references or ():
             neighbours[table].add(reference.table)
             neighbours[reference.table].add(table)
-    edges = [(e.source, e.target, e.role) for e in plan.functional] + [
-        (a.entity, b.entity, role) for event in plan.events for role, a, b in event.pairs
+    edges = [
+        (e.source, e.target, e.role, [(s.root, s.holder, s.values) for s in e.gathered.sources])
+        for e in plan.functional
+    ] + [
+        (a.entity, b.entity, role, [(event.root, a.key, b.key)])
+        for event in plan.events
+        for role, a, b in event.pairs
     ]
     found = []
-    for source, target, role in edges:
+    for source, target, role, ends in edges:
         before = None
         if source in places and target in places:
-            start = 2 if source == target else None
-            before = start or _shortest(neighbours, places[source], places[target])
+            before = (
+                min(_apart(plan.roots[root].row, one, other) for root, one, other in ends)
+                if source == target
+                else _shortest(neighbours, places[source], places[target])
+            )
         found.append(Distance(source, target, role, before, 1))
         if target in plan.nodes and plan.nodes[target].shared:
             twice = None if before is None else 2 * before
@@ -179,6 +188,21 @@ def _place(plan: Plan, node: str) -> str | None:
                 if table != root.table:
                     return table
     return None
+
+
+def _apart(row: UniversalRow, one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """References between the rows of two entities that occur in a universal row, by their keys."""
+    first, second = (
+        [_path(row, visit) for visit, held in row.keys.items() if held == key]
+        for key in (one, other)
+    )
+    return min(len(here ^ there) for here, there in product(first, second))
+
+
+def _path(row: UniversalRow, visit: int) -> set[int]:
+    """The visits from below the root to this one."""
+    parent = row.visits[visit].parent
+    return set() if parent is None else {visit, *_path(row, parent)}
 
 
 def _shortest(neighbours: Mapping[str, set[str]], start: str, goal: str) -> int | None:

@@ -8,13 +8,16 @@ table keyed by a store's number declares that a store determines the lookup's co
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import pyarrow as pa
 
+from isohop.errors import InvalidInput
 from isohop.hops.plan import make_plan
 from isohop.hops.schema_file import SchemaFile
+from isohop.hops.universal_row import base_name
+from isohop.relational.files import HIDDEN
 from isohop.relational.inference import surrogate
 from isohop.relational.integrity import CleanTable
 from isohop.relational.profile import profile
@@ -60,7 +63,10 @@ def says_the_same(schema: SchemaFile, before: Database, rewrite: Rewrite, after:
     """
     if not isinstance(rewrite, ExtractLookup | InlineLookup | NaturalKey | StarToChain):
         return True
-    told, tells = _determined(schema, before), _determined(schema, after)
+    try:
+        told, tells = _determined(schema, before), _determined(schema, after)
+    except InvalidInput:
+        return True  # No schema is left to compare: a build tells why.
     return all(tells[root] == told[root] for root in told.keys() & tells.keys())
 
 
@@ -70,13 +76,13 @@ def require_recognisable(
     """Refuse what no reader of keys and values could see through, told nothing else.
 
     A natural key that looks like a counter is taken for a surrogate; to a table in parts no
-    reference can be declared; an entity without a table is known by the name of its column.
+    reference can be declared; an entity without a table is known by the name of its column, to
+    which a role may be put before.
     """
-    if isinstance(rewrite, RenameColumn):
-        known_by = {c for e in schema.entities.values() if e.table is None for c in e.key or ()}
-        called = database.declared(rewrite.table).columns.get(rewrite.column, rewrite.column)
-        if called in known_by:
-            raise NotLossless(f"an entity without a table is known by the name '{called}'")
+    for name in sorted(c for e in schema.entities.values() if e.table is None for c in e.key or ()):
+        before, now = _otherwise_called(database, name), _otherwise_called(after, name)
+        if now - before or not any(name in _columns(after, table) for table in after.tables):
+            raise NotLossless(f"an entity without a table is known by the name '{name}'")
     if isinstance(rewrite, SplitRows) and database.referrers(rewrite.table):
         raise NotLossless(f"no reference to the parts of '{rewrite.table}' can be declared")
     if isinstance(rewrite, ExtractLookup | NaturalKey):
@@ -91,6 +97,24 @@ def require_recognisable(
         column = profile(CleanTable(table, relation.frame, names, {key: type_}, 0)).columns[key]
         if surrogate(column)[0]:
             raise NotLossless(f"{key} of '{table}' would be taken for a surrogate key")
+
+
+def free_name(database: Database, stem: str) -> str:
+    """A name that is free and that a folder source sees. No number is in it: that would make it
+    look like a part of a table."""
+    stem = stem.lstrip("".join(HIDDEN)) or "table"
+    taken = {name.lower() for name in [*database.tables, *database.relations]}
+    letters = ("".join(pair) for pair in product(("", *_LETTERS), _LETTERS))
+    return next(f"{stem}_{n}" for n in letters if f"{stem}_{n}".lower() not in taken)
+
+
+def named_columns(database: Database) -> Iterator[tuple[str, str, str]]:
+    """(table, column, logical name) of all columns that are used."""
+    for table, declared in database.tables.items():
+        for column in _columns(database, table):
+            _, called = base_name(declared, column)
+            if called is not None:
+                yield table, column, called
 
 
 Determined = dict[str, dict[tuple[str, str], frozenset[str]]]
@@ -109,6 +133,15 @@ def _determined(schema: SchemaFile, database: Database) -> Determined:
             for o in root.homes.occurrences
         }
         for name, root in plan.roots.items()
+    }
+
+
+def _otherwise_called(database: Database, name: str) -> set[tuple[str, str]]:
+    """Columns whose logical name is this one, in whatever role, while their own is another."""
+    return {
+        (table, column)
+        for table, column, called in named_columns(database)
+        if called != column and (called == name or called.endswith(f"_{name}"))
     }
 
 
@@ -139,19 +172,12 @@ def _some(units: Sequence[tuple[str, ...]], draw: random.Random, most: int) -> t
     return tuple(dict.fromkeys(column for unit in chosen for column in unit))
 
 
-def _fresh(database: Database, stem: str) -> str:
-    """A name that is free. No number is in it: that would make it look like a part of a table."""
-    taken = {name.lower() for name in [*database.tables, *database.relations]}
-    letters = ("".join(pair) for pair in product(("", *_LETTERS), _LETTERS))
-    return next(f"{stem}_{n}" for n in letters if f"{stem}_{n}".lower() not in taken)
-
-
 def _split(database: Database, draw: random.Random) -> Rewrite | None:
     table = _table(database, draw, lambda n: bool(database.declared(n).key and _units(database, n)))
     if table is None:
         return None
     columns = _some(_units(database, table), draw, 4)
-    return VerticalSplit(table, columns, _fresh(database, f"{table}_part"), draw.random() < 0.3)
+    return VerticalSplit(table, columns, free_name(database, f"{table}_part"), draw.random() < 0.3)
 
 
 def _parts_of(database: Database) -> list[tuple[str, str]]:
@@ -178,7 +204,7 @@ def _junction(database: Database, draw: random.Random) -> Rewrite | None:
     if table is None:
         return None
     index = draw.randrange(len(database.declared(table).references or ()))
-    return ReferenceToJunction(table, index, _fresh(database, f"{table}_link"))
+    return ReferenceToJunction(table, index, free_name(database, f"{table}_link"))
 
 
 def _from_junction(database: Database, draw: random.Random) -> Rewrite | None:
@@ -191,7 +217,7 @@ def _extract(database: Database, draw: random.Random) -> Rewrite | None:
     if table is None:
         return None
     columns = _some(_units(database, table), draw, 3)
-    into = _fresh(database, f"{table}_lookup")
+    into = free_name(database, f"{table}_lookup")
     return ExtractLookup(table, columns, into, (), f"{into}_id", draw.randrange(1000))
 
 
@@ -203,7 +229,7 @@ def _extract_natural(database: Database, draw: random.Random) -> Rewrite | None:
         _units(database, table), draw.choice((2, 2, 3)) if len(_units(database, table)) > 2 else 2
     )
     columns = tuple(dict.fromkeys((*first, *(c for unit in rest for c in unit))))
-    return ExtractLookup(table, columns, _fresh(database, f"{table}_lookup"), first)
+    return ExtractLookup(table, columns, free_name(database, f"{table}_lookup"), first)
 
 
 def _inline(database: Database, draw: random.Random) -> Rewrite | None:
@@ -265,12 +291,12 @@ def _unite(database: Database, draw: random.Random) -> Rewrite | None:
     if not found:
         return None
     table = draw.choice(found)
-    return UniteRows(table, _fresh(database, table))
+    return UniteRows(table, free_name(database, table))
 
 
 def _rename_table(database: Database, draw: random.Random) -> Rewrite | None:
     table = _table(database, draw)
-    return RenameTable(table, _fresh(database, "renamed")) if table else None
+    return RenameTable(table, free_name(database, "renamed")) if table else None
 
 
 def _rename_column(database: Database, draw: random.Random) -> Rewrite | None:

@@ -40,6 +40,9 @@ from isohop.relational.text_files import CsvFile, TextFile, land_texts
 
 Format = Literal["parquet", "csv", "json"]
 
+HIDDEN = (".", "_")
+"""What the names begin with that a folder source passes over."""
+
 _SUFFIXES: Mapping[str, Format] = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -184,4 +187,4 @@ def _table_at(path: Path) -> Iterator[TableFiles]:
 
 
 def _is_hidden(path: Path) -> bool:
-    return path.name.startswith((".", "_"))
+    return path.name.startswith(HIDDEN)

@@ -18,6 +18,7 @@ from isohop.relational.refactor.database import (
     require,
     require_free,
     require_key,
+    require_no_part,
     unreferenced,
     without,
 )
@@ -52,9 +53,7 @@ class ChainToStar:
         )
         for name, _, outer in referrers:
             require(name != self.lookup, f"'{self.lookup}' refers to itself")
-            # A 1:1 part and what it is a part of are one table, which then had the columns twice.
-            part = set(outer.columns) == set(database.declared(name).key or ())
-            require(not part, f"'{name}' is a part of '{self.lookup}'")
+            require_no_part(database, name, outer)
             database = self._hoist(database, name, outer, inner)
         kept = {c: i for c, i in theirs.columns.items() if c not in inner.columns}
         return database.changed(

@@ -172,6 +172,12 @@ def require_nameless(database: Database, table: str, reference: Reference) -> No
     )
 
 
+def require_no_part(database: Database, table: str, reference: Reference) -> None:
+    """A 1:1 part and what it is a part of are one table, which would then have columns twice."""
+    part = set(reference.columns) == set(database.declared(table).key or ())
+    require(not part, f"'{table}' is a part of '{reference.table}'")
+
+
 def new_name(wanted: str, taken: Iterable[str]) -> str:
     """``wanted``, or with a number; engines do not tell capitals apart."""
     lower = {name.lower() for name in taken}

@@ -22,6 +22,7 @@ from isohop.relational.refactor.database import (
     require_key,
     require_nameless,
     require_new,
+    require_no_part,
     unreferenced,
     without,
 )
@@ -168,6 +169,8 @@ class InlineLookup:
             not any_row(unreferenced(database, self.lookup)),
             f"'{self.lookup}' has rows that nothing refers to",
         )
+        for name, _, reference in referrers:
+            require_no_part(database, name, reference)
         tables = {name for name, *_ in referrers}
         for name in sorted(tables):
             for index in reversed(range(len(database.declared(name).references or ()))):
