@@ -294,6 +294,7 @@ def test_versions_are_compared_on_the_command_line(tmp_path, monkeypatch):
     published(tmp_path, "a", {"airport": make_entity(20)}, before)
     now = {"tail/mrr": 0.3, "overall/mrr": 0.4}
     published(tmp_path, "b", {"airport": make_entity(18)}, now)
+    monkeypatch.setattr(terminal.out, "width", 200)
     done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"])
     assert done.exit_code == 0, done.output
     assert "20 → 18" in done.output

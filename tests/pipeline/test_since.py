@@ -386,7 +386,7 @@ def test_a_run_that_is_read_is_not_written(shop):
             shop.run("monday")
     with (
         monday.writing(),
-        pytest.raises(IsohopError, match="is being written, and this one goes on from it"),
+        pytest.raises(IsohopError, match="Run 'monday' is being written or removed"),
         monday.reading(),
     ):
         pass
