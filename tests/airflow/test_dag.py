@@ -49,7 +49,7 @@ def test_a_file_that_is_no_pipeline_hides_no_other_and_is_told(tmp_path, monkeyp
     }.items():
         (tmp_path / name).write_text(text, "utf-8")
     found = module_of(tmp_path, monkeypatch).dags_of(tmp_path)
-    assert len(found["isohop_shop"].tasks) == 6
+    assert len(found["isohop_shop"].tasks) == 7
     wrong = {name: dag for name, dag in found.items() if name != "isohop_shop"}
     assert sorted(wrong) == [
         f"isohop_{n}" for n in ("broken.yaml", "empty.yaml", "half.yaml", "shop.yml")
@@ -112,7 +112,10 @@ def test_a_stage_waits_for_those_that_it_needs(tmp_path, monkeypatch):
         "embed": ["distill"],
         "publish": ["embed"],
         "report": ["embed", "publish"],
+        "done": ["publish", "report"],
     }
+    # What was not published is no success, though there is a report: a run is what its end is.
+    assert [task.task_id for task in dag.leaves] == ["done"]
     # Which of them it needs, and which only to tell what became of it.
     assert dag.get_task("report").trigger_rule == "all_done_min_one_success"
     assert {t.trigger_rule for t in dag.tasks if t.task_id != "report"} == {"all_success"}
@@ -147,7 +150,7 @@ def test_every_stage_sees_what_was_known_by_the_logical_date(tmp_path, monkeypat
     dag = dag_of(tmp_path, monkeypatch)
     day = SimpleNamespace(logical_date=datetime(2026, 11, 24), run_after=datetime(2026, 11, 25))
     assert dag.user_defined_macros["as_of"](day) == datetime(2026, 11, 24)
-    for task in dag.tasks:
+    for task in (dag.get_task(stage) for stage in ("build", "publish", "report")):
         at = task.words.index("--as-of")
         assert task.words[at + 1] == "{{ as_of(dag_run).isoformat() }}"
 
@@ -187,6 +190,7 @@ def test_stages_go_to_clusters_where_connections_are_named(tmp_path, monkeypatch
     clusters = {"ISOHOP_SPARK_CONN": "my_spark", "ISOHOP_RAY_CONN": "my_ray"}
     dag = dag_of(tmp_path, monkeypatch, **clusters)
     kinds = {task.task_id: type(task).__name__ for task in dag.tasks}
+    assert kinds.pop("done") == "EmptyOperator"
     assert kinds == {
         "build": "SparkSubmitOperator",
         "features": "SubmitRayJob",

@@ -129,6 +129,20 @@ def test_edges_first_seen_on_the_day_or_later_are_out_of_the_window(tmp_path):
     assert held.degree["reader"].sum() == (state != LATER).sum()
 
 
+def test_a_time_that_decides_nothing_may_be_any(tmp_path):
+    """A node's own, where nothing is asked that its row tells."""
+    graph = library(tmp_path / "g")
+    nodes = tuple(
+        node.model_copy(update={"time": "pages"}) if node.name == "reader" else node
+        for node in graph.node_types
+    )
+    manifest = graph.manifest.model_copy(update={"node_types": nodes})
+    held = hold_out(Graph(graph.path, manifest), 3, until=date(2020, 2, 1))
+    assert held.later == {}
+    with pytest.raises(IsohopError, match=r"'pages' of 'reader'.*'types:'"):
+        hold_out(Graph(graph.path, manifest), 3, "reader.pages", until=date(2020, 2, 1))
+
+
 def test_a_time_that_says_nothing_is_refused(tmp_path):
     graph = timed(tmp_path, ["2020-01-01"], "seconds")
     hold_out(graph, 3)

@@ -324,6 +324,38 @@ def test_an_entity_is_called_as_its_table_where_it_can_be(tmp_path, table, entit
     assert built(found, tmp_path).node_type(entity).count == 2
 
 
+def test_a_column_called_as_an_entity_leaves_what_the_entity_determines(tmp_path):
+    """Of the file that was given: the column gets another name, and the owner keeps his."""
+    tables = {
+        "store": {"sid": [f"s{one}" for one in range(10)]},
+        "trip": {
+            "id": [f"t{one}" for one in range(200)],
+            "store": [f"note {one % 37}" for one in range(200)],
+            "store_id": [f"s{one % 10}" for one in range(200)],
+            "manager": [f"m{one % 10 // 2}" for one in range(200)],
+        },
+    }
+    written(tmp_path / "data", tables)
+    (tmp_path / "t.yaml").write_text(
+        """
+        database: d
+        source: {path: data}
+        tables:
+          store: {key: sid}
+          trip:
+            key: id
+            references: [{columns: store_id, table: store}]
+            determines: {store: [manager]}
+        """,
+        "utf-8",
+    )
+    found = infer(str(tmp_path / "t.yaml"), ["trip", "store"], base=tmp_path)
+    trip = yaml.safe_load(found.text())["tables"]["trip"]
+    assert trip["determines"] == {"store": ["manager"]}
+    assert trip["columns"] == {"store": "trip_store"}
+    assert built(found, tmp_path).node_type("store").count == 10
+
+
 def test_a_file_with_parts_can_be_inferred_from_and_so_can_what_comes_of_it(tmp_path):
     years = {
         f"orders_{2023 + part}": {

@@ -55,7 +55,7 @@ class Holdout:
     ``degree[name]``: int64 (nodes,), over all edge types and both directions, in the whole graph
     of the window, but for loops and what tells the label. ``seed``: by which that was drawn.
     ``later[name]``: boolean (nodes,), whether a node's own row is out of the window, of node types
-    whose rows have a time.
+    whose rows have a time that decides of an edge or of the label.
     """
 
     edges: dict[str, np.ndarray]
@@ -128,7 +128,10 @@ def hold_out(
     """
     later, late = {}, {}
     if until is not None:
-        timed = [(node, node.time) for node in graph.node_types if node.time is not None]
+        deciding = {edge.source for edge in graph.edge_types if edge.functional and not edge.time}
+        if label is not None:
+            deciding.add(entity_of_label(label))
+        timed = [(n, n.time) for n in graph.node_types if n.time is not None and n.name in deciding]
         late = {node.name: _out(_times(graph.nodes, node, time), until) for node, time in timed}
         later = {edge.name: _later(graph, edge, until, late) for edge in graph.edge_types}
     within = [edge.name for edge in graph.edge_types if edge.source == edge.target]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from isohop.errors import IsohopError
 from isohop.hops.homing import Homes, home_values
@@ -116,23 +117,26 @@ def _determined(before: SchemaFile, after: SchemaFile, columns: Columns) -> Sche
     tables = {}
     for name in (name for name, table in after.tables.items() if table.determines):
         old, new = (_names_of(schema, columns, name) for schema in (before, after))
-        now = {old[what]: called for what, called in new.items() if what in old}
+        roles, values = (
+            {was[what]: now[what] for what in was if what in now}
+            for was, now in zip(old, new, strict=True)
+        )
+        both = {**roles, **values}
         determines = {
-            now.get(owner, owner): tuple(now.get(one, one) for one in held)
+            roles.get(owner, owner): tuple(both.get(one, one) for one in held)
             for owner, held in after.tables[name].determines.items()
         }
         tables[name] = after.tables[name].model_copy(update={"determines": determines})
     return _replaced(after, tables)
 
 
-def _names_of(schema: SchemaFile, columns: Columns, name: str) -> dict[object, str]:
-    """What values, and entities by their keys, are called in the rows of a root."""
+def _names_of(
+    schema: SchemaFile, columns: Columns, name: str
+) -> tuple[Mapping[Any, str], Mapping[Any, str]]:
+    """What entities, by their keys, and values are called in the rows of a root."""
     row, _ = universal_row(schema, columns, name)
-    found: dict[object, str] = {
-        (one.entity, one.key): one.role for one in home_values(schema, row).occurrences
-    }
-    found.update((value, called) for value, called in row.names.items())
-    return found
+    occurrences = home_values(schema, row).occurrences
+    return {(one.entity, one.key): one.role for one in occurrences}, row.names
 
 
 def _clashes(schema: SchemaFile, row: UniversalRow, homes: Homes) -> Iterator[_Clash]:

@@ -334,7 +334,8 @@ def _is_record(name: str) -> bool:
 @contextmanager
 def _locked(file: Path, kind: int, otherwise: str) -> Iterator[None]:
     """Hold a lock of that ``kind``. Raises `IsohopError` where another process has it."""
-    with file.open(encoding="utf-8") as lock:
+    # To lock it for oneself takes the right to write it, on some network file systems.
+    with file.open("a+" if kind == fcntl.LOCK_EX else "r", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
