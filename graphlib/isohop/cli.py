@@ -452,9 +452,6 @@ def _embed_new(
 ) -> None:
     from isohop.coldbrew.new_rows import NewEdges, embed_new
     from isohop.engines.mirror import local
-    from isohop.engines.object_store import READING
-    from isohop.pipeline.pipeline_file import read_pipeline
-    from isohop.pipeline.stages import open_run
 
     student = local(where)
     if student.is_dir():
@@ -465,6 +462,10 @@ def _embed_new(
             )
         _tell_new(embed_new(student, local(new), folder, entity, TerminalProgress()), folder)
         return
+    from isohop.engines.object_store import READING
+    from isohop.pipeline.pipeline_file import read_pipeline
+    from isohop.pipeline.stages import open_run
+
     run = open_run(read_pipeline(_here("PIPELINE.yaml", where)), run_id, READING)
     with run.reading():
         if run.record("embed") is None:

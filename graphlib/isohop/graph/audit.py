@@ -34,8 +34,8 @@ from isohop.graph.dataset import Graph
 from isohop.graph.distances import Adjacency, normal_form, plain, read_rows, row_of
 from isohop.graph.infer import infer_in
 from isohop.hops.proposals import (
+    columns_called,
     free_name,
-    named_columns,
     propose,
     require_recognisable,
     says_the_same,
@@ -260,8 +260,7 @@ class Auditor:
             # `infer` knows columns by their own names: best by one that bears this without a role.
             own = sorted(
                 (called != name, column != name, column)
-                for _, column, called in named_columns(database)
-                if called == name or called.endswith(f"_{name}")
+                for _, column, called in columns_called(database, name)
             )
             return own[0][-1] if own else name
         parts = database.parts(declared.table)

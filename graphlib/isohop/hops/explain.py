@@ -193,16 +193,10 @@ def _place(plan: Plan, node: str) -> str | None:
 def _apart(row: UniversalRow, one: tuple[int, ...], other: tuple[int, ...]) -> int:
     """References between the rows of two entities that occur in a universal row, by their keys."""
     first, second = (
-        [_path(row, visit) for visit, held in row.keys.items() if held == key]
+        [set(row.path(visit)) for visit, held in row.keys.items() if held == key]
         for key in (one, other)
     )
     return min(len(here ^ there) for here, there in product(first, second))
-
-
-def _path(row: UniversalRow, visit: int) -> set[int]:
-    """The visits from below the root to this one."""
-    parent = row.visits[visit].parent
-    return set() if parent is None else {visit, *_path(row, parent)}
 
 
 def _shortest(neighbours: Mapping[str, set[str]], start: str, goal: str) -> int | None:

@@ -181,7 +181,7 @@ def _forbidden(
 
 
 def _apart(schema: SchemaFile, row: UniversalRow, clash: _Clash) -> SchemaFile:
-    one, other = _path(row, clash.first[0]), _path(row, clash.second[0])
+    one, other = row.path(clash.first[0]), row.path(clash.second[0])
     shared = 0
     while shared < min(len(one), len(other)) and one[shared] == other[shared]:
         shared += 1
@@ -190,15 +190,6 @@ def _apart(schema: SchemaFile, row: UniversalRow, clash: _Clash) -> SchemaFile:
         if changed is not None:
             return changed
     return _renamed(schema, row, clash.second[1], {name.lower() for name in row.names.values()})
-
-
-def _path(row: UniversalRow, visit: int) -> list[int]:
-    """The visits from below the root to this one."""
-    path: list[int] = []
-    while row.visits[visit].parent is not None:
-        path.insert(0, visit)
-        visit = row.visits[visit].parent or 0
-    return path
 
 
 def _prefixed(schema: SchemaFile, row: UniversalRow, index: int) -> SchemaFile | None:

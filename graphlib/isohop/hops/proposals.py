@@ -108,12 +108,12 @@ def free_name(database: Database, stem: str) -> str:
     return next(f"{stem}_{n}" for n in letters if f"{stem}_{n}".lower() not in taken)
 
 
-def named_columns(database: Database) -> Iterator[tuple[str, str, str]]:
-    """(table, column, logical name) of all columns that are used."""
+def columns_called(database: Database, name: str) -> Iterator[tuple[str, str, str]]:
+    """(table, column, logical name) of the columns of that logical name, in whatever role."""
     for table, declared in database.tables.items():
         for column in _columns(database, table):
             _, called = base_name(declared, column)
-            if called is not None:
+            if called is not None and (called == name or called.endswith(f"_{name}")):
                 yield table, column, called
 
 
@@ -138,11 +138,8 @@ def _determined(schema: SchemaFile, database: Database) -> Determined:
 
 def _otherwise_called(database: Database, name: str) -> set[tuple[str, str]]:
     """Columns whose logical name is this one, in whatever role, while their own is another."""
-    return {
-        (table, column)
-        for table, column, called in named_columns(database)
-        if called != column and (called == name or called.endswith(f"_{name}"))
-    }
+    found = columns_called(database, name)
+    return {(table, column) for table, column, called in found if called != column}
 
 
 def _columns(database: Database, table: str) -> tuple[str, ...]:

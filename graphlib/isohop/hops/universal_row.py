@@ -75,6 +75,14 @@ class UniversalRow:
                     grown = True
         return frozenset(known)
 
+    def path(self, visit: int) -> list[int]:
+        """The visits from below the root to this one."""
+        path: list[int] = []
+        while self.visits[visit].parent is not None:
+            path.insert(0, visit)
+            visit = self.visits[visit].parent or 0
+        return path
+
     def place(self, value: int) -> str:
         """``table.column`` of a value, for messages."""
         visit, column = self.source[value]
