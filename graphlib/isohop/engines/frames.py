@@ -53,6 +53,15 @@ def all_given(columns: Sequence[str]) -> Column:
     return reduce(and_, (F.col(column).isNotNull() for column in columns))
 
 
+def with_digits(frame: DataFrame, columns: Sequence[str]) -> list[Column]:
+    """The columns, of bytes their digits, which have the same order: not every engine has one of
+    bytes, and they are no text."""
+    from pyspark.sql import functions as F
+
+    types = dict(frame.dtypes)
+    return [F.hex(name) if types[name] == "binary" else F.col(name) for name in columns]
+
+
 def equal(ours: Sequence[str], theirs: Sequence[str]) -> Column:
     """The columns are equal, pair by pair."""
     from pyspark.sql import functions as F

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from isohop.engines.frames import equal, renamed, united
+from isohop.engines.frames import equal, renamed, united, with_digits
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -36,10 +36,7 @@ def numbered(keys: DataFrame, names: Sequence[str], count: int) -> DataFrame:
         sizes = {row["range"]: row["count"] for row in ranged.groupBy("range").count().collect()}
         starts += accumulate(sizes.get(index, 0) for index in range(len(boundaries)))
     start = F.get(F.array(*(F.lit(number).cast("bigint") for number in starts)), F.col("range"))
-    binary = {name for name, type in keys.dtypes if type == "binary"}
-    # Not every engine has an order of bytes in a window; their digits have the same.
-    order = [F.hex(name) if name in binary else F.col(name) for name in names]
-    within = Window.partitionBy("range").orderBy(*order)
+    within = Window.partitionBy("range").orderBy(*with_digits(keys, names))
     return ranged.select(
         (F.row_number().over(within) - 1 + start).cast("bigint").alias("node_id"), *names
     )

@@ -7,7 +7,7 @@ from functools import reduce
 from operator import add, or_
 from typing import TYPE_CHECKING
 
-from isohop.engines.frames import all_given, equal, renamed, united
+from isohop.engines.frames import all_given, equal, renamed, united, with_digits
 from isohop.hops.homing import Occurrence
 from isohop.hops.plan import Plan, Root
 from isohop.hops.universal_row import references
@@ -134,9 +134,8 @@ def _count_rows(root: Root, frame: DataFrame, counted: TableLedger, otherwise: s
         counted.find(NOBODY, root.table, facts_of_one, policy="in no node")
     elif facts_of_one:
         names = [occurrence.role for occurrence in participants]
-        types = dict(frame.dtypes)
-        told = {name: F.hex(name) if types[name] == "binary" else F.col(name) for name in types}
-        keys = [F.concat_ws(", ", *(told[f"v{v}"] for v in o.key)) for o in participants]
+        told = ([f"v{value}" for value in occurrence.key] for occurrence in participants)
+        keys = [F.concat_ws(", ", *with_digits(frame, columns)) for columns in told]
         shown = [
             F.when(_given(o), key).alias(f"p{at}")
             for at, (o, key) in enumerate(zip(participants, keys, strict=True))

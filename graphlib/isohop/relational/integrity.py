@@ -22,6 +22,7 @@ from isohop.engines.frames import (
     read_parquet,
     staged,
     united,
+    with_digits,
     write_parquet,
 )
 from isohop.relational.as_of import forget_later
@@ -300,9 +301,7 @@ class Integrity:
         shown = [_example(row) for row in groups.orderBy(*key).limit(EXAMPLES).collect()]
         if not shown:
             return
-        # Not every engine orders bytes.
-        types = dict(clean.frame.dtypes)
-        values = (F.hex(c) if types[c] == "binary" else F.col(c) for c in sorted(types))
+        values = with_digits(clean.frame, sorted(clean.frame.columns))
         order = Window.partitionBy(*key).orderBy(*(value.asc_nulls_last() for value in values))
         ranked = clean.frame.withColumn("rank", F.row_number().over(order))
         extra = ranked.where(F.col("rank") > 1).drop("rank")
