@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -40,7 +40,8 @@ def run_and_kill(program: str, arguments: list[str], training: Path, when: str) 
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
         for child in children:
-            child.kill() if child.is_running() else None
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 class Reader:

@@ -45,12 +45,15 @@ with ray_session():
 
 def listening(process: psutil.Process) -> list[tuple[str, str, int]]:
     """Names, addresses and ports of sockets of a process and all that it started."""
-    return [
-        (one.name(), socket.laddr.ip, socket.laddr.port)
-        for one in (process, *process.children(recursive=True))
-        for socket in one.net_connections("inet")
-        if socket.status == psutil.CONN_LISTEN
-    ]
+    found = []
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # what has ended meanwhile listens to nobody
+            found += [
+                (one.name(), socket.laddr.ip, socket.laddr.port)
+                for socket in one.net_connections("inet")
+                if socket.status == psutil.CONN_LISTEN
+            ]
+    return found
 
 
 def is_loopback(address: str) -> bool:
@@ -134,11 +137,12 @@ def test_where_a_process_of_ray_dies_all_ends_and_it_is_said(tmp_path, whom):
     while not begun.exists():
         assert run.poll() is None
         time.sleep(0.05)
-    (victim,) = (
-        child
-        for child in psutil.Process(run.pid).children(recursive=True)
-        if child.name() == whom[:15] or child.cmdline()[:1] == [whom]
-    )
+    victims = []
+    for child in psutil.Process(run.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # some of its helpers end at once
+            if child.name() == whom[:15] or child.cmdline()[:1] == [whom]:
+                victims.append(child)
+    (victim,) = victims
     victim.kill()
     said, _ = run.communicate(timeout=120)
     assert run.returncode == 0, said

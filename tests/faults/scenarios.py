@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,10 +179,8 @@ def kill_all(process: subprocess.Popen[str]) -> None:
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
     for child in children:
-        try:
+        with suppress(psutil.NoSuchProcess):
             child.kill()
-        except psutil.NoSuchProcess:
-            continue
     process.communicate()
 
 
@@ -243,8 +241,9 @@ def a_worker_killed(folder: Path, usual: Usual, draw: random.Random) -> Result:
         workers = _workers(run)
         seen = seen or (time.monotonic() if workers else None)
         if workers and seen is not None and time.monotonic() - seen > wait:
-            draw.choice(workers).kill()
-            break
+            with suppress(psutil.NoSuchProcess):  # it ended by itself: another one
+                draw.choice(workers).kill()
+                break
         time.sleep(0.05)
     said, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode in (0, 1), said
