@@ -313,7 +313,7 @@ def run(
     What is done already, and has not changed since, is not done again.
     """
     from isohop.pipeline.pipeline_file import read_pipeline
-    from isohop.pipeline.stages import open_run, run_all
+    from isohop.pipeline.running import open_run, run_all
 
     read = read_pipeline(pipeline, _said(as_of, instead))
     folder = open_run(read, run_id)
@@ -338,7 +338,7 @@ def stage(
     """Run one stage of a pipeline, if it is not done."""
     from isohop.engines.storage import write_text_atomically
     from isohop.pipeline.pipeline_file import read_pipeline
-    from isohop.pipeline.stages import open_run, run_stage
+    from isohop.pipeline.running import open_run, run_stage
 
     read = read_pipeline(pipeline, _said(as_of, instead))
     folder = open_run(read, run_id)
@@ -464,7 +464,7 @@ def _embed_new(
         return
     from isohop.engines.object_store import READING
     from isohop.pipeline.pipeline_file import read_pipeline
-    from isohop.pipeline.stages import open_run
+    from isohop.pipeline.running import open_run
 
     run = open_run(read_pipeline(_here("PIPELINE.yaml", where)), run_id, READING)
     with run.reading():
@@ -591,8 +591,8 @@ def evaluate(
     By how well nodes are connected, on what a run's features have not seen either.
     """
     from isohop.pipeline.pipeline_file import read_pipeline
-    from isohop.pipeline.stages import evaluate as evaluate_run
-    from isohop.pipeline.stages import open_run
+    from isohop.pipeline.running import evaluate as evaluate_run
+    from isohop.pipeline.running import open_run
 
     read = read_pipeline(pipeline, _said(as_of, instead))
     folder = open_run(read, run_id)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from isohop.coldbrew import training
+from isohop.coldbrew import judging, training
 from isohop.coldbrew.beside_label import PART
 from isohop.coldbrew.calibration import calibration_error
 from isohop.coldbrew.choice import Choice
@@ -31,6 +31,7 @@ from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.settings import FEWEST_STEPS, PASSES, DistillSettings
 from isohop.coldbrew.tables import module_key
 from isohop.coldbrew.teacher import Teacher
+from isohop.coldbrew.validation import Validation
 from isohop.engines.workers import Workers
 from isohop.errors import IsohopError
 from isohop.graph import EdgeType, Graph, GraphManifest, NodeType
@@ -229,7 +230,7 @@ def test_where_that_is_better_the_second_half_learns_by_messages_as_credible_as_
     tmp_path, settings, monkeypatch
 ):
     better = iter(range(100))
-    monkeypatch.setattr(Distiller, "_validation_score", lambda *_: float(next(better)))
+    monkeypatch.setattr(Validation, "score", lambda *_: float(next(better)))
     longer = settings.model_copy(update={"steps": 50, "learning_rate": 0.02})
     distiller = doubtful(tmp_path / "a", longer)
     distiller.start("teacher")
@@ -378,8 +379,8 @@ def test_all_workers_ask_the_same_of_each_other_where_a_type_has_no_edges_or_a_s
 
 def test_no_walk_carries_structural_embeddings_once_there_are_none(tmp_path, monkeypatch):
     """Nor does the one that steps had been learning from when they went."""
-    monkeypatch.setattr(Distiller, "_believe", lambda self: None)
-    monkeypatch.setattr(Distiller, "_displace", lambda self: self.teacher.structural.displace())
+    monkeypatch.setattr(judging, "believe", lambda of: None)
+    monkeypatch.setattr(judging, "displace", lambda of: of.teacher.structural.displace())
     longer = WALKED.model_copy(update={"steps": 50})
     distiller = Distiller.of(*citations(tmp_path, some_edges()), longer, 1, None, 1)
     distiller.start("teacher")
@@ -600,7 +601,7 @@ def test_served_is_the_student_where_no_edge_is_visible_and_at_length_1_everywhe
 def test_features_count_for_as_much_as_they_tell(tmp_path, monkeypatch):
     """Papers cite those of their topic, which their features tell; what is noise tells nothing.
     Beside a teacher that knows its edges by heart."""
-    monkeypatch.setattr(Distiller, "_displace", lambda self: None)
+    monkeypatch.setattr(judging, "displace", lambda of: None)
     papers, topics = 800, 100
     draw = np.random.default_rng(2)
     topic = np.arange(papers) % topics
@@ -753,7 +754,7 @@ def test_a_step_of_the_mlp_looks_at_no_node_that_it_does_not_ask_about(tmp_path)
 @pytest.mark.parametrize("settings", [SMALL, SAMPLED], ids=["whole", "sampled"])
 def test_structural_embeddings_have_a_penalty_and_no_weight_decay(tmp_path, monkeypatch, settings):
     """Whether a step touches all of them or few."""
-    monkeypatch.setattr(Distiller, "_displace", lambda self: None)
+    monkeypatch.setattr(judging, "displace", lambda of: None)
     made = citations(tmp_path, some_edges())
     sizes = []
     for decay in (0.0, 5.0):
@@ -793,7 +794,7 @@ def test_the_second_half_has_structural_embeddings_where_validation_is_not_bette
     distiller.train(25)
     assert distiller.teacher.structural.learned
     scores = iter([0.5, 0.5 if worth else 0.6])
-    monkeypatch.setattr(Distiller, "_validation_score", lambda *_: next(scores, 0.7))
+    monkeypatch.setattr(Validation, "score", lambda *_: next(scores, 0.7))
     distiller.train(1)
     assert distiller.teacher.structural.learned == worth
     distiller.save_checkpoint(tmp_path / "c.safetensors")

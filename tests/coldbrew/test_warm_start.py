@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from isohop.coldbrew import distiller as of_all_models
-from isohop.coldbrew import reliability
+from isohop.coldbrew import judging, reliability
 from isohop.coldbrew.distill import DistillManifest
 from isohop.coldbrew.distiller import Distiller
 from isohop.coldbrew.keeping import keep_model
@@ -20,6 +20,7 @@ from isohop.coldbrew.known_graph import KnownGraph
 from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.tables import module_key
 from isohop.coldbrew.training import Training
+from isohop.coldbrew.validation import Validation
 from isohop.engines.workers import ALONE
 from isohop.errors import IsohopError
 from isohop.graph import Graph
@@ -91,10 +92,10 @@ def test_its_teacher_is_judged_by_weighed_messages_from_the_start_and_anew_half_
     saved(tmp_path)
     better = iter(range(100))
 
-    def score(distiller: Distiller, *_: object) -> float:
-        return float(next(better)) if distiller.done == 0 else 0.0
+    def score(validation: Validation, *_: object) -> float:
+        return float(next(better)) if validation.distiller.done == 0 else 0.0
 
-    monkeypatch.setattr(Distiller, "_validation_score", score)
+    monkeypatch.setattr(Validation, "score", score)
     later = grown(tmp_path / "later")
     distiller, resumed = warm(later, tmp_path), warm(later, tmp_path)
     distiller.start("teacher")
@@ -138,11 +139,11 @@ def test_what_learned_without_structural_embeddings_goes_on_without(tmp_path, mo
             distiller.teacher.structural.displace()
 
     with monkeypatch.context() as patched:
-        patched.setattr(Distiller, "_displace", displace)
-        patched.setattr(Distiller, "_validation_score", lambda *_: 0.0)  # the last weights stay
+        patched.setattr(judging, "displace", displace)
+        patched.setattr(Validation, "score", lambda *_: 0.0)  # the last weights stay
         assert saved(tmp_path).teacher.structural.learned == worth
     distiller = warm(grown(tmp_path / "later"), tmp_path)
-    monkeypatch.setattr(Distiller, "_validation_score", lambda *_: 0.0)
+    monkeypatch.setattr(Validation, "score", lambda *_: 0.0)
     train(distiller, "teacher")
     assert distiller.teacher.structural.learned == worth
 

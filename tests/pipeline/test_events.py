@@ -15,7 +15,7 @@ import pytest
 from isohop.errors import IsohopError
 from isohop.pipeline.events import METRICS
 from isohop.pipeline.pipeline_file import read_pipeline
-from isohop.pipeline.stages import open_run, run_stage
+from isohop.pipeline.running import open_run, run_stage
 from tests.pipeline.test_pipeline import command, pipeline_file
 
 

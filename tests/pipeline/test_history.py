@@ -17,6 +17,7 @@ from isohop.cli import app
 from isohop.errors import IsohopError
 from isohop.pipeline.history import differences, past_run, past_runs, prune
 from isohop.pipeline.pipeline_file import Pipeline, read_pipeline
+from isohop.pipeline.running import dependencies, open_run, run_stage
 from isohop.pipeline.runs import (
     Made,
     Run,
@@ -26,7 +27,7 @@ from isohop.pipeline.runs import (
     size_of,
     told_apart,
 )
-from isohop.pipeline.stages import STAGES, dependencies, open_run, run_stage
+from isohop.pipeline.stages import STAGES
 from tests.pipeline.test_pipeline import SMALL, command, pipeline_file
 from tests.shop import CHAIN, TABLES, chain_from
 

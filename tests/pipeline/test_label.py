@@ -17,7 +17,7 @@ import isohop
 from isohop.cli import app
 from isohop.coldbrew.distill import read_manifest
 from isohop.pipeline.pipeline_file import read_pipeline
-from isohop.pipeline.stages import open_run, run_all
+from isohop.pipeline.running import open_run, run_all
 
 pytestmark = pytest.mark.usefixtures("ray")
 

@@ -23,8 +23,9 @@ from isohop.coldbrew.comparison import Comparison
 from isohop.errors import InvalidInput, IsohopError
 from isohop.graph import Graph
 from isohop.pipeline.pipeline_file import read_pipeline
+from isohop.pipeline.running import fingerprint, open_run, run_all, run_stage
 from isohop.pipeline.runs import Run
-from isohop.pipeline.stages import STAGES, fingerprint, open_run, run_all, run_stage
+from isohop.pipeline.stages import STAGES
 from tests.shop import CHAIN, ROOT, TABLES, chain_from
 
 SMALL = """

@@ -24,9 +24,9 @@ from isohop.giant.features import Features
 from isohop.graph import Graph
 from isohop.graph.build import build
 from isohop.pipeline.pipeline_file import read_pipeline
+from isohop.pipeline.running import evaluate, open_run, run_stage
 from isohop.pipeline.runs import Run, told_apart
 from isohop.pipeline.since import DECISION, KEPT
-from isohop.pipeline.stages import evaluate, open_run, run_stage
 
 pytestmark = pytest.mark.usefixtures("ray")
 

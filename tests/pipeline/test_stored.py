@@ -22,8 +22,9 @@ from isohop.graph import Graph
 from isohop.graph.build import build
 from isohop.pipeline.history import past_runs, prune
 from isohop.pipeline.pipeline_file import home_of_runs, read_pipeline
+from isohop.pipeline.running import open_run
 from isohop.pipeline.runs import LOCK, Run
-from isohop.pipeline.stages import STAGES, open_run
+from isohop.pipeline.stages import STAGES
 from tests.pipeline.test_pipeline import SMALL, command
 from tests.shop import CHAIN, TABLES, chain_from
 

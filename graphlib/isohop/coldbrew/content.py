@@ -66,7 +66,7 @@ def content_in_answers(serving: Serving) -> tuple[float, float]:
         return 0.0, 0.0
     best = []
     for alone in (False, True):
-        nodes = torch.nonzero(distiller.validation_nodes(labels, alone))[:, 0]
+        nodes = torch.nonzero(distiller.validation.nodes(labels, alone))[:, 0]
         right = dict.fromkeys(IN_ANSWERS, 0.0)
         for share in IN_ANSWERS if len(nodes) else ():
             weight = torch.full((len(nodes),), share)

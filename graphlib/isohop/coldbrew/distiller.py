@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from isohop.coldbrew.beside_label import links_are_in_the_way
 from isohop.coldbrew.calibration import ConfidenceBin
-from isohop.coldbrew.evaluation import FEWEST, Figure, LinkEvaluation, Model, label_figures, shrunk
+from isohop.coldbrew.evaluation import Figure, LinkEvaluation, Model, label_figures
 from isohop.coldbrew.figures import DOUBTFUL, LayerFigures
 from isohop.coldbrew.graph_mlp import ByContrast
 from isohop.coldbrew.inputs import Inputs, read_inputs
+from isohop.coldbrew.judging import believe, judge, weighed_by
 from isohop.coldbrew.known_labels import MOST_SCARCE, KnownLabels
 from isohop.coldbrew.label_propagation import propagated
 from isohop.coldbrew.labels import CLASSES, Labels, parts_with, read_labels
@@ -46,7 +47,6 @@ from isohop.coldbrew.learners import (
 from isohop.coldbrew.links import LinkTask, queries_of, some_of
 from isohop.coldbrew.message_passing import MessageGraph
 from isohop.coldbrew.oversmoothing import figures_of
-from isohop.coldbrew.reliability import POWERS, credible_edges, sharpened
 from isohop.coldbrew.sampling import Sampler
 from isohop.coldbrew.serving import Serving
 from isohop.coldbrew.settings import DistillSettings
@@ -55,6 +55,7 @@ from isohop.coldbrew.student import Student, latent_index
 from isohop.coldbrew.tables import Table, unit
 from isohop.coldbrew.teacher import Teacher
 from isohop.coldbrew.training import Training, mixed, parted
+from isohop.coldbrew.validation import Validation
 from isohop.coldbrew.walks import Walks
 from isohop.coldbrew.warm_start import WarmStart
 from isohop.engines.checkpoints import (
@@ -69,8 +70,6 @@ from isohop.graph import Graph, Holdout, hold_out
 from isohop.graph.held_out import HELD_OUT, save_held_out
 
 DEAF = "neighbours do not hear which label a node has"
-BY_FEATURES = ("mlp", "student", "graph-mlp")
-"""Models that hear of no edges."""
 
 
 class Distiller:
@@ -121,12 +120,13 @@ class Distiller:
         self.structural = self.structural_nodes()
         self.queries = queries_of(inputs.edge_types, frozenset(inputs.entities))
         self.evaluation = LinkEvaluation(inputs, holdout, self.graph.degrees())
+        self.validation = Validation(self)
         self.latent: dict[str, Tensor] = {}
         self.nearness: dict[str, Tensor] = {}
         edges = sum(edges.shape[1] for edges in self.visible.values())
         self.sampled = sum(inputs.counts.values()) + edges > settings.full_graph
         """Whether a step learns from a part of the graph."""
-        self.parts = self._parts_of(self.graph)  # the teacher's, and large: until it is trained
+        self.parts = self.parts_of(self.graph)  # the teacher's, and large: until it is trained
         sparse = self.parts is not None
         self.teacher = Teacher(
             inputs, self.structural, settings, self.outputs, sparse, self._known_labels()
@@ -273,13 +273,13 @@ class Distiller:
         self._settle_links()
         if model == "teacher" and self.teacher.structural.sparse:
             self.teacher.structural.share_out(self.workers)
-        score = partial(self._selection_score, model)
-        halfway = self._judge if model == "teacher" else None
+        score = partial(self.validation.of_weights, model)
+        halfway = partial(judge, self) if model == "teacher" else None
         learner = self._learner_of(model)
         self._training = self.training_of(model, learner, score=score, halfway=halfway)
         if self.begun is not None:
             if model == "teacher":
-                self._judge()
+                judge(self)
             self._training.consider()
 
     def _settle_links(self) -> None:
@@ -358,7 +358,7 @@ class Distiller:
             halfway,
         )
 
-    def _parts_of(self, graph: MessageGraph) -> Sampler | Walks | None:
+    def parts_of(self, graph: MessageGraph) -> Sampler | Walks | None:
         """What the teacher learns of a large graph from."""
         settings = self.settings
         if self.sampled and settings.teacher == "message-passing":
@@ -398,42 +398,6 @@ class Distiller:
         draw = np.random.default_rng([self.seed, 3, *number, self.workers.rank])
         return Batch(number[-1], links, nodes, labelled, hidden, draw)
 
-    def _selection_score(self, model: str, told: Told) -> float:
-        """Which weights are best: of those that hear of no edges by nodes without any, and where
-        these are few by the others as well."""
-        own = self._validation_score(model, told, model in BY_FEATURES)
-        if model not in BY_FEATURES:
-            return own
-        return shrunk(own, self._alone(), self._validation_score(model, told, False))
-
-    def _alone(self) -> int:
-        """How many questions there are about nodes without edges."""
-        if self.labels is not None and self.labels.validation.any():
-            apart = self.labels.validation & ~self.connected[self.labels.entity]
-            return int(apart.sum())
-        return sum(len(one.source) for one in self.evaluation.on_validation(alone=True))
-
-    def _validation_score(
-        self, model: str, told: Told, alone: bool, entity: str | None = None
-    ) -> float:
-        """Of all that is told, or of one entity. ``alone``: about nodes that have no edges, where
-        these are not too few. The same for all workers."""
-        return self.workers.agreed(self._own_score(model, told, alone, entity))
-
-    def _own_score(self, model: str, told: Told, alone: bool, entity: str | None) -> float:
-        labels = self.labels
-        answers = told.answers if labels and entity in (None, labels.entity) else None
-        if labels is not None and answers is not None and labels.validation.any():
-            return labels.right(answers, self.validation_nodes(labels, alone))
-        if not told.vectors:
-            return 0.0
-        return self.evaluation.validation(self.model_of(model, told), alone, entity)
-
-    def validation_nodes(self, labels: Labels, alone: bool) -> Tensor:
-        """Mask of those that have edges, or of those ``alone``; of all, where these are too few."""
-        mask = labels.validation & (self.connected[labels.entity] != alone)
-        return mask if mask.sum() >= FEWEST else labels.validation
-
     def _conclude(self, model: str, learner: Learner, guess: Tensors | None = None) -> None:
         """What follows from a model's weights. ``guess``: those of MLP₁, where they are known."""
         learner.module.eval()
@@ -441,7 +405,7 @@ class Distiller:
             self.parts = None
         with torch.no_grad():
             if model == "teacher":
-                self._believe()
+                believe(self)
                 told = self.pass_messages(self.teacher, self.graph, {}, crossed=True)
             else:
                 told = learner.tell()
@@ -479,69 +443,12 @@ class Distiller:
             raw = teacher.crossed(*about) if crossed else teacher(*about)
         return self.told_by(raw, teacher.classify)
 
-    def _judge(self) -> None:
-        """From here on the teacher learns without structural embeddings and by messages that are
-        weighed, each where that is better by now: once it knows something, half-way or from the
-        start."""
-        before, structural = self.graph, self.teacher.structural
-        displaced = structural.displaced
-        self.teacher.eval()
-        with torch.no_grad():
-            self._displace()
-            self._believe()
-        self.teacher.train()
-        # Structural embeddings are in what a walk carries.
-        walked = isinstance(self.parts, Walks) and structural.displaced != displaced
-        if self.graph is not before or walked:
-            self.parts = self._parts_of(self.graph)
-
-    def _displace(self) -> None:
-        """Without structural embeddings where validation is better so: where features tell all
-        that a place in the graph would, nodes learn their own edges by heart. What an earlier run
-        found to be better without stays without."""
-        structural = self.teacher.structural
-        if not structural.learned:  # both would be the same
-            if self.begun is not None:
-                structural.displace()
-            return
-        nobody = {n: torch.ones(count, dtype=torch.bool) for n, count in self.inputs.counts.items()}
-        told = [self.teach(unplaced=unplaced) for unplaced in (None, nobody)]
-        placed, without = (self._validation_score("teacher", one, False) for one in told)
-        if without > placed:
-            structural.displace()
-
-    def _believe(self) -> None:
-        """Judge how credible edges are; that weighs messages where validation says so."""
-        self.graph, self.weighed = self.unweighed, 0
-        self.credible = credible_edges(
-            self.queries,
-            self.visible,
-            self.inputs.counts,
-            lambda left_out: self.teach(left_out).vectors,
-            self.teacher.score,
-            self.seed,
-        )
-        if not self.credible:
-            return
-        best = self._validation_score("teacher", self.teach(), False)
-        for power in POWERS:
-            graph = self._weighed_by(power)
-            weighed = self.pass_messages(self.teacher, graph, {})
-            score = self._validation_score("teacher", weighed, False)
-            if score > best:
-                best, self.graph, self.weighed = score, graph, power
-
-    def _weighed_by(self, power: int) -> MessageGraph:
-        if not power:
-            return self.unweighed
-        return self.unweighed.weighed(sharpened(self.credible, power))
-
     def listen(self, told: Mapping[bool, Told]) -> Told:
         """What the student says, and what it hears of from now on: latent neighbours of an entity
         where validation is not worse for it. ``told``: with them, and without."""
         for name in self.inputs.entities:
             alone, among = (
-                self._validation_score("student", told[whether], True, name)
+                self.validation.score("student", told[whether], True, name)
                 for whether in (False, True)
             )
             self.listens[name] = among >= alone
@@ -609,8 +516,8 @@ class Distiller:
             self.start(about["model"])
         if "weighed" in about:
             self.credible, self.weighed = parts.get("credible", {}), int(about["weighed"])
-            self.graph = self._weighed_by(self.weighed)
-            self.parts = self._parts_of(self.graph)
+            self.graph = weighed_by(self, self.weighed)
+            self.parts = self.parts_of(self.graph)
         if int(about.get("displaced", "0")):
             self.teacher.structural.displace()
         if self._training is not None:

@@ -1,6 +1,7 @@
 """Infer: a first schema file from a database and the names of its entities.
 
-    relational/inference.py    keys, references, surrogates, parts of one table
+    relational/inference.py    references, parts of one table, and what is adopted
+    relational/keys.py         keys and surrogates
     hops/naming.py             names that tell everything apart
     hops/dependencies.py       what entities determine though no key says so
     hops/attribute_kinds.py    kinds, and attributes worth sharing

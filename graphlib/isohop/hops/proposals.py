@@ -18,8 +18,8 @@ from isohop.hops.plan import make_plan
 from isohop.hops.schema_file import SchemaFile
 from isohop.hops.universal_row import base_name
 from isohop.relational.files import HIDDEN
-from isohop.relational.inference import surrogate
 from isohop.relational.integrity import CleanTable
+from isohop.relational.keys import surrogate
 from isohop.relational.profile import profile
 from isohop.relational.refactor import (
     ChainToStar,

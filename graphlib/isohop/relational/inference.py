@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import combinations
-from math import prod
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
@@ -23,14 +21,20 @@ from isohop.engines.frames import all_given, equal, united
 from isohop.relational import naming
 from isohop.relational.database import Reference, Table, type_family
 from isohop.relational.integrity import CleanTable
+from isohop.relational.keys import (
+    SUPPORT,
+    composite_keys,
+    not_quite_keys,
+    repeated,
+    single_key,
+    surrogate,
+)
 from isohop.relational.profile import ColumnProfile, TableProfile, is_text, profile
 from isohop.relational.uniting import unite
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-SUPPORT = 20
-"""So many rows, or distinct values, make it unlikely that something holds by accident."""
 OVERLAP = {
     naming.CERTAIN: 0.5,
     naming.NAMED: 0.5,
@@ -48,12 +52,6 @@ accident."""
 TOGETHER = 16
 TESTS = 8
 """So many composite keys at most are tested for one table, of up to four columns each."""
-
-_SEQUENCE = naming.wordset(
-    "seq sequence line position pos item number num no rank index idx version ordinal step round "
-    "lap stop inning year season month day week hour date level part chapter order slot"
-)
-_CALLED = naming.wordset("name title label code symbol abbreviation abbr short slug isbn email")
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ class _Search:
                     column.name
                     for column in held.columns.values()
                     if any(
-                        other != name and _repeated(column, theirs)
+                        other != name and repeated(column, theirs)
                         for other, theirs in called[naming.words(column.name)]
                     )
                 }
@@ -188,8 +186,11 @@ class _Search:
         for name in sorted(self.tables):
             if not self._without_key(name) or self.profiles[name].rows < 2:
                 continue
-            clean, rows = self.tables[name], self.profiles[name].rows
-            sets = self._key_sets(name)
+            clean, held = self.tables[name], self.profiles[name]
+            rows = held.rows
+            refers = {r.columns for r in self.references[name]}
+            others = [table for other, table in self.profiles.items() if other != name]
+            sets = composite_keys(held, refers, others)
             for columns in sets[:TESTS]:
                 chosen = clean.frame.select(*(clean.names[column] for column in columns))
                 distinct = chosen.distinct().count()
@@ -466,48 +467,6 @@ class _Search:
             return known >= share * distinct and (distinct >= SUPPORT or not alike)
         return True
 
-    def _key_sets(self, name: str) -> list[tuple[str, ...]]:
-        """The sets of columns to test: the smallest first, of these what another table holds under
-        the same names and may refer by."""
-        held, refers = self.profiles[name], {r.columns for r in self.references[name]}
-        ranks: dict[str, int] = {}
-        for column in held.columns.values():
-            if column.nulls or column.distinct < 2 or pa.types.is_nested(column.type):
-                continue
-            own = set(naming.words(column.name))
-            if (column.name,) in refers:
-                ranks[column.name] = 0
-            elif pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
-                continue
-            elif naming.is_identifier(column.name):
-                ranks[column.name] = 1
-            elif pa.types.is_date(column.type) or (column.integers and own & _SEQUENCE):
-                ranks[column.name] = 2
-            elif column.code or pa.types.is_timestamp(column.type):
-                ranks[column.name] = 3
-        if held.rows < SUPPORT:
-            ranks = {column: rank for column, rank in ranks.items() if rank <= 1}
-        chosen = sorted(ranks, key=lambda column: (ranks[column], column))[:6]
-        sets = []
-        for size in (2, 3, 4):
-            for columns in combinations(sorted(chosen), size):
-                # Each estimate may be short by a quarter.
-                most = prod(1.25 * held.columns[column].distinct for column in columns)
-                if most >= held.rows:
-                    sets.append(columns)
-        others = [
-            {naming.words(column) for column in table.columns}
-            for other, table in self.profiles.items()
-            if other != name
-        ]
-
-        def order(one: tuple[str, ...]) -> tuple[int, bool, int, tuple[str, ...]]:
-            called = {naming.words(column) for column in one}
-            alone = not any(called <= other for other in others)
-            return len(one), alone, sum(ranks[column] for column in one), one
-
-        return sorted(sets, key=order)
-
     def _refers_back(self, target: str, name: str, key: tuple[str, ...]) -> bool:
         """Whether the target's key already holds a reference to the table, as its details do."""
         return any(r.table == name and set(r.columns) <= set(key) for r in self.references[target])
@@ -540,111 +499,6 @@ _FITS = {
     naming.GUESS: "and the name may mean the table",
     0: "and no name says so",
 }
-
-
-def _repeated(column: ColumnProfile, other: ColumnProfile) -> bool:
-    """Whether another column says whole numbers of this one again and again, and no others."""
-    low, high = column.minimum, column.maximum
-    if not column.integers or low is None or high is None or other.unique:
-        return False
-    if other.minimum is None or other.maximum is None:
-        return False
-    return low <= other.minimum and other.maximum <= high
-
-
-def not_quite_keys(table: TableProfile, names: naming.TableNames) -> list[str]:
-    """Columns that are called the table's key, whose values do not all differ."""
-    return [
-        column.name
-        for column in table.columns.values()
-        if not column.unique and _key_name(table.name, column, names) == OWN_KEY
-    ]
-
-
-def single_key(
-    table: TableProfile,
-    names: naming.TableNames,
-    shared: Set[tuple[str, ...]],
-    referred: Set[str] = frozenset(),
-) -> tuple[str, str] | None:
-    """The column that is a table's key, and why; None when there is none.
-
-    Of several the one with the best name, then UUIDs and hashes, whole numbers, codes, the shortest
-    texts, and the first in the alphabet. ``shared``: names that other tables use as well.
-    ``referred``: columns whose whole numbers others say again and again.
-    """
-    found = []
-    named = bool(not_quite_keys(table, names))
-    for column in table.columns.values():
-        if not column.unique or (is_text(column.type) and column.mean_length > 64):
-            continue
-        fit = _key_name(table.name, column, names)
-        known = table.rows >= SUPPORT or naming.words(column.name) in shared
-        if not fit and known and column.code and not column.integers and column.mean_length <= 16:
-            fit = 2  # a code identifies as well as a name does
-        if not fit and column.name in referred:
-            fit = 2
-        if not _worth(table, column, fit) or (named and fit <= 2):
-            continue
-        kind = 0 if column.opaque else 1 if column.integers else 2 if column.code else 3
-        found.append((-fit, kind, column.mean_length, column.name))
-    if not found:
-        return None
-    fit, _, _, name = min(found)
-    why = f"{table.rows} distinct values in {table.rows} rows"
-    if fit < -2:
-        why += ", and the name says that it identifies"
-    if len(found) > 1:
-        why += f"; {len(found) - 1} other columns have no value twice either"
-    return name, why
-
-
-OWN_KEY = 5
-"""As `_key_name` tells it: the name is the key's of its table."""
-
-
-def _key_name(table: str, column: ColumnProfile, names: naming.TableNames) -> int:
-    """How much a name is a key's, 0 to 5."""
-    own = set(naming.words(column.name))
-    marked = naming.is_identifier(column.name)
-    if own <= naming.IDENTIFIERS:
-        return OWN_KEY
-    if names.names_table(column.name, table):
-        return OWN_KEY if marked else 3
-    others = names.candidates(table, column.name, column.integers)
-    others.pop(table, None)
-    if max(others.values(), default=0) >= naming.ROLE:
-        return 1
-    if marked:
-        return 4 if naming.words(column.name)[0] in naming.words(table) else 3
-    return 2 if own & _CALLED else 0
-
-
-def _worth(table: TableProfile, column: ColumnProfile, fit: int) -> bool:
-    """Whether values that all differ do so for a reason."""
-    if fit >= 2 or column.opaque or len(table.columns) == 1:
-        return True
-    if table.rows < SUPPORT:
-        return False
-    if column.integers and fit == 0:
-        # Populations and prices may all differ; what counts rows leaves few gaps.
-        return surrogate(column)[0]
-    return fit == 1 or column.code
-
-
-def surrogate(column: ColumnProfile) -> tuple[bool, str]:
-    """Whether a key's values mean nothing, and why; of the values' profile alone."""
-    if column.opaque:
-        return True, f"its values are {column.opaque}"
-    if not column.integers or column.minimum is None or column.maximum is None:
-        return False, "its values are no counter"
-    low, high = column.minimum, column.maximum
-    shown = f"{column.rows} whole numbers between {low} and {high}"
-    years = low >= 1800 and high <= 2100
-    dense = high - low + 1 <= 2 * column.rows
-    if dense and (low in (0, 1) or (column.rows >= 100 and not years)):
-        return True, f"a counter: {shown}"
-    return False, f"no counter: {shown}"
 
 
 def propose_entities(physical: Physical) -> list[tuple[str, str]]:
