@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class IsohopError(Exception):
@@ -36,6 +40,15 @@ class InvalidInput(IsohopError):
     def __reduce__(self) -> tuple[type[InvalidInput], tuple[str, tuple[Problem, ...]]]:
         """So that a worker can tell it."""
         return InvalidInput, (self.title, self.problems)
+
+
+def first_mistake(error: ValidationError) -> str:
+    """Of a file that a program wrote, of another version perhaps: where it is not as it should be,
+    and what is there."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    said = f"{where}: {first['msg']}" if where else first["msg"]
+    return f"{said}, and not {first['input']!r}" if first["type"] == "literal_error" else said
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

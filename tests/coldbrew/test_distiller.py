@@ -867,6 +867,60 @@ def test_the_smallest_graphs_can_be_distilled(tmp_path, papers, edges):
         assert "no visible edge" in distiller.skipped
 
 
+def unlinked(path: Path, beside: bool) -> tuple[Graph, Path]:
+    """Papers without any edge, whose features tell their topic. ``beside``: values that they share
+    have edges among each other, as where events say nothing of who was there."""
+    graph, features = citations(path, np.zeros((0, 2), np.int64))
+    topics = functional.one_hot(torch.arange(PAPERS) % 3, 5).float() + torch.randn(PAPERS, 5) / 9
+    feature = pa.FixedSizeListArray.from_arrays(pa.array(topics.numpy().ravel()), 5)
+    table = pa.table({"node_id": np.arange(PAPERS), "feature": feature})
+    pq.write_table(table, features / "paper" / "part-0.parquet")
+    if not beside:
+        return graph, features
+    nodes = {node.name: graph.nodes(node.name) for node in graph.node_types}
+    edges = {edge.name: graph.edges(edge.name) for edge in graph.edge_types}
+    ids = np.arange(40)
+    shared = tuple(NodeType(name=n, key=(n,), count=40, shared=True) for n in ("branch", "day"))
+    loan = EdgeType(source="branch", role="loan", target="day", count=40)
+    for node in shared:
+        nodes[node.name] = pa.table({"node_id": ids, node.name: ids})
+        (features / node.name).mkdir()
+        feature = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(200, np.float32)), 5)
+        table = pa.table({"node_id": ids, "feature": feature})
+        pq.write_table(table, features / node.name / "part-0.parquet")
+    edges[loan.name] = pa.table({"src": ids, "dst": ids[::-1], "count": np.ones(40, np.int64)})
+    told = graph.manifest.model_copy(
+        update={
+            "node_types": (*graph.manifest.node_types, *shared),
+            "edge_types": (*graph.manifest.edge_types, loan),
+        }
+    )
+    return Graph.write(path / "beside", told, nodes, edges), features
+
+
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED, WALKED], ids=["whole", "sampled", "walked"])
+def test_edges_among_shared_values_alone_are_nothing_to_learn_from(tmp_path, settings):
+    distiller = Distiller.of(*unlinked(tmp_path, beside=True), settings, 1, None, 1)
+    assert "no visible edge of an entity" in distiller.skipped
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["no-edge", "shared-values"])
+@pytest.mark.parametrize("settings", [SMALL, SAMPLED, WALKED], ids=["whole", "sampled", "walked"])
+def test_a_label_is_learned_where_no_entity_has_an_edge(tmp_path, settings, beside):
+    longer = settings.model_copy(update={"steps": 40, "learning_rate": 0.02})
+    distiller = trained(unlinked(tmp_path, beside), "paper.topic", longer)
+    assert distiller.skipped is None
+    right = {
+        figure.model: figure.value
+        for figure in distiller.evaluate()
+        if (figure.group, figure.metric) == ("isolated", "accuracy")
+    }
+    assert min(right["student"], right["served"]) > 0.8
+    for about in (distiller.about(), distiller.calibration()):
+        assert about
+    distiller.save(tmp_path)
+
+
 def test_weights_of_another_graph_are_refused(tmp_path):
     one, features = citations(tmp_path / "a", some_edges())
     other, _ = citations(tmp_path / "b", some_edges()[:50])

@@ -37,7 +37,7 @@ from isohop.coldbrew.settings import DistillSettings
 from isohop.coldbrew.student import GatedMLP, LatentIndex
 from isohop.coldbrew.tables import ResidualMLP, by_blocks
 from isohop.engines.storage import fingerprint
-from isohop.errors import IsohopError, did_you_mean
+from isohop.errors import IsohopError, did_you_mean, first_mistake
 from isohop.giant.documents import Field
 from isohop.giant.encoder import Encoder, load_encoder
 from isohop.giant.model_folder import copy_encoder
@@ -84,8 +84,8 @@ class BundleManifest(BaseModel):
             ) from error
         except ValidationError as error:
             raise IsohopError(
-                f"{file} is not a student that this version reads: {error.errors()[0]['msg']}. Run "
-                "the stage 'embed' again."
+                f"{file} is not a student that this version reads: {first_mistake(error)}. Read it "
+                "with the version that wrote it, or run the stage 'embed' again."
             ) from error
 
     def check(self, folder: Path) -> None:

@@ -203,9 +203,12 @@ class Distiller:
 
     @property
     def skipped(self) -> str | None:
-        if any(edges.shape[1] for edges in self.visible.values()):
+        """Why there is nothing to learn from, where there is not: no edge of an entity, no label.
+        What edges are among shared values says nothing of what gets embeddings."""
+        linked = any(self.visible[query.edge_type].shape[1] for query in self.queries)
+        if linked or self.labels is not None:
             return None
-        return "no visible edge to learn from; embeddings are projected features"
+        return "no visible edge of an entity to learn from; embeddings are projected features"
 
     def about(self) -> dict[str, Any]:
         """What the manifest says besides curves and figures, as plain values."""

@@ -208,7 +208,7 @@ def _linked(edges: NewEdges, bundle: Bundle, certificate: str) -> tuple[list[Edg
         )
     if about.skipped is not None:
         raise IsohopError(
-            f"{edges.model} has not learned what edges say: {about.skipped} Leave --edges out."
+            f"{edges.model} has not learned what edges say: {about.skipped}. Leave --edges out."
         )
     found = edge_files(graph, about.label, bundle.entity, bundle.rows, edges.files)
     unheard = [

@@ -28,7 +28,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from isohop.errors import IsohopError
+from isohop.errors import IsohopError, first_mistake
 
 MANIFEST = "manifest.json"
 LATEST = "LATEST"
@@ -120,7 +120,7 @@ class EmbeddingsManifest(_Model):
         except ValidationError as error:
             raise DamagedManifest(
                 f"{where} is not a manifest that this version of Isohop reads: "
-                f"{error.errors()[0]['msg']}. Read another version, and move this one away."
+                f"{first_mistake(error)}. Read another version, and move this one away."
             ) from error
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isohop.engines.arrays import distinct
-from isohop.errors import IsohopError
+from isohop.errors import IsohopError, first_mistake
 from isohop.giant.model_folder import TEXT_MODEL
 from isohop.giant.row_table import RowTable
 from isohop.giant.text_matrix import Vocabulary, weighted_sums
@@ -236,7 +236,7 @@ def load_encoder(folder: Path) -> Encoder:
     except ValidationError as error:
         raise IsohopError(
             f"{folder / 'encoder.json'} is not an encoder that this version reads: "
-            f"{error.errors()[0]['msg']}. Run the stage 'features' again."
+            f"{first_mistake(error)}. Run the stage 'features' again."
         ) from error
     tensors = load_file(folder / "encoder.safetensors")
     vocabulary = Vocabulary(

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isohop.engines.storage import folder_atomically, write_text_atomically
-from isohop.errors import IsohopError, did_you_mean
+from isohop.errors import IsohopError, did_you_mean, first_mistake
 from isohop.hops.kinds import Kind
 
 MOST_TEXT = 1 << 31
@@ -142,8 +142,8 @@ class Graph:
             manifest = GraphManifest.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise IsohopError(
-                f"{file} is not a graph manifest that this version reads: "
-                f"{error.errors()[0]['msg']}. Build the graph again."
+                f"{file} is not a graph manifest that this version reads: {first_mistake(error)}. "
+                "Build the graph again."
             ) from error
         return cls(path, manifest)
 

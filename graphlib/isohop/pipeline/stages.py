@@ -131,12 +131,8 @@ def _distill(context: Context) -> list[Made]:
     if earlier is not None and manifest.skipped is not None:
         return _kept_model(context, earlier)  # rather than to forget what was learned
     begun = "" if manifest.started_from is None else f", {settings.warm_start} steps further"
-    made = [Made(what=f"teacher and student{begun}", where=str(run.model))]
-    made += [
-        Made(what=note, where="distill.json")
-        for note in (manifest.skipped, *manifest.notes)
-        if note
-    ]
+    made = [Made(what=manifest.skipped or f"teacher and student{begun}", where=str(run.model))]
+    made += [Made(what=note, where="distill.json") for note in manifest.notes]
     for name, (doubtful, judged) in manifest.doubtful.items():
         if doubtful:
             what = f"{doubtful:,} of {judged:,} edges {name} are doubtful"

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from isohop.coldbrew.calibration import ConfidenceBin
 from isohop.embeddings.contract import EmbeddingsManifest, entity_folders, parquet_files
 from isohop.embeddings.reader import read_embeddings
-from isohop.errors import IsohopError
+from isohop.errors import IsohopError, first_mistake
 from isohop.graph.dataset import Graph
 from isohop.relational.ledger import Ledger
 
@@ -173,9 +173,7 @@ def _read(file: Path, part: type[_AnyPart]) -> _AnyPart | None:
     try:
         return part.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
         raise IsohopError(
-            f"{file}, {place or 'top level'}: {first['msg']}. The file is damaged or of another "
-            "version: run its stage again."
+            f"{file}: {first_mistake(error)}. The file is damaged or of another version: run its "
+            "stage again."
         ) from error
