@@ -16,13 +16,13 @@ from tests.clusters.machines import (
     BIN,
     RayCluster,
     SparkCluster,
-    free_port,
     process,
     standalone,
     text_of,
     wait_for,
 )
 from tests.conftest import CORES, JVM
+from tests.ports import free_port
 
 os.environ["SPARK_SUBMIT_OPTS"] = JVM
 

@@ -19,12 +19,12 @@ from tests.clusters.machines import (
     SPARK,
     SparkCluster,
     configure,
-    free_port,
     process,
     run,
     wait_for,
 )
 from tests.pipeline.test_pipeline import command
+from tests.ports import free_port
 
 SCHEMA = ROOT / "schemas" / "shop" / "chain.yaml"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.ports import free_port
 
 PASSWORD = "p@ss:wörd/1"
 """A password with everything that a URL has to escape."""
@@ -32,7 +33,7 @@ def postgres_server() -> Iterator[str]:
         if as_server:
             shutil.chown(folder, "postgres")
             shutil.chown(secret, "postgres")
-        data, port = folder / "data", _free_port()
+        data, port = folder / "data", free_port()
 
         def call(program: str, *arguments: str) -> None:
             command = [*as_server, str(programs / program), "-D", str(data), *arguments]
@@ -96,9 +97,3 @@ def _escaped(text: str) -> str:
     from urllib.parse import quote
 
     return quote(text, safe="")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
