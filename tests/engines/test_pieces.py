@@ -45,18 +45,22 @@ def wait_for(file: str) -> None:
 
 def test_who_waits_for_cores_of_a_cluster_that_others_use_is_told(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("RAY_ADDRESS", "somewhere")
-    monkeypatch.setattr(of_ray, "SECONDS_TO_BE_FREE", 0.5)
     cores = sum(machines())
+    # A free core is waited for as long as it takes, of what was before this and of what starts.
+    monkeypatch.setattr(of_ray, "SECONDS_TO_BE_FREE", 60.0)
     with_cores(wait_for, cores)
     assert not caplog.text
     busy = with_cores(wait_for, 1).remote(str(tmp_path / "done"))
-    deadline = time.monotonic() + 60
-    while not caplog.text and time.monotonic() < deadline:
-        waiting = with_cores(wait_for, cores)
+    with monkeypatch.context() as patched:
+        patched.setattr(of_ray, "SECONDS_TO_BE_FREE", 0.5)
+        deadline = time.monotonic() + 60
+        while not caplog.text and time.monotonic() < deadline:
+            waiting = with_cores(wait_for, cores)
     told = caplog.text
     caplog.clear()
     tell_if_busy(1, workers=cores - 1)
     assert not caplog.text
+    monkeypatch.setattr(of_ray, "SECONDS_TO_BE_FREE", 0.5)
     tell_if_busy(1, workers=cores)
     assert f"Waiting for {cores} times 1 cores" in caplog.text
     assert f"Waiting for 1 times {cores} cores" in told
@@ -158,11 +162,8 @@ def test_who_stops_asking_stops_the_work(tmp_path):
     asked = for_each_piece(many, begin_and_wait, {"folder": str(tmp_path)}, "pieces", SILENT)
     next(asked)
     asked.close()
-    time.sleep(1)
-    begun = len(list(tmp_path.iterdir()))
-    assert begun <= most
-    time.sleep(1)
-    assert len(list(tmp_path.iterdir())) == begun
+    time.sleep(2)  # in which all of them would be begun
+    assert len(list(tmp_path.iterdir())) <= most
 
 
 def alone(piece: dict[str, int], folder: str) -> bool:
