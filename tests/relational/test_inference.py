@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import hashlib
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -555,10 +554,9 @@ def test_a_wide_table_takes_a_few_passes(session, tmp_path, monkeypatch):
     wide = {f"i{k}": [n % (k + 2) for n in range(500)] for k in range(150)}
     wide |= {f"t{k}_code": [f"x{n % (k + 2)}" for n in range(500)] for k in range(150)}
     tables = {"wide": clean(session, tmp_path, "wide", wide)}
-    counter, start = Counter(monkeypatch), time.monotonic()
+    counter = Counter(monkeypatch)
     infer_physical(tables, {})
     assert counter.count <= 2 + TESTS
-    assert time.monotonic() - start < 60
 
 
 def test_many_tables_take_three_passes_each(session, tmp_path, monkeypatch):
@@ -571,10 +569,9 @@ def test_many_tables_take_three_passes_each(session, tmp_path, monkeypatch):
             "count": range(40),
         }
         tables[f"t{'abc'[k % 3]}{k}x"] = clean(session, tmp_path, str(k), columns)
-    counter, start = Counter(monkeypatch), time.monotonic()
+    counter = Counter(monkeypatch)
     infer_physical(tables, {})
     assert counter.count <= 3 * 200
-    assert time.monotonic() - start < 120
 
 
 def test_a_profile_tells_the_forms_of_texts(session, tmp_path):
