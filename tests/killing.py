@@ -15,6 +15,9 @@ import psutil
 
 from isohop.engines.progress import SilentTask, Task
 
+PATIENCE = 600.0
+"""Seconds after which a process is taken to hang: many times what it takes on a busy machine."""
+
 
 def log_of(training: Path) -> str:
     return "".join(file.read_text("utf-8") for file in training.glob("*/log.jsonl"))

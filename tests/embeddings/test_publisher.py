@@ -21,6 +21,7 @@ from isohop.embeddings.contract import latest_version, versions
 from isohop.embeddings.publisher import is_published
 from isohop.embeddings.settings import Gates
 from isohop.errors import InvalidInput, IsohopError
+from tests.killing import PATIENCE
 
 SOME = {"certificate": "c", "fingerprints": {}}
 
@@ -352,7 +353,7 @@ def test_racing_publishers_never_overwrite_each_other(embeddings, tmp_path):
         process.stdin.flush()
     said = {}
     for process in processes:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         said |= {int(run): int(version) for run, version in map(str.split, output.splitlines())}
     assert sorted(said.values()) == list(range(1, 16))

@@ -10,6 +10,7 @@ import pytest
 
 from isohop.embeddings import publish, read_embeddings, read_manifest
 from isohop.embeddings.contract import latest_version, versions
+from tests.killing import PATIENCE
 
 # The parent prepares a copy of the published folder for each trial and forks; the child kills
 # itself just before its n-th touch of the file system, for n = 0, 1, 2, … until it comes through.
@@ -58,7 +59,7 @@ def trials(embeddings, tmp_path):
     )
     arguments = [embeddings, tmp_path / "published", tmp_path / "trials"]
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, *map(str, arguments)], timeout=120, check=False
+        [sys.executable, "-c", KILLER, *map(str, arguments)], timeout=PATIENCE, check=False
     )
     assert done.returncode == 0
     return sorted((tmp_path / "trials").iterdir())

@@ -16,6 +16,7 @@ from isohop.embeddings.publisher import PublishedVersion
 from isohop.engines.object_store import StoredFolder
 from isohop.engines.progress import SilentTask
 from isohop.errors import IsohopError
+from tests.killing import PATIENCE
 
 pytest_plugins = ["tests.s3"]
 
@@ -207,7 +208,7 @@ def test_kill_9_before_any_request_leaves_a_whole_version_live(bucket, embedding
     published(embeddings, bucket, "run-1")
     expected = read_embeddings(embeddings, "airport")
     command = [sys.executable, "-c", KILLER, str(embeddings), bucket]
-    done = subprocess.run(command, timeout=300, capture_output=True, text=True)
+    done = subprocess.run(command, timeout=PATIENCE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     live = []
     for number in range(int(done.stdout)):
@@ -240,7 +241,7 @@ def test_racing_publishers_never_overwrite_each_other(bucket, embeddings):
         subprocess.Popen([sys.executable, "-c", RACER, str(embeddings), bucket, f"run-{n}"])
         for n in range(4)
     ]
-    assert [racer.wait(120) for racer in racers] == [0, 0, 0, 0]
+    assert [racer.wait(PATIENCE) for racer in racers] == [0, 0, 0, 0]
     home = StoredHome(StoredFolder.of(bucket) / "shop")
     assert home.versions() == [1, 2, 3, 4]
     assert {home.manifest(number).run for number in home.versions()} == {

@@ -19,7 +19,7 @@ from isohop.engines.progress import SILENT
 from isohop.engines.ray import ray_session
 from isohop.engines.spark import spark_session
 from isohop.errors import IsohopError
-from tests.killing import command_of
+from tests.killing import PATIENCE, command_of
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
@@ -78,7 +78,7 @@ def test_nobody_outside_of_the_machine_can_connect_to_ray_and_nobody_else_inside
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         assert "Authentication token is missing" in intruder.stderr
         found = listening(psutil.Process())
@@ -143,7 +143,7 @@ def test_where_a_process_of_ray_dies_all_ends_and_it_is_said(tmp_path, whom):
             if child.name() == whom[:15] or child.cmdline()[:1] == [whom]:
                 victims.append(child)
     victims[0].kill()  # after it come children of its own, which at first have its name
-    said, _ = run.communicate(timeout=120)
+    said, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 0, said
     assert "A process of Ray died" in said
     assert "run the same command again" in said

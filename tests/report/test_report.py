@@ -30,6 +30,7 @@ from isohop.report.naming import shorten
 from isohop.report.report import _seconds, _title, write_report
 from isohop.report.run_folder import RunFolder
 from isohop.report.settings import ReportSettings
+from tests.killing import PATIENCE
 
 SECTIONS = (
     *("plan", "ledger", "degrees", "training", "features", "results", "doubtful", "maps"),
@@ -376,7 +377,7 @@ def test_a_browser_without_a_network_shows_it(run, tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     ).stdout
     assert set(SECTIONS) <= sections(dom)
     picture = tmp_path / "report.png"
@@ -384,7 +385,7 @@ def test_a_browser_without_a_network_shows_it(run, tmp_path):
         [*common, f"--screenshot={picture}", file.as_uri()],
         capture_output=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     drawn = sum(len(set(row)) > 2 for row in rows(picture))
     assert drawn > 400  # of 1600 rows of pixels: not blank
