@@ -384,10 +384,11 @@ def an_executor_killed(folder: Path, usual: Usual, draw: random.Random) -> Resul
                 wait_for(lambda: bool(cluster.executors()), "an executor")
                 time.sleep(draw.uniform(0.0, longest))
                 victims = cluster.executors()
-                if victims and driver.poll() is None:
-                    draw.choice(victims).kill()
-                    assert driver.wait(PATIENCE) == 0, log.read_text("utf-8")[-4000:]
-                    break
+                with suppress(psutil.NoSuchProcess):  # it ended by itself: another trial
+                    if victims and driver.poll() is None:
+                        draw.choice(victims).kill()
+                        assert driver.wait(PATIENCE) == 0, log.read_text("utf-8")[-4000:]
+                        break
             longest /= 2  # it was faster
         else:
             raise AssertionError("no executor was ever killed")
