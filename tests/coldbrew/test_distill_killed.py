@@ -19,7 +19,8 @@ from tests.worlds import library
 pytestmark = pytest.mark.usefixtures("ray_on_all_cores")
 
 SMALL = DistillSettings(dimensions=32, steps=60, batch=64, negatives=16)
-SAMPLED = SMALL.model_copy(update={"full_graph": 0, "fanout": 4})
+SAMPLED = SMALL.model_copy(update={"steps": 150, "full_graph": 0, "fanout": 4})
+"""So many steps that a worker still takes some once it is known that it is to be killed."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_a_run_that_was_killed_as_a_whole_goes_on_from_its_last_checkpoint(quiet
     assert not (tmp_path / "m").exists()
     reader = Reader("student", tmp_path / "m.training")
     distill(quiet / "g", quiet / "f", tmp_path / "m", SAMPLED, 1, progress=reader)
-    assert reader.text.count('"teacher", "step": 60') == 1
+    assert reader.text.count('"teacher", "step": 150') == 1
     seconds = read_manifest(tmp_path / "m").seconds
     assert list(seconds) == ["teacher", "mlp", "student", "evaluate"]
     assert same(quiet / "m", tmp_path / "m")
@@ -73,7 +74,7 @@ def distill_alike(
     quiet: Path, out: Path, workers: int, progress: Progress = SILENT
 ) -> DistillManifest:
     """Without dropout, and where all neighbours are heard, nothing that workers draw differs."""
-    alike = {"dropout": 0.0, "latent_dropout": 0.0, "fanout": 100, "workers": workers}
+    alike = {"steps": 60, "dropout": 0.0, "latent_dropout": 0.0, "fanout": 100, "workers": workers}
     asked = quiet / "g", quiet / "f", out, SAMPLED.model_copy(update=alike), 1, "book.topic"
     return distill(*asked, progress=progress)
 
