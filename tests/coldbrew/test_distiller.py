@@ -863,6 +863,8 @@ def test_the_smallest_graphs_can_be_distilled(tmp_path, papers, edges):
     if distiller.skipped is None:
         distiller = trained((Graph.open(tmp_path / "graph"), tmp_path / "features"))
         assert all(torch.isfinite(v).all() for v in distiller.serving.told().vectors.values())
+        assert not distiller.evaluate()
+        assert any("no figures" in note for note in distiller.about()["notes"])
     else:
         assert "no visible edge" in distiller.skipped
 

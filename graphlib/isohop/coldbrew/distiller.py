@@ -220,6 +220,7 @@ class Distiller:
                 *self._without_edges(),
                 *self._without_links(),
                 *self._without_places(),
+                *self._without_figures(),
             ],
             "outputs": self.outputs,
             "structural": {name: (len(nodes),) for name, nodes in self.structural.items()},
@@ -260,6 +261,13 @@ class Distiller:
             return []
         why = "no structural embeddings: on validation the teacher is better without"
         return [] if self.teacher.structural.learned else [why]
+
+    def _without_figures(self) -> list[str]:
+        labelled = self.labels is not None and bool(self.labels.test.any())
+        asked = any(len(one.source) for one in self.evaluation.on_test())
+        if self.skipped is not None or labelled or asked:
+            return []
+        return ["no figures: no edge was held out to ask about, and no label"]
 
     @property
     def model(self) -> str | None:
