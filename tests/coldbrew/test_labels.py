@@ -45,13 +45,37 @@ def test_a_number_is_told_by_its_distance(tmp_path):
     rows = torch.nonzero(labels.train)[:, 0]
     assert float(labels.losses(rows, right[rows]).sum()) == pytest.approx(0, abs=1e-6)
     assert labels.right(right, labels.test) == pytest.approx(1, abs=1e-5)
-    assert labels.right(torch.zeros(COUNT, 1), labels.test) <= 0
+    assert labels.right(torch.zeros(COUNT, 1), labels.test) == 0
     near = torch.nonzero(labels.test)[:, 0]
     assert labels.hits(near, right[near] + 0.4).all()
     assert not labels.hits(near, right[near] + 0.6).any()
     torch.testing.assert_close(
         labels.losses(near, right[near] + 2.0), torch.full((len(near),), 4.0), atol=1e-4, rtol=0
     )
+
+
+def test_of_nodes_whose_numbers_are_alike_it_counts_how_far_they_are_from_the_mean(tmp_path):
+    """Groups by degree are such, where degree goes with the number: within one it may hardly
+    differ, so who tells it nearly has told most of what there was to tell."""
+    values = np.linspace(10, 1000, COUNT)
+    labels = labels_of(tmp_path / "g", pa.array(values), "number")
+    known = values[labels.train.numpy()]
+    near = torch.from_numpy((values - known.mean()) / known.std()).float()[:, None] + 0.1
+    cheap = labels.test & (labels.values < 60)
+    assert cheap.sum() > 2
+    assert labels.right(near, cheap) > 0.9
+    assert labels.right(torch.zeros(COUNT, 1), cheap) == 0  # no better than the mean
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [([f"{n}.5" for n in range(COUNT - 1)] + ["n/a"], True), (["a", "b"] * (COUNT // 2), False)],
+)
+def test_of_classes_that_are_of_one_node_each_it_is_told_that_nothing_can_be_learned(
+    tmp_path, values, told
+):
+    labels = labels_of(tmp_path / "g", pa.array(values), "category")
+    assert (labels.of_one_node > 0.5) == told
 
 
 @pytest.mark.parametrize(

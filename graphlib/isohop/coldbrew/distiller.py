@@ -193,6 +193,11 @@ class Distiller:
                 f"label '{label}' has fewer than two values to learn from: trained by link "
                 "prediction"
             )
+        if labels is not None and labels.of_one_node > 0.5:
+            made.notes.append(
+                f"label '{label}' has {labels.classes:,} classes, and most nodes have one that no "
+                "other has: nothing tells it. Is it a number, or a name, that was read as text?"
+            )
         return made
 
     def structural_nodes(self, left_out: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

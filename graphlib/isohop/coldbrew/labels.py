@@ -53,6 +53,15 @@ class Labels:
         return found
 
     @property
+    def of_one_node(self) -> float:
+        """The share of nodes whose class is no other's, of those that have one; 0 of a number."""
+        if not self.classes:
+            return 0.0
+        known = self.values[self.values >= 0]
+        alone = torch.bincount(known, minlength=self.classes) == 1
+        return float(alone.sum()) / max(1, len(known))
+
+    @property
     def outputs(self) -> int:
         """Of the layer that answers."""
         return self.classes or 1
@@ -67,12 +76,14 @@ class Labels:
         return self.score(rows, answers[rows])
 
     def score(self, rows: Tensor, answers: Tensor) -> float:
-        """Of some nodes, for ``answers`` (rows, outputs): accuracy; of a number R², the share of
-        its variance that is told, 0 where it has none."""
+        """Of some nodes, for ``answers`` (rows, outputs): accuracy; of a number R² out of sample
+        (Campbell and Thompson, 2008): how much less is missed, in squares, than by the mean of what
+        training knows, 0 where that misses nothing. Of few nodes that are alike, as those of one
+        degree may be, their own mean would be hard to beat, and nobody knows it."""
         if self.classes:
             return float((answers.argmax(1) == self.values[rows]).float().mean())
         true = self.standard(rows)
-        spread = (true - true.mean()).square().sum()
+        spread = true.square().sum()
         missed = (answers[:, 0] - true).square().sum()
         return float(1 - missed / spread) if spread > 0 else 0.0
 

@@ -87,9 +87,8 @@ def _features(context: Context) -> list[Made]:
     if ranks is not None:
         made.append(
             Made(
-                what=f"Hits@10 on {ranks.count:,} held-out edges: trained "
-                f"{ranks.trained.hits_at_10:.3f}, untrained {ranks.untrained.hits_at_10:.3f}, "
-                f"TF-IDF {ranks.tfidf.hits_at_10:.3f}",
+                what=f"MRR of {ranks.count:,} held-out edges: trained {ranks.trained.mrr:.3f}, "
+                f"untrained {ranks.untrained.mrr:.3f}, TF-IDF {ranks.tfidf.mrr:.3f}",
                 where="features.json",
             )
         )
