@@ -125,7 +125,7 @@ def test_the_contribution_is_of_each_group_that_all_three_answered():
 def test_a_graph_without_edges_has_nothing_to_compare(tmp_path):
     graph = library(tmp_path / "g", edges=False)
     features = topical(graph, tmp_path / "f")
-    with pytest.raises(IsohopError, match="no visible edge to learn from"):
+    with pytest.raises(IsohopError, match="no visible edge of an entity to learn from"):
         compare(graph.path, features, tmp_path / "evaluation.json", SMALL, 1, [1])
     assert not (tmp_path / "evaluation.json").exists()
 
