@@ -421,3 +421,79 @@ def test_names_of_tables_that_are_not_there_are_told_at_once(tmp_path):
     with pytest.raises(InvalidInput) as refused:
         infer(str(file))
     assert str(refused.value).count("there is no table 'custmer'") == 2
+
+
+DAYS = [f"2024-01-{1 + one % 28:02d}" for one in range(40)]
+
+
+def texts(folder: Path, stray: str = "") -> Path:
+    """Orders in CSV and what they cost in JSON, which say no types; ``stray``: one cell more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [f"{one},{1000 + one % 7},{day},note {one % 9}" for one, day in enumerate(DAYS)]
+    extra = [stray] if stray else []
+    text = "\n".join(["id,customer_id,day,note", *rows, *extra])
+    (folder / "orders.csv").write_text(text + "\n", "utf-8")
+    people = [f"{1000 + one},name {one},{'true' if one % 2 else 'false'}" for one in range(7)]
+    (folder / "customer.csv").write_text("\n".join(["id,name,active", *people]), "utf-8")
+    bills = [{"orders_id": one, "sum": one + 0.5, "at": f"{d}T08:00"} for one, d in enumerate(DAYS)]
+    (folder / "bill.json").write_text(json.dumps(bills), "utf-8")
+    return folder
+
+
+def test_the_types_that_were_recognised_in_texts_are_written(tmp_path):
+    """So that a build goes by them: texts stay texts, which need not be said."""
+    found = infer(str(texts(tmp_path / "data")), ["customer", "orders"], base=tmp_path)
+    tables = yaml.safe_load(found.text())["tables"]
+    assert {name: table.get("types") for name, table in tables.items()} == {
+        "customer": {"id": "integer", "active": "boolean"},
+        "orders": {"id": "integer", "customer_id": "integer", "day": "date"},
+        "bill": {"orders_id": "integer", "sum": "number", "at": "timestamp"},
+    }
+    certificate = built(found, tmp_path).manifest.certificate
+    for table in tables.values():
+        table.pop("types")
+    file = tmp_path / "untyped.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(found.text()), "tables": tables}), "utf-8")
+    assert build(file, tmp_path / "untyped").manifest.certificate == certificate
+
+
+@pytest.mark.parametrize("stray", ["n.n.,1000,2024-01-01,x", "40,n/a,2024-01-01,x"])
+def test_a_stray_cell_of_a_later_day_costs_its_row_and_no_column_its_type(tmp_path, stray):
+    found = infer(str(texts(tmp_path / "data")), ["customer", "orders"], base=tmp_path)
+    before = built(found, tmp_path).manifest
+    texts(tmp_path / "data", stray)
+    graph = build(tmp_path / "inferred.yaml", tmp_path / "next")
+    assert graph.manifest.certificate == before.certificate
+    ledger = json.loads((graph.path / "ledger.json").read_text("utf-8"))
+    (told,) = [one for table in ledger["tables"] for one in table["findings"]]
+    assert (told["kind"], told["where"]) == ("unreadable rows", "orders")
+    assert "is not an integer" in told["examples"][0]
+
+
+def test_types_that_a_file_says_stay_when_one_goes_on_from_it(tmp_path):
+    texts(tmp_path / "data")
+    file = tmp_path / "own.yaml"
+    tables = {"orders": {"types": {"day": "string"}}, "customer": {}, "bill": {}}
+    file.write_text(yaml.safe_dump({"source": {"path": "data"}, "tables": tables}), "utf-8")
+    found = infer(str(file), ["customer"], base=tmp_path)
+    types = yaml.safe_load(found.text())["tables"]["orders"]["types"]
+    assert types == {"id": "integer", "customer_id": "integer", "day": "string"}
+    (tmp_path / "first.yaml").write_text(found.text(), "utf-8")
+    again = infer(str(tmp_path / "first.yaml"), base=tmp_path)
+    told, more = (yaml.safe_load(one.text())["tables"] for one in (found, again))
+    assert {n: t["types"] for n, t in more.items()} == {n: t["types"] for n, t in told.items()}
+
+
+def test_types_are_written_where_a_source_has_none(tmp_path):
+    """SQLite lets a column declare none; what it declares, and Parquet, need not be said again."""
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.execute("CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT, age, note, p)")
+        rows = [(one, f"n{one}", 20 + one, f"x {one % 3}", one / 4) for one in range(9)]
+        database.executemany("INSERT INTO customer VALUES (?, ?, ?, ?, ?)", rows)
+    found = infer(f"sqlite:///{tmp_path}/shop.db", ["customer"], base=tmp_path)
+    assert found.schema is not None
+    assert found.schema.tables["customer"].types == {"age": "integer", "p": "number"}
+    assert built(found, tmp_path).node_type("customer").count == 9
+    stored = infer(str(written(tmp_path / "data", orders(0))), ["customer"], base=tmp_path)
+    assert stored.schema is not None
+    assert not any(table.types for table in stored.schema.tables.values())

@@ -49,6 +49,7 @@ from isohop.relational.integrity import read_landed
 from isohop.relational.ledger import Ledger
 from isohop.relational.parts import united
 from isohop.relational.source import Source, SourceSpec, open_source
+from isohop.relational.texts import TEXT_TYPES
 from isohop.yaml_file import StrictModel, YamlFile, read_yaml
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 
 _SQLITE = "sqlite:///"
+_OF_TYPES = "as all their values are; a row with another value is quarantined"
 
 
 class TablesFile(StrictModel):
@@ -297,7 +299,9 @@ class _Inference:
 
     def _with_entities(self, physical: Physical, names: Sequence[str]) -> SchemaFile:
         tables = {
-            name: table.model_copy(update={"parts": self._parts(physical, name)})
+            name: table.model_copy(
+                update={"parts": self._parts(physical, name), "types": self._types(physical, name)}
+            )
             for name, table in physical.tables.items()
         }
         entities = dict(self.declared.entities)
@@ -387,6 +391,24 @@ class _Inference:
         found = [declared[part].parts or (part,) for part in physical.parts.get(name, (name,))]
         parts = tuple(part for several in found for part in several)
         return () if parts == (name,) else parts
+
+    def _types(self, physical: Physical, name: str) -> Mapping[str, str]:
+        """Those that are stated, and those that were recognised where the source has none: a build
+        goes by them, whatever one cell of a later day holds. What is not said is text."""
+        stated = physical.tables[name].types
+        if not self.source.takes_types:
+            return stated
+        recognised = {type_: told for told, type_ in TEXT_TYPES.items() if told != "string"}
+        found: dict[str, str] = {}
+        for column in self.source.tables()[physical.parts.get(name, (name,))[0]].columns:
+            held = physical.profiles[name].columns[column.name]
+            if column.name in stated:
+                found[column.name] = stated[column.name]
+            elif column.type is None and held.given and held.type in recognised:
+                found[column.name] = recognised[held.type]
+        if set(found) - set(self.declared.tables.get(name, Table()).types):
+            self.found.notes["tables", name, "types"] = _OF_TYPES
+        return found
 
     def _with_dependencies(self, facts: Facts, schema: SchemaFile) -> SchemaFile:
         tables = dict(schema.tables)

@@ -127,6 +127,10 @@ class DatabaseSource:
             hint = did_you_mean(schema, schemas)
             raise unreadable("source.schema", f"there is no schema '{schema}'.", hint)
 
+    @property
+    def takes_types(self) -> bool:
+        return self._database.takes_types
+
     def tables(self) -> Mapping[str, SourceTable]:
         if self._catalogue is None:
             with (
@@ -156,7 +160,7 @@ class DatabaseSource:
     ) -> LandedTable:
         held = known_table(table, self.tables(), self._shown)
         chosen, stated = check_request(held, columns, types)
-        if stated and not self._database.takes_types:
+        if stated and not self.takes_types:
             where = f"table '{table}', column '{min(stated)}'"
             raise unreadable(where, "the database states its type.", "Leave 'types' out.")
         with self._failures(f"table '{table}' cannot be read"), landing(folder) as arriving:

@@ -66,6 +66,8 @@ class TableFiles:
 class FolderSource:
     """The tables of a folder; see the module, and `isohop.relational.source.Source`."""
 
+    takes_types = True
+
     def __init__(self, folder: Path, nulls: Sequence[str]):
         self._folder = folder
         self._nulls = tuple(nulls)

@@ -35,6 +35,10 @@ class _United:
         self._parts = parts
         self._tables: dict[str, SourceTable] | None = None
 
+    @property
+    def takes_types(self) -> bool:
+        return self._source.takes_types
+
     def tables(self) -> Mapping[str, SourceTable]:
         """As of a source. Raises `InvalidInput` where parts are missing or do not match."""
         if self._tables is None:

@@ -112,6 +112,11 @@ class SourceTable:
 class Source(Protocol):
     """A database's tables. Close it when done: a database holds a transaction open till then."""
 
+    @property
+    def takes_types(self) -> bool:
+        """Whether types can be stated: not where those that a database declares bind."""
+        ...
+
     def tables(self) -> Mapping[str, SourceTable]:
         """All tables by name, sorted, from headers, footers and catalogues alone.
 
