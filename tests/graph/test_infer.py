@@ -470,6 +470,15 @@ def test_a_stray_cell_of_a_later_day_costs_its_row_and_no_column_its_type(tmp_pa
     assert "is not an integer" in told["examples"][0]
 
 
+def test_what_pandas_keeps_as_doubles_has_its_edges(tmp_path):
+    gaps = [None if one % 4 == 0 else float(one % 100) for one in range(2000)]
+    tables = orders(0)
+    tables["orders"]["customer_id"] = gaps
+    found = infer(str(written(tmp_path / "data", tables)), ["customer", "orders"], base=tmp_path)
+    assert "types: {customer_id: integer}" in found.text()
+    assert built(found, tmp_path).edge_type("orders--customer--customer").count == 1500
+
+
 def test_types_that_a_file_says_stay_when_one_goes_on_from_it(tmp_path):
     texts(tmp_path / "data")
     file = tmp_path / "own.yaml"

@@ -231,13 +231,69 @@ def test_codes_need_no_name_but_much_support(infer):
 def test_a_column_of_another_type_than_the_key_it_is_called_after_is_told(infer):
     tables = shop()
     numbers = [float(number) for number in tables["orders"]["customer_id"]]
-    for other in ([None, *numbers[1:]], ["NULL", *map(str, numbers[1:])]):
+    for other in ([1.5, *numbers[1:]], ["NULL", *map(str, numbers[1:])]):
         tables["orders"]["customer_id"] = other
         found = infer(tables)
         assert not references(found)
         (told,) = (e for e in found.evidence if e.where == "orders.customer_id -> customers")
         assert not told.adopted
         assert "and the key is int64; say one type for both under 'types'" in told.why
+
+
+def comments() -> dict:
+    """As pandas writes them, for which a column of whole numbers with gaps is one of doubles."""
+    return {
+        "author": {"author_id": range(1, 41), "nick": words("nick", 40)},
+        "comment": {
+            "comment_id": range(500, 800),
+            "author_id": [None if n % 7 == 0 else 1.0 + n % 40 for n in range(300)],
+            "parent_id": [None if n % 3 else 500.0 + n // 2 for n in range(300)],
+            "score": [None if n % 5 else float(n % 40) for n in range(300)],
+        },
+    }
+
+
+def test_whole_numbers_that_are_kept_as_doubles_refer_as_whole_numbers_do(infer):
+    found = infer(comments())
+    assert references(found) == {"comment.author_id -> author", "comment.parent_id -> comment"}
+    types = {"author_id": "integer", "parent_id": "integer"}
+    assert {name: table.types for name, table in found.tables.items()} == {
+        "author": {},
+        "comment": types,
+    }
+
+
+def test_doubles_refer_to_keys_of_several_columns_too(infer):
+    tables = {
+        "album": {
+            "artist_id": [n // 5 for n in range(100)],
+            "album_no": [n % 5 for n in range(100)],
+            "title": ["a"] * 100,
+        },
+        "line": {
+            "artist_id": [None if n == 7 else float(n % 100 // 5) for n in range(300)],
+            "album_no": [None if n == 7 else float(n % 5) for n in range(300)],
+            "price": [n / 7 for n in range(300)],
+        },
+    }
+    found = infer(tables)
+    assert references(found) == {"line.album_no, artist_id -> album"}
+    assert found.tables["line"].types == {"album_no": "integer", "artist_id": "integer"}
+
+
+@pytest.mark.parametrize("column", ["author_id", "parent_id"])
+def test_doubles_that_cannot_be_read_as_whole_numbers_are_told(session, tmp_path, infer, column):
+    """Where the source binds, a person says another type, or a value has a fraction."""
+    tables = comments()
+    number = {name: Table(types={column: "number"}) for name in ("comment",)}
+    held = {name: clean(session, tmp_path, name, table) for name, table in tables.items()}
+    ways = [infer(tables, number), infer_physical(held, {}, takes_types=False)]
+    tables["comment"][column][3] = 1.5
+    ways.append(infer(tables))
+    for found in ways:
+        (told,) = [e for e in found.evidence if e.where.startswith(f"comment.{column} ->")]
+        assert not told.adopted
+        assert "it is double and the key is int64" in told.why
 
 
 def test_scattered_identifiers_need_no_name_that_says_of_what(infer):

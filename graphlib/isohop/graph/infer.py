@@ -289,7 +289,8 @@ class _Inference:
                 self.found.rejected.append(Rejected("unreadable rows", name, why))
         wanted = {name.lower() for name in entities}
         needed = [name for name in clean if name.lower() in wanted]
-        physical = infer_physical(clean, dict(self.declared.tables), needed)
+        declared = dict(self.declared.tables)
+        physical = infer_physical(clean, declared, needed, self.source.takes_types)
         for evidence in physical.evidence:
             if evidence.adopted:
                 self.found.notes[evidence.place] = evidence.why

@@ -12,14 +12,14 @@ columns can be the key, and one join a referred table for all columns that may r
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
 from isohop.engines.frames import all_given, equal, united
 from isohop.relational import naming
-from isohop.relational.database import Reference, Table, type_family
+from isohop.relational.database import ColumnType, Reference, Table, type_family
 from isohop.relational.integrity import CleanTable
 from isohop.relational.keys import (
     SUPPORT,
@@ -93,15 +93,21 @@ class _Candidate:
 
 
 def infer_physical(
-    tables: Mapping[str, CleanTable], declared: Mapping[str, Table], needed: Collection[str] = ()
+    tables: Mapping[str, CleanTable],
+    declared: Mapping[str, Table],
+    needed: Collection[str] = (),
+    takes_types: bool = True,
 ) -> Physical:
     """Find what ``declared`` (by table; tables may be missing) does not say about ``tables``.
+
+    ``takes_types``: whether the source lets types be stated, as those of columns of doubles that
+    refer by whole numbers: what has no NULL for whole numbers, as pandas, keeps them so.
 
     A database that declares keys is taken at its word, so a table without one stays without, unless
     it is ``needed``; and one that declares references has no others.
     """
     united = unite(tables, declared)
-    search = _Search(united.tables, united.declared, united.profiles)
+    search = _Search(united.tables, united.declared, united.profiles, takes_types)
     if any(table.key for table in united.declared.values()):
         search.with_keys = set(needed)
     if any(table.references for table in united.declared.values()):
@@ -122,6 +128,9 @@ class _Search:
     tables: Mapping[str, CleanTable]
     declared: Mapping[str, Table]
     profiles: dict[str, TableProfile]
+    takes_types: bool = True
+    types: dict[str, dict[str, ColumnType]] = field(default_factory=dict)
+    """Those to be stated, so that references hold."""
     keys: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
     references: dict[str, list[Reference]] = field(default_factory=dict)
     evidence: list[Evidence] = field(default_factory=list)
@@ -173,7 +182,8 @@ class _Search:
         candidates: dict[tuple[str, str], list[_Candidate]] = {}
         for name in sorted(self.tables):
             if self._without_references(name):
-                for column in self.profiles[name].columns.values():
+                for held in self.profiles[name].columns.values():
+                    column = self._referring(name, held)
                     found = self._candidates(name, column, names, singles)
                     if found:
                         candidates[name, column.name] = found
@@ -248,6 +258,7 @@ class _Search:
                     "key": key,
                     "surrogate": is_surrogate,
                     "references": tuple(self.references[name]),
+                    "types": {**declared.types, **self.types.get(name, {})},
                 }
             )
         return found
@@ -266,6 +277,12 @@ class _Search:
     def _declared(self, name: str) -> Table:
         return self.declared.get(name, Table())
 
+    def _referring(self, name: str, column: ColumnProfile) -> ColumnProfile:
+        """As the column would be as a reference: of whole numbers, where that can be stated."""
+        if not column.whole or not self.takes_types or column.name in self._declared(name).types:
+            return column
+        return replace(column, type=pa.int64(), integers=True)
+
     def _candidates(
         self,
         name: str,
@@ -276,9 +293,10 @@ class _Search:
         """The tables that a column may refer to, best first."""
         if not column.given or pa.types.is_nested(column.type):
             return []
-        fits = names.candidates(name, column.name, column.integers)
+        is_double = pa.types.is_floating(column.type)
+        fits = names.candidates(name, column.name, column.integers or is_double)
         self._tell_of_types(name, column, fits, singles)
-        if pa.types.is_floating(column.type):
+        if is_double:
             return []
         is_key = singles[name] == column.name
         if is_key and names.names_table(column.name, name):
@@ -314,10 +332,13 @@ class _Search:
         singles: Mapping[str, str | None],
     ) -> None:
         """Of tables that a column is called after, and whose keys are of another type."""
+        counted = type_family(column.type) in ("integer", "number", "string")
         for target, fit in sorted(fits.items()):
             key = singles[target]
-            if key is None or target == name or fit < naming.NAMED:
+            if key is None or (target == name and key == column.name):
                 continue
+            if fit < (naming.GUESS if counted else naming.NAMED):
+                continue  # 'next' is said of a day as well
             held = self.profiles[target].columns[key]
             if held.given and type_family(column.type) != type_family(held.type):
                 where = _Candidate(name, (column.name,), target, fit).where
@@ -419,7 +440,8 @@ class _Search:
         chosen: list[Column] = []
         for index, column in enumerate(columns):
             value, type_ = F.col(clean.names[column]), clean.types[column]
-            if pa.types.is_integer(type_):
+            whole = self._referring(name, self.profiles[name].columns[column]).integers
+            if pa.types.is_integer(type_) or (pa.types.is_floating(type_) and whole):
                 value = value.cast("long")
             chosen.append(value.alias(f"{prefix}{index}"))
         given = clean.frame.where(all_given([clean.names[column] for column in columns]))
@@ -444,6 +466,7 @@ class _Search:
             if adopted:
                 reference = Reference(columns=one.columns, table=one.target)
                 self.references[name].append(reference)
+                self._state(name, one.columns)
                 if known < distinct:
                     why += f"; {distinct - known} are orphans"
             elif good:
@@ -452,6 +475,15 @@ class _Search:
                 why += "; too little"
             place = ("tables", name, "references", ", ".join(one.columns))
             self.evidence.append(Evidence("reference", one.where, place, adopted, why))
+
+    def _state(self, name: str, columns: Sequence[str]) -> None:
+        """Of the columns of a reference, those that are doubles are whole numbers."""
+        held = self.profiles[name]
+        for column in columns:
+            if pa.types.is_floating(held.columns[column].type):
+                self.types.setdefault(name, {})[column] = "integer"
+        known = {c: self._referring(name, held.columns[c]) for c in columns}
+        self.profiles[name] = replace(held, columns={**held.columns, **known})
 
     def _holds(self, one: _Candidate, distinct: int, known: int) -> bool:
         if not known or known < OVERLAP[one.fit] * distinct:
@@ -476,7 +508,8 @@ class _Search:
     ) -> tuple[str, ...] | None:
         """Columns of ``name`` that are called like the key's columns; like the target, where one of
         these is a bare `id`: another table's is its own."""
-        held = self.profiles[name].columns
+        columns = self.profiles[name].columns
+        held = {column: self._referring(name, p) for column, p in columns.items()}
         called = {"".join(naming.words(c)): p for c, p in held.items()}
         of_target = [p for c, p in held.items() if names.names_table(c, target)]
         found = []

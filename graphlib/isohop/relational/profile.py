@@ -20,6 +20,9 @@ NEARLY = 0.75
 """A column may be a key from this estimated share of distinct values on. The estimate errs by
 5 %, so that engines which estimate differently decide the same."""
 
+_EXACT = 2**53
+"""Below it a double is the whole number that was meant, and no neighbour of it."""
+
 # The forms a text can have, from free to strict: what all values have is their smallest one.
 _FREE, _CODE, _INTEGER, _DIGITS, _HEXADECIMAL, _UUID = range(6)
 _FORMS = (
@@ -35,10 +38,11 @@ _FORMS = (
 class ColumnProfile:
     """What the values of a column are like. ``distinct`` is exact where ``exact`` says so.
 
-    ``minimum`` and ``maximum`` are of integers, and of texts that all are canonical integers
-    ("12", not "012"), which ``integers`` says. ``mean_length`` and ``code`` (no value has white
-    space or more than 64 characters) are of texts. ``opaque`` names the form that all values have
-    when nobody would have chosen them: "UUIDs", "hexadecimal hashes".
+    ``minimum`` and ``maximum`` are of integers, of texts that all are canonical integers ("12", not
+    "012"), which ``integers`` says, and of doubles that all are whole, which ``whole`` says.
+    ``mean_length`` and ``code`` (no value has white space or more than 64 characters) are of texts.
+    ``opaque`` names the form that all values have when nobody would have chosen them: "UUIDs",
+    "hexadecimal hashes".
     """
 
     name: str
@@ -53,6 +57,7 @@ class ColumnProfile:
     integers: bool = False
     code: bool = False
     opaque: str | None = None
+    whole: bool = False
 
     @property
     def given(self) -> int:
@@ -122,6 +127,10 @@ def _measures(name: str, type_: pa.DataType) -> list[Column]:
     found.append(F.approx_count_distinct(estimated).alias(f"{name}_distinct"))
     if is_integer(type_):
         found += [F.min(column).alias(f"{name}_min"), F.max(column).alias(f"{name}_max")]
+    elif pa.types.is_floating(type_):
+        broken = F.when(column % 1 != 0, F.lit(1))
+        found += [F.min(column).alias(f"{name}_min"), F.max(column).alias(f"{name}_max")]
+        found.append(F.count(broken).alias(f"{name}_broken"))
     elif is_text(type_):
         form = F.when(column.isNull(), F.lit(None))
         for number, pattern in _FORMS:
@@ -150,6 +159,10 @@ def _profile(column: str, name: str, type_: pa.DataType, row: Mapping[str, Any])
     if is_integer(type_):
         bounds = int(row[f"{name}_min"]), int(row[f"{name}_max"])
         return replace(found, integers=True, minimum=bounds[0], maximum=bounds[1])
+    if pa.types.is_floating(type_) and not row[f"{name}_broken"]:
+        low, high = row[f"{name}_min"], row[f"{name}_max"]
+        exact = max(-low, high) < _EXACT
+        return replace(found, whole=True, minimum=int(low), maximum=int(high)) if exact else found
     if not is_text(type_):
         return found
     loosest, strictest = row[f"{name}_loosest"], row[f"{name}_strictest"]
