@@ -37,6 +37,25 @@ def test_roles_come_from_the_columns_that_refer():
     assert prefixes(schema, "flight") == ["origin_", "dest_"]
 
 
+def test_a_column_called_as_the_key_that_it_refers_to_says_no_role():
+    """However short the key's name is; where one table is referred to twice, the other has one."""
+    schema = named(
+        """
+        entities: {customer: {table: customer}, product: {table: product}}
+        tables:
+          customer: {key: cid}
+          product: {key: sku}
+          orders:
+            references:
+              - {columns: cid, table: customer}
+              - {columns: SKU, table: product}
+              - {columns: gift_sku, table: product}
+        """,
+        {"customer": "cid name", "product": "sku name", "orders": "cid SKU gift_sku day"},
+    )
+    assert prefixes(schema, "orders") == ["", "", "gift_sku_"]
+
+
 def test_one_lookup_reached_by_two_ways_is_told_apart():
     schema = named(
         """

@@ -64,10 +64,13 @@ def _with_roles(schema: SchemaFile, name: str) -> Table:
 
 
 def _role(reference: Reference, key: tuple[str, ...]) -> str:
-    """What a referring column says beyond the name of its target: "" for ``customer_id``."""
+    """What a referring column says beyond the name of its target: "" for ``customer_id``, and
+    wherever it has the key's own name."""
     if len(reference.columns) > 1:
         return ""
     column = reference.columns[0]
+    if len(key) == 1 and column.lower() == key[0].lower():
+        return ""
     own = key[0] if len(key) == 1 and len(key[0]) > 3 else reference.table
     for ending in (own, reference.table, reference.table.rstrip("s")):
         for whole in (f"{ending}_id", f"{ending}id", ending):
