@@ -157,6 +157,26 @@ def test_mistakes_are_named_with_what_was_meant(tmp_path):
     assert "no folder" in str(result.exception)
 
 
+def test_of_an_entity_without_a_key_it_is_told_what_comes_nearest_to_one(tmp_path):
+    """And how to say that it is the key all the same."""
+    numbers = ["", "1", *map(str, range(1, 121))]
+    (tmp_path / "data").mkdir()
+    text = "\n".join(["Kundennr,town", *(f"{number},town" for number in numbers)])
+    (tmp_path / "data" / "kunde.csv").write_text(text, "utf-8")
+    (tmp_path / "data" / "leer.csv").write_text("id,name\n", "utf-8")
+    with pytest.raises(InvalidInput) as refused:
+        infer(str(tmp_path / "data"), ["kunde", "leer"], base=tmp_path)
+    told = str(refused.value)
+    assert "'Kundennr' has 120 distinct values in 122 rows, 1 without any." in told
+    assert "entity 'leer': its table is empty" in told
+    assert "tables: {kunde: {key: COLUMN}, leer: {}}" in told
+    (tmp_path / "own.yaml").write_text(
+        "source: {path: data}\ntables: {kunde: {key: Kundennr}, leer: {}}", "utf-8"
+    )
+    found = infer(str(tmp_path / "own.yaml"), ["kunde"], base=tmp_path)
+    assert built(found, tmp_path).node_type("kunde").count == 120
+
+
 def test_the_file_and_the_report_are_written(tmp_path):
     source = str(written(tmp_path / "data", orders(0)))
     file = tmp_path / "shop.yaml"

@@ -44,7 +44,12 @@ from isohop.hops.schema_file import (
 from isohop.hops.schema_text import schema_text
 from isohop.hops.universal_row import crowded, folded_cycles
 from isohop.relational.database import Policies, Table
-from isohop.relational.inference import Physical, infer_physical, propose_entities
+from isohop.relational.inference import (
+    Physical,
+    infer_physical,
+    propose_entities,
+    without_key,
+)
 from isohop.relational.integrity import read_landed
 from isohop.relational.ledger import Ledger
 from isohop.relational.parts import united
@@ -314,8 +319,11 @@ class _Inference:
             if table is not None and tables[table].key:
                 entities[entity_name(name)] = Entity(table=table)
             elif table is not None:
-                what = "its table has no key, and no column or two identify its rows."
-                problems.append(Problem(f"entity '{name}'", what, "Declare the key in a file."))
+                what = without_key(physical, table)
+                others = "".join(f", {other}: {{}}" for other in tables if other != table)
+                hint = "Mend that, or say the key in a schema file, and give that to infer: "
+                hint += f"'source' and 'tables: {{{table}: {{key: COLUMN}}{others}}}'."
+                problems.append(Problem(f"entity '{name}'", what, hint))
             elif name in columns:
                 entities[entity_name(name)] = Entity(key=(name,))
             else:

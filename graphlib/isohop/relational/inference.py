@@ -24,6 +24,7 @@ from isohop.relational.integrity import CleanTable
 from isohop.relational.keys import (
     SUPPORT,
     composite_keys,
+    nearest_key,
     not_quite_keys,
     repeated,
     single_key,
@@ -70,9 +71,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Physical:
-    """The physical side. ``parts``: united table -> its parts; all else is by united names."""
+    """The physical side. ``parts``: united table -> its parts; all else is by united names.
+    ``rows``: those that it was found in."""
 
     tables: dict[str, Table]
+    rows: Mapping[str, CleanTable]
     parts: dict[str, tuple[str, ...]]
     profiles: dict[str, TableProfile]
     evidence: list[Evidence]
@@ -120,7 +123,7 @@ def infer_physical(
     search.find_references()
     search.find_composite_keys()
     search.find_composite_references()
-    return Physical(search.result(), united.parts, search.profiles, search.evidence)
+    return Physical(search.result(), united.tables, united.parts, search.profiles, search.evidence)
 
 
 @dataclass
@@ -532,6 +535,24 @@ _FITS = {
     naming.GUESS: "and the name may mean the table",
     0: "and no name says so",
 }
+
+
+def without_key(physical: Physical, name: str) -> str:
+    """Why a table has no key: by how much the column fails that comes nearest to one."""
+    from pyspark.sql import functions as F
+
+    held = physical.profiles[name]
+    if not held.rows:
+        return "its table is empty, so that nothing tells what identifies its rows."
+    what = "its table has no key, and no column or two identify its rows"
+    nearest = nearest_key(held, naming.TableNames(dict.fromkeys(physical.tables)))
+    if nearest is None:
+        return f"{what}."
+    clean = physical.rows[name]
+    (row,) = clean.frame.agg(F.count_distinct(F.col(clean.names[nearest]))).collect()
+    what += f": '{nearest}' has {row[0]} distinct values in {held.rows} rows"
+    nulls = held.columns[nearest].nulls
+    return f"{what}, {nulls} without any." if nulls else f"{what}."
 
 
 def propose_entities(physical: Physical) -> list[tuple[str, str]]:

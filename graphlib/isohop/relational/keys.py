@@ -10,7 +10,7 @@ from math import prod
 import pyarrow as pa
 
 from isohop.relational import naming
-from isohop.relational.profile import ColumnProfile, TableProfile, is_text
+from isohop.relational.profile import NEARLY, ColumnProfile, TableProfile, is_text
 
 SUPPORT = 20
 """So many rows, or distinct values, make it unlikely that something holds by accident."""
@@ -31,6 +31,17 @@ def not_quite_keys(table: TableProfile, names: naming.TableNames) -> list[str]:
         for column in table.columns.values()
         if not column.unique and _key_name(table.name, column, names) == OWN_KEY
     ]
+
+
+def nearest_key(table: TableProfile, names: naming.TableNames) -> str | None:
+    """The column that comes nearest to a key of a table that has none; None where none can be."""
+    found = [
+        (column.distinct >= NEARLY * table.rows, _key_name(table.name, column, names), column)
+        for column in table.columns.values()
+        if column.integers or (is_text(column.type) and column.mean_length <= 64)
+    ]
+    nearest = max(found, key=lambda one: (*one[:2], one[2].distinct, one[2].name), default=None)
+    return nearest[2].name if nearest else None
 
 
 def single_key(
