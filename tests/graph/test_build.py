@@ -970,7 +970,7 @@ def test_rows_that_cannot_be_read_are_a_finding_with_examples(tmp_path):
     graph = build(file, tmp_path / "graph")
     (finding,) = rows_of(graph, "p")["findings"]
     assert (finding["kind"], finding["count"]) == ("unreadable rows", 1)
-    assert finding["examples"] == ["line 3: 3 fields instead of 2"]
+    assert finding["examples"] == ["row 3: 3 fields instead of 2"]
 
 
 @pytest.mark.parametrize("columns", ["p_id", "p_id, q_id"])

@@ -219,7 +219,7 @@ def test_rows_that_cannot_be_read_are_told_with_what_is_wrong(tmp_path):
     found = infer(str(data), ["person"])
     (told,) = [one for one in found.rejected if one.what == "unreadable rows"]
     assert told.where == "person"
-    assert told.why == "1 of 10 rows cannot be read: line 11: 3 fields instead of 2"
+    assert told.why == "1 of 10 rows cannot be read: row 11: 3 fields instead of 2"
 
 
 def test_bytes_are_an_attribute_like_any_other(tmp_path):

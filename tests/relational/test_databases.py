@@ -121,7 +121,7 @@ def test_sqlite_values_that_do_not_fit_quarantine_their_row(tmp_path: Path) -> N
     assert [row["i"] for row in _rows(table)] == [4]
     assert (table.rows, table.rows_read) == (1, 5)
     rejected = _rejected(table)
-    assert [(row["line"], row["reason"]) for row in rejected] == [
+    assert [(row["row"], row["reason"]) for row in rejected] == [
         (1, "column n: 'abc' is not an integer"),
         (2, "column r: 'much' is not a number; column da: '2020-02-30' is not a date"),
         (3, "column n: '1.5' is not an integer; column s: '\\xff' is not a string"),
@@ -180,7 +180,7 @@ def test_late_values_of_another_kind_are_no_surprise(tmp_path: Path) -> None:
     with _sqlite(tmp_path, script, ("INSERT INTO t VALUES (?, ?, ?)", values)) as source:
         table = source.land("t", tmp_path / "landed")
     assert (table.rows, table.rows_read) == (5000, 5002)
-    assert [row["line"] for row in _rejected(table)] == [5001, 5002]
+    assert [row["row"] for row in _rejected(table)] == [5001, 5002]
 
 
 def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:

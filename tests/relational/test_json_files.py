@@ -34,7 +34,7 @@ def _rows(table: LandedTable) -> list[dict[str, Any]]:
 def _rejected(table: LandedTable) -> dict[int, tuple[str, str]]:
     assert table.quarantine is not None
     rows = pq.read_table(table.quarantine).to_pylist()
-    return {row["line"]: (row["reason"], row["raw"]) for row in rows}
+    return {row["row"]: (row["reason"], row["raw"]) for row in rows}
 
 
 def _lines(rows: list[Any]) -> str:

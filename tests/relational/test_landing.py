@@ -164,7 +164,7 @@ def test_every_row_lands_or_is_quarantined_with_its_line_and_all_reasons(tmp_pat
     assert pq.read_table(table.paths[0]).to_pydict() == {"id": [1, 3], "name": ["a", "c"]}
     assert table.quarantine is not None
     assert pq.read_table(table.quarantine).to_pylist() == [
-        {"reason": "first; second", "line": 20, "raw": '{"id": 2, "name": null}'}
+        {"reason": "first; second", "row": 20, "raw": '{"id": 2, "name": null}'}
     ]
 
 

@@ -117,7 +117,7 @@ def test_texts_that_are_not_utf8_are_quarantined(tmp_path: Path) -> None:
     assert _read(table) == {"id": [1, 3], "name": ["a", "c"]}
     assert table.quarantine is not None
     assert pq.read_table(table.quarantine).to_pylist() == [
-        {"reason": "column name: not UTF-8", "line": 2, "raw": '{"id": 2, "name": "\\\\xff"}'}
+        {"reason": "column name: not UTF-8", "row": 2, "raw": '{"id": 2, "name": "\\\\xff"}'}
     ]
     assert (table.rows, table.rows_read) == (2, 3)
 

@@ -36,7 +36,7 @@ def _rejected(table: LandedTable) -> list[tuple[str, int, str]]:
     assert table.quarantine is not None
     rows = pq.read_table(table.quarantine).to_pylist()
     assert table.rows_read == table.rows + len(rows)
-    return [(row["reason"], row["line"], row["raw"]) for row in rows]
+    return [(row["reason"], row["row"], row["raw"]) for row in rows]
 
 
 def _written(header: list[str], rows: list[list[Any]], **dialect: Any) -> str:
@@ -100,7 +100,14 @@ def test_rows_that_are_not_utf8_are_quarantined_and_shown(tmp_path: Path) -> Non
     ]
 
 
-def test_misfits_are_told_with_their_line_though_rows_before_were_left_out(tmp_path: Path) -> None:
+def test_rows_are_counted_and_not_the_lines_that_they_fill(tmp_path: Path) -> None:
+    """As a spreadsheet counts them, with the header, but for blank lines."""
+    table = _land(tmp_path / "t.csv", b'id,x\n1,"a\nb\nc"\n\n2,b\n3\n')
+    assert [(row, reason) for reason, row, _ in _rejected(table)] == [(4, "1 fields instead of 2")]
+    assert table.first_reasons() == ["row 4: 1 fields instead of 2"]
+
+
+def test_misfits_are_told_with_their_row_though_rows_before_were_left_out(tmp_path: Path) -> None:
     data = b"id\n1\n1,1\nabc\n\xff\n1,1\n5\nx\n"
     table = _land(tmp_path / "t.csv", data, types={"id": "integer"})
     assert [row["id"] for row in _rows(table)] == [1, 5]

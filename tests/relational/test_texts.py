@@ -187,7 +187,7 @@ def test_a_stated_type_binds_and_misfits_are_quarantined(
     if unfit:
         assert landed.quarantine is not None
         rejected = pq.read_table(landed.quarantine).to_pydict()
-        assert rejected["line"] == list(range(1, len(unfit) + 1))
+        assert rejected["row"] == list(range(1, len(unfit) + 1))
         article = "an" if type == "integer" else "a"
         assert rejected["reason"] == [
             f"column x: '{text}' is not {article} {type}" for text in unfit

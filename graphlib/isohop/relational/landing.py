@@ -4,15 +4,15 @@
 
     <folder>/
       rows/part-0.parquet          the rows that landed
-      quarantine/part-0.parquet    those that did not: reason string, line int64, raw string
+      quarantine/part-0.parquet    those that did not: reason string, row int64, raw string
 
 A landed column is int64, double, bool, string, date32, timestamp[us] (UTC, without a time zone),
 decimal128 or binary. What is narrower is widened; a value that no such type holds is read as NULL
 and counted (NaN, infinity), put as text (times of day, lists and structs as JSON), or its row is
 quarantined (texts that are not UTF-8, values that do not fit a stated type). ``raw`` shows such a
-row as JSON, or as it stands in the file; ``line`` counts from 1: rows of Parquet and of a database
+row as JSON, or as it stands in the file; ``row`` counts from 1: rows of Parquet and of a database
 (in the order of its key), elements of a JSON array, lines of JSON, records of CSV with the header
-as the first and without blank lines.
+as the first and without blank lines, however many lines each of them fills.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROW_GROUP_ROWS = 1 << 18
 ROW_GROUP_BYTES = 64 << 20
 _PART = "part-0.parquet"
 _HEXADECIMAL = np.array([f"{byte:02x}" for byte in range(256)], "S2")
-_REJECTED = pa.schema([("reason", pa.string()), ("line", pa.int64()), ("raw", pa.string())])
+_REJECTED = pa.schema([("reason", pa.string()), ("row", pa.int64()), ("raw", pa.string())])
 
 
 EXAMPLES = 3
@@ -83,8 +83,8 @@ class LandedTable:
         if self.quarantine is None:
             return []
         with pq.ParquetFile(self.quarantine) as file:
-            rows = next(file.iter_batches(EXAMPLES, columns=["reason", "line"])).to_pylist()
-        places = ("" if row["line"] is None else f"line {row['line']}: " for row in rows)
+            rows = next(file.iter_batches(EXAMPLES, columns=["reason", "row"])).to_pylist()
+        places = ("" if row["row"] is None else f"row {row['row']}: " for row in rows)
         return [place + row["reason"] for place, row in zip(places, rows, strict=True)]
 
 
