@@ -100,6 +100,11 @@ def test_rows_that_are_not_utf8_are_quarantined_and_shown(tmp_path: Path) -> Non
     ]
 
 
+def test_a_header_in_another_encoding_is_told_with_its_bytes(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"not UTF-8: 'Stra\\xdfe', 'Gr\\xf6\\xdfe'\. Convert"):
+        _land(tmp_path / "t.csv", "id,Straße,Größe\n1,a,2\n".encode("latin-1"))
+
+
 def test_rows_are_counted_and_not_the_lines_that_they_fill(tmp_path: Path) -> None:
     """As a spreadsheet counts them, with the header, but for blank lines."""
     table = _land(tmp_path / "t.csv", b'id,x\n1,"a\nb\nc"\n\n2,b\n3\n')

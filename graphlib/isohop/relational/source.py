@@ -227,7 +227,7 @@ def check_names(names: Iterable[str], where: str, noun: str) -> list[Problem]:
     names = list(names)
     problems = []
     for name in names:
-        if any("\ud800" <= letter <= "\udfff" or letter >= "\U0010ff80" for letter in name):
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
             what = f"the name of a {noun} is not UTF-8: {name.encode(errors='backslashreplace')!r}."
             problems.append(Problem(where, what, "Convert the file to UTF-8."))
     for position, name in enumerate(names, 1):

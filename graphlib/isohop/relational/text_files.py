@@ -213,6 +213,10 @@ class CsvFile:
                 raise unreadable(str(self.path), f"no CSV file: {error}.", _HEADER) from error
         if header is None:
             raise unreadable(str(self.path), "the file is empty.", _HEADER)
+        broken = ", ".join(f"'{show_escapes(name)}'" for name in header if has_escapes(name))
+        if broken:
+            what = f"names of columns are not UTF-8: {broken}."
+            raise unreadable(str(self.path), what, "Convert the file to UTF-8.")
         return tuple(header)
 
     def _check_separator(self) -> None:
