@@ -240,6 +240,27 @@ def test_a_column_of_another_type_than_the_key_it_is_called_after_is_told(infer)
         assert "and the key is int64; say one type for both under 'types'" in told.why
 
 
+def test_texts_that_look_like_dates_or_numbers_are_told(infer):
+    """Only where all are spelt so, plain numbers among them or not."""
+    bills = {
+        "id": range(4),
+        "day": ["13.04.2024", "1.5.2024", None, "02.03.2023 08:00"],
+        "due": ["04/13/2024", "4/1/2024", "12/31/2023", "1/1/2024"],
+        "sum": ["4742,97", "1.310,5", "-3", "2.5"],
+        "share": ["55%", "7 %", "19%", "0"],
+        "version": ["1.2.3", "4.5", "x", "1.0"],
+        "zip": ["01067", "10115", "04109", "99084"],
+        "mixed": ["13.04.2024", "yesterday", "1,5", "7%"],
+    }
+    told = {e.where: e.why for e in infer({"bill": bills}).evidence if e.what == "type"}
+    assert set(told) == {"bill.day", "bill.due", "bill.sum", "bill.share"}
+    assert "dates, as '02.03.2023 08:00', but are read as texts: write them as" in told["bill.day"]
+    assert "numbers with a comma, as '1.310,5'" in told["bill.sum"]
+    assert "percentages, as '19%'" in told["bill.share"]
+    said = Table(types=dict.fromkeys(bills, "string"))
+    assert not [e for e in infer({"bill": bills}, {"bill": said}).evidence if e.what == "type"]
+
+
 def comments() -> dict:
     """As pandas writes them, for which a column of whole numbers with gaps is one of doubles."""
     return {

@@ -62,7 +62,7 @@ class Evidence:
     ``place``: the keys under which the schema file says it.
     """
 
-    what: Literal["key", "reference", "surrogate", "union"]
+    what: Literal["key", "reference", "surrogate", "type", "union"]
     where: str
     place: tuple[str, ...]
     adopted: bool
@@ -119,6 +119,7 @@ def infer_physical(
         Evidence("union", where, ("tables", stem, "parts"), adopted, why)
         for stem, where, adopted, why in united.evidence
     ]
+    search.tell_of_spellings()
     search.find_keys()
     search.find_references()
     search.find_composite_keys()
@@ -147,6 +148,19 @@ class _Search:
                 self.profiles[name] = profile(self.tables[name])
             self.keys[name] = self._declared(name).key or None
             self.references[name] = list(self._declared(name).references or ())
+
+    def tell_of_spellings(self) -> None:
+        """Of columns whose texts say dates or numbers in a way that is not read."""
+        for name in sorted(self.tables):
+            for column in self.profiles[name].columns.values():
+                if column.spelling is None or column.name in self._declared(name).types:
+                    continue
+                why = f"its values look like {column.spelling.kind}, as '{column.example}', but are"
+                why += f" read as texts: {column.spelling.instead}, or say 'types: "
+                why += f"{{{column.name}: string}}'"
+                place = ("tables", name, "types", column.name)
+                where = f"{name}.{column.name}"
+                self.evidence.append(Evidence("type", where, place, False, why))
 
     def find_keys(self) -> None:
         """Single keys, of the columns whose values all differ."""

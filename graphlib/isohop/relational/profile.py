@@ -35,6 +35,37 @@ _FORMS = (
 
 
 @dataclass(frozen=True)
+class Spelling:
+    """How texts say what is no text, where that is not read as such: ``kind`` is "dates",
+    ``instead`` what to do."""
+
+    kind: str
+    pattern: str
+    instead: str
+
+
+_TIME_OF_DAY = r"([ T].*)?$"
+SPELLINGS = (
+    Spelling(
+        "dates",
+        rf"^[0-9]{{1,2}}(\.[0-9]{{1,2}}\.|/[0-9]{{1,2}}/)([0-9]{{2}}|[0-9]{{4}}){_TIME_OF_DAY}"
+        rf"|^[0-9]{{1,2}}-[0-9]{{1,2}}-[0-9]{{4}}{_TIME_OF_DAY}"
+        rf"|^[0-9]{{4}}(\.[0-9]{{1,2}}\.|/[0-9]{{1,2}}/)[0-9]{{1,2}}{_TIME_OF_DAY}",
+        "write them as 2024-04-13",
+    ),
+    Spelling(
+        "numbers with a comma",
+        r"^[+-]?([0-9]+|[0-9]{1,3}(\.[0-9]{3})+),[0-9]+$"
+        r"|^[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?$",
+        "write them as 4742.97",
+    ),
+    Spelling("percentages", r"^[+-]?[0-9]+([.,][0-9]+)? ?%$", "write them as numbers, without %"),
+)
+_PLAIN_NUMBER = r"^[+-]?[0-9]+(\.[0-9]+)?$"
+"""Beside any of these spellings it may stand."""
+
+
+@dataclass(frozen=True)
 class ColumnProfile:
     """What the values of a column are like. ``distinct`` is exact where ``exact`` says so.
 
@@ -42,7 +73,8 @@ class ColumnProfile:
     "012"), which ``integers`` says, and of doubles that all are whole, which ``whole`` says.
     ``mean_length`` and ``code`` (no value has white space or more than 64 characters) are of texts.
     ``opaque`` names the form that all values have when nobody would have chosen them: "UUIDs",
-    "hexadecimal hashes".
+    "hexadecimal hashes". ``spelling``: that of all values that are no plain numbers, the first of
+    which is the ``example``.
     """
 
     name: str
@@ -58,6 +90,8 @@ class ColumnProfile:
     code: bool = False
     opaque: str | None = None
     whole: bool = False
+    spelling: Spelling | None = None
+    example: str = ""
 
     @property
     def given(self) -> int:
@@ -138,6 +172,10 @@ def _measures(name: str, type_: pa.DataType) -> list[Column]:
         form = form.otherwise(F.lit(_FREE))
         whole = F.when(column.rlike(_FORMS[0][1]), column.try_cast("long"))
         length = F.length(column)
+        spelt = F.when(column.isNull() | column.rlike(_PLAIN_NUMBER), F.lit(None))
+        for number, spelling in enumerate(SPELLINGS):
+            spelt = spelt.when(column.rlike(spelling.pattern), F.lit(number))
+        spelt = spelt.otherwise(F.lit(len(SPELLINGS)))
         found += [
             F.min(form).alias(f"{name}_loosest"),
             F.max(form).alias(f"{name}_strictest"),
@@ -146,6 +184,9 @@ def _measures(name: str, type_: pa.DataType) -> list[Column]:
             F.max(length).alias(f"{name}_longest"),
             F.min(whole).alias(f"{name}_min"),
             F.max(whole).alias(f"{name}_max"),
+            F.min(spelt).alias(f"{name}_spelt"),
+            F.max(spelt).alias(f"{name}_spelt_last"),
+            F.min(F.when(spelt < len(SPELLINGS), column)).alias(f"{name}_example"),
         ]
     return found
 
@@ -173,6 +214,9 @@ def _profile(column: str, name: str, type_: pa.DataType, row: Mapping[str, Any])
     elif loosest >= _DIGITS and strictest == _HEXADECIMAL and one_length:
         opaque = "hexadecimal hashes"
     integers = loosest == strictest == _INTEGER
+    spelt = row[f"{name}_spelt"]
+    if spelt is not None and spelt == row[f"{name}_spelt_last"] < len(SPELLINGS):
+        found = replace(found, spelling=SPELLINGS[spelt], example=row[f"{name}_example"])
     return replace(
         found,
         mean_length=row[f"{name}_length"] / given,
