@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from isohop.cli import app
 from isohop.errors import InvalidInput
 from isohop.graph import Graph
-from isohop.graph.build import build
+from isohop.graph.build import build, check
 from isohop.pipeline.pipeline_file import read_pipeline
 from isohop.relational.as_of import NOTHING_SAYS
 
@@ -261,7 +261,12 @@ def test_what_is_no_time_is_told(tmp_path):
     told = str(caught.value)
     assert "orders.product_id is int64, which does not say when" in told
     assert "customer.name is string" in told
-    build(file, tmp_path / "out")  # without a moment they need be none
+    # Without a moment they need be none, but are told as well.
+    _, ledger = check(file)
+    assert [note for note in ledger.notes if "does not say when" in note] == [
+        f"{what}, which does not say when a row became known. With --as-of it is a mistake."
+        for what in ("customer.name is string", "orders.product_id is int64")
+    ]
 
 
 def test_a_time_without_values_says_nothing(tmp_path):

@@ -29,6 +29,7 @@ from isohop.hops.schema_file import (
     check_times,
     check_types,
     left_out_references,
+    no_times,
     read_schema_file,
 )
 from isohop.hops.universal_row import needed_columns
@@ -159,6 +160,11 @@ def clean_tables(
     landed = _land(planned, stage / "landed", quarantine, progress, whole)
     if planned.as_of is not None:
         check_times(planned.file, schema, _told(landed))
+    else:
+        ledger.notes += [
+            f"{what} With --as-of it is a mistake."
+            for what in no_times(schema, _told(landed)).values()
+        ]
     integrity = Integrity(
         session,
         schema.tables,

@@ -322,16 +322,23 @@ def _known_types(table: SourceTable, stated: Table | None) -> dict[str, pa.DataT
     return found | {name: TEXT_TYPES[type] for name, type in types.items() if name in found}
 
 
+def no_times(schema: SchemaFile, types: Mapping[str, Mapping[str, pa.DataType]]) -> dict[str, str]:
+    """Tables whose ``time`` is none, and what it is: a mistake where rows are told apart by it."""
+    return {
+        name: f"{name}.{table.time} is {found}, which does not say when a row became known."
+        for name, table in schema.tables.items()
+        for found in [types.get(name, {}).get(table.time or "")]
+        if found is not None and not is_time(found)
+    }
+
+
 def check_times(
     file: YamlFile[SchemaFile], schema: SchemaFile, types: Mapping[str, Mapping[str, pa.DataType]]
 ) -> None:
     """Each ``time`` must be one, where rows are told apart by it; raises at once."""
-    for name, table in schema.tables.items():
-        found = types.get(name, {}).get(table.time or "")
-        if found is not None and not is_time(found):
-            what = f"{name}.{table.time} is {found}, which does not say when a row became known."
-            hint = "For CSV and JSON, say its type under 'types:', date or timestamp."
-            file.add(("tables", name, "time"), what, hint)
+    for name, what in no_times(schema, types).items():
+        hint = "For CSV and JSON, say its type under 'types:', date or timestamp."
+        file.add(("tables", name, "time"), what, hint)
     file.raise_problems()
 
 
