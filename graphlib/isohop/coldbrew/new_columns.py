@@ -162,7 +162,7 @@ def quarantined(table: pa.Table, reasons: np.ndarray) -> pa.Table:
     raw = [text for batch in rows.to_batches() for text in raw_rows(batch)]
     parts = {
         "reason": pa.array(reasons[bad], pa.string()),
-        "line": pa.nulls(rows.num_rows, pa.int64()),
+        "row": pa.nulls(rows.num_rows, pa.int64()),
         "raw": pa.array(raw, pa.string()),
     }
     return pa.table(parts)
