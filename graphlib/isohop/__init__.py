@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.25.0"
+__version__ = "0.26.0"
 
 _LAZY = {
     "Graph": "isohop.graph",
