@@ -151,6 +151,21 @@ def test_a_run_that_cannot_go_on_from_itself_says_so(tmp_path, caplog):
     assert "--run" in caplog.text
 
 
+def test_a_run_that_learns_though_there_are_others_says_why(tmp_path, caplog):
+    """Once, of the newest."""
+    file = pipeline_file(tmp_path)
+    whole = ("build", "features", "distill", "embed")
+    done(read_pipeline(file, {"distill.steps": "8"}), "monday", 1, *whole)
+    done(read_pipeline(file), "tuesday", 2, *whole)
+    read = read_pipeline(file, {"since": "latest", "distill.steps": "7", "seed": "2"})
+    run = open_run(read, "wednesday")
+    run_stage(read, run, "build")
+    run_stage(read, run, "build")
+    (told,) = caplog.messages
+    assert told.startswith("Run 'wednesday' learns anew: 'since: latest' cannot be run 'tuesday'")
+    assert "it has other distill.steps, seed" in told
+
+
 def test_what_goes_away_while_a_run_is_measured_is_passed_over(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"12345")

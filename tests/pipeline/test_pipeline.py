@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import isohop
@@ -328,6 +329,28 @@ def test_other_weights_of_a_text_model_are_other_features(tmp_path):
     assert fingerprint(read, run, STAGES["features"]) == before
     (model / "model.safetensors").write_text("{ }", "utf-8")
     assert fingerprint(read, run, STAGES["features"]) != before
+
+
+def test_what_a_schema_file_says_decides_and_not_how_it_is_written(tmp_path):
+    """Neither comments, layout and quotes nor the order of its keys."""
+    schema = chain_from(f"path: {TABLES}")
+    file = pipeline_file(tmp_path)
+    file.write_text(file.read_text("utf-8").replace(str(CHAIN), "schema.yaml"), "utf-8")
+    said = yaml.safe_load(schema)
+    backwards = {key: said[key] for key in reversed(said)}
+    backwards["tables"] = {name: said["tables"][name] for name in reversed(said["tables"])}
+    other = {**said, "policies": {"violations": "unset"}}
+    found = []
+    for text in (
+        schema,
+        f"# A word.\n\n{schema}",
+        yaml.safe_dump(backwards),
+        yaml.safe_dump(other),
+    ):
+        (tmp_path / "schema.yaml").write_text(text, "utf-8")
+        read = read_pipeline(file)
+        found.append(fingerprint(read, open_run(read, "r"), STAGES["build"]))
+    assert found[0] == found[1] == found[2] != found[3]
 
 
 def test_a_key_that_only_the_database_declares_is_a_matter_of_the_graph(tmp_path):

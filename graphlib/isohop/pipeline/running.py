@@ -13,7 +13,6 @@ import isohop
 from isohop.engines.object_store import WRITING
 from isohop.engines.progress import SILENT, Progress
 from isohop.engines.storage import disk_full, is_disk_full
-from isohop.engines.storage import fingerprint as digest
 from isohop.errors import IsohopError, did_you_mean
 from isohop.giant.model_folder import contents_of
 from isohop.graph import Graph
@@ -92,8 +91,10 @@ def dependencies(pipeline: Pipeline, run: Run, stage: Stage) -> dict[str, Any]:
 
 
 def _schema(pipeline: Pipeline) -> str:
-    """SHA-256 of the schema file, which may tell more than records are to."""
-    return digest(pipeline.planned.file.path)
+    """SHA-256 of what the schema file says, which may be more than records are to tell. How it is
+    written, and in which order, is no matter of the graph."""
+    said = pipeline.planned.file.model
+    return fingerprint_of({} if said is None else said.model_dump(mode="json"))
 
 
 def _decision(pipeline: Pipeline, run: Run, stage: Stage) -> Decision | None:

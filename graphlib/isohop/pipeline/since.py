@@ -4,17 +4,18 @@ With ``since: <run>`` in the pipeline file known nodes keep their ids, documents
 changed their features, and encoder, teacher, MLP and student their weights; with ``warm_start: N``
 besides, the last three are trained N steps further on the graph of now. ``since: latest`` means
 the newest run that can be gone on from, of the published ones where there are any; where there is
-none the run learns for itself.
+none the run learns for itself, and why it does is told.
 
-A run can be gone on from where it is whole, its schema file and the settings of what was learned
-are the same, it knew nothing that this run is not to know (``as_of``), and its graph has the types
-of this one's. The stage `build` decides, and ``since.json`` in the run's folder says what; all
-later stages keep to that. What is done stays done, whatever becomes of the earlier run.
+A run can be gone on from where it is whole, what its schema file said and the settings of what was
+learned are the same, it knew nothing that this run is not to know (``as_of``), and its graph has
+the types of this one's. The stage `build` decides, and ``since.json`` in the run's folder says
+what; all later stages keep to that. What is done stays done, whatever becomes of the earlier run.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ LATEST = "latest"
 KEPT = ("build", "features", "distill", "embed")
 """Stages that an earlier run has a part in."""
 DECISION = "since.json"
+_log = logging.getLogger("isohop")
 _ELSE = "Name another run, or learn anew with 'since: none'."
 
 
@@ -125,18 +127,27 @@ def _latest(
     learning: Mapping[str, str],
     alike: Graph | None,
 ) -> Run | None:
-    """One that the gates did not let pass is the last resort."""
-    fit = []
+    """One that the gates did not let pass is the last resort. Where none is fit it is told why the
+    first of them is not."""
+    fit, unfit = [], []
     for name, other in known.items():
         try:
             embedded, built = other.record("embed"), other.record("build")
-            if embedded is None or built is None:
+            if embedded is None or built is None or name == run.id:
                 continue
-            if _unfit(pipeline, run, other, learning) is None:
-                published = other.record("publish") is not None
-                fit.append((precedence(built, embedded, published), name))
+            first = precedence(built, embedded, other.record("publish") is not None)
+            why = _unfit(pipeline, run, other, learning)
         except IsohopError:
             continue  # a record that cannot be read: `isohop runs list` tells it
+        if why is None:
+            fit.append((first, name))
+        else:
+            unfit.append((first, name, why))
+    if unfit and not fit:
+        _, name, why = max(unfit)
+        _log.warning(
+            "Run '%s' learns anew: 'since: latest' cannot be run '%s', since %s.", run.id, name, why
+        )
     newest = (known[name] for _, name in sorted(fit, reverse=True))
     return next((one for one in newest if alike is None or _has_types_of(one, alike)), None)
 
