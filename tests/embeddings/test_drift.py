@@ -145,6 +145,7 @@ def renamed(table: pa.Table) -> pa.Table:
             {"neighbours": 0.1},
             "has no key of the 20 published",
         ),
+        ({"airport": renamed(make_entity(20))}, {"keys": 0.1}, "has no key of the 20 published"),
     ],
 )
 def test_what_a_gate_does_not_let_pass_is_not_published(tmp_path, after, gates, told):
@@ -227,14 +228,30 @@ def test_where_the_live_version_is_gone_there_is_nothing_to_be_worse_than(tmp_pa
         ({"code": pa.array([7])}, "code (string) → code (int64)"),
     ],
 )
+def test_what_consumers_join_by_stays_unless_that_is_meant(tmp_path, key, told):
+    """By default; that a campaign of today is none of yesterday's is no mistake."""
+    published(tmp_path, "a", {"airport": make_entity(1)})
+    published(tmp_path, "b", {"airport": renamed(make_entity(1))})
+    with pytest.raises(InvalidInput, match=re.escape(f"other key columns: {told}")) as caught:
+        published(tmp_path, "c", {"airport": make_entity(1, key=key)})
+    assert "publish.gates.keys=null" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ({"other": ["x"]}, "code (string) → other (string)"),
+        ({"code": pa.array([7])}, "code (string) → code (int64)"),
+    ],
+)
 def test_where_key_columns_differ_that_is_told_and_nothing_of_what_is_not_compared(
     tmp_path, key, told
 ):
     published(tmp_path, "a", {"airport": make_entity(1)})
     after = {"airport": make_entity(1, key=key)}
     with pytest.raises(InvalidInput, match=re.escape(f"other key columns: {told}")):
-        published(tmp_path, "b", after, norm=9.0)
-    published(tmp_path, "c", after)
+        published(tmp_path, "b", after, keys=None, norm=9.0)
+    published(tmp_path, "c", after, keys=None)
     (one,) = drift(snapshot(home(tmp_path), 1), snapshot(home(tmp_path), 2)).entities
     assert (one.gone, one.new, one.norm, one.neighbours) == (1, 1, None, None)
     done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"])

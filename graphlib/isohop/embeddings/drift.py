@@ -122,8 +122,8 @@ def problems_of(found: Drift, gates: Gates) -> list[Problem]:
     """Which gates do not let it pass."""
     problems = []
 
-    def fails(gate: str, where: str, what: str) -> None:
-        hint = f"If that is meant, publish with another publish.gates.{gate}."
+    def fails(gate: str, where: str, what: str, meant: str | None = None) -> None:
+        hint = f"If that is meant, publish with {meant or f'another publish.gates.{gate}'}."
         problems.append(Problem(where, what, hint))
 
     for name in found.gone if gates.rows else ():
@@ -145,6 +145,10 @@ def problems_of(found: Drift, gates: Gates) -> list[Problem]:
         what = f"has {common or 'no'} key{'s' * (common > 1)} of the {rows[0]:,} published before."
         if one.other_key is not None:
             what = f"{one.other_key}."
+        if gates.keys is not None and one.other_key is not None:
+            fails("keys", f"entity '{one.name}'", what, "publish.gates.keys=null")
+        elif gates.keys is not None and common < gates.keys * rows[0]:
+            fails("keys", f"entity '{one.name}'", what)
         if gates.norm is not None and one.gone and not common:
             fails("norm", f"entity '{one.name}'", what)
         if gates.neighbours is not None and one.gone and one.neighbours is None:

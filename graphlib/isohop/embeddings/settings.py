@@ -22,6 +22,9 @@ class Gates(StrictModel):
 
     rows: float | None = Field(default=0.5, ge=0)
     """Least share of the rows that an entity had."""
+    keys: float | None = Field(default=0.0, ge=0, le=1)
+    """Least share of the keys that an entity had which are there still, in columns of the same
+    names and types: what consumers join by."""
     coverage: float | None = Field(default=None, ge=0)
     """Least share of the share of an entity's rows that were served by edges: by the teacher, or by
     teacher and student."""
@@ -33,7 +36,7 @@ class Gates(StrictModel):
     """Most that a figure of what is served may fall: MRR, Hits@10 or accuracy, from 0 to 1."""
 
 
-OPEN = Gates(rows=None)
+OPEN = Gates(rows=None, keys=None)
 
 
 class PublishSettings(StrictModel):
