@@ -112,14 +112,21 @@ def check(
     as_of: AsOf = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON.")] = False,
 ) -> None:
-    """Check a schema file against its data and print the integrity ledger."""
+    """Check a schema file against its data and print the integrity ledger.
+
+    Exit code 1 where an entity is left without a row that can be used.
+    """
+    from isohop.graph.build import EMPTY
     from isohop.graph.build import check as check_schema
 
     plan, ledger = check_schema(schema, engine.value, TerminalProgress(), _moment(as_of))
     if as_json:
         print(ledger.model_dump_json(indent=1))
-        return
-    print_ledger(plan, ledger)
+    else:
+        print_ledger(plan, ledger)
+    empty = [finding.where for finding in ledger.findings if finding.kind == EMPTY]
+    if empty:
+        raise IsohopError(f"{', '.join(empty)}: {EMPTY}, so there is nothing to learn of.")
 
 
 @app.command(epilog="Example: `isohop build schemas/nycflights13.yaml --out graph`")
@@ -143,6 +150,7 @@ def build(
     for edge in graph.edge_types:
         table.add_row("edge", escape(edge.name), f"{edge.count:,}")
     out.print(table)
+    print_warnings(graph.manifest.plan["warnings"])
     out.print(f"certificate {graph.manifest.certificate}   {time.monotonic() - clock:.1f} s")
 
 

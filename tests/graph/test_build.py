@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from isohop.cli import app
 from isohop.errors import InvalidInput, IsohopError
 from isohop.giant.documents import document_fields
 from isohop.graph import Graph
-from isohop.graph.build import Planned, build, check, plan_schema
+from isohop.graph.build import EMPTY, Planned, build, check, plan_schema
 from isohop.hops.usage import NOBODY
 from tests.graph.conftest import write_database
 
@@ -370,6 +372,23 @@ def test_tables_without_rows_and_columns_without_values_are_handled(make, engine
     assert graph.edges("customer--orders--product").num_rows == 0
     kinds = {f["kind"] for t in ledger(graph)["tables"] for f in t["findings"]}
     assert {"table without rows", "column without values"} <= kinds
+    empty = [f["where"] for f in ledger(graph)["findings"] if f["kind"] == EMPTY]
+    assert empty == ["entity 'customer'"]
+
+
+def test_an_entity_without_rows_fails_a_check_and_that_none_has_an_edge_is_told(tmp_path):
+    """Where there are rows, and none of them can be used, too."""
+    schema = "tables: {customer: {key: id}}\nentities: {customer: {table: customer}}"
+    for name, ids, code in (("good", [1, 2], 0), ("bad", [None, None], 1)):
+        rows = pa.table({"id": pa.array(ids, pa.int64()), "name": ["a", "b"]})
+        file = write_database(tmp_path / name, schema, {"customer": rows})
+        for more in ([], ["--json"]):
+            done = CliRunner().invoke(app, ["check", str(file), *more])
+            assert done.exit_code == code
+            assert (f"entity 'customer': {EMPTY}" in str(done.exception)) == (code == 1)
+            assert ("no entity has an edge" in done.output) == (not more)
+        done = CliRunner().invoke(app, ["build", str(file), "--out", str(tmp_path / name / "g")])
+        assert "no entity has an edge" in done.output
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -384,6 +384,22 @@ def test_a_key_that_only_the_database_declares_is_a_matter_of_the_graph(tmp_path
     assert edges == [0, 1]
 
 
+def test_a_run_ends_before_it_learns_of_an_entity_without_rows(tmp_path):
+    """And its graph is there to look at."""
+    shutil.copytree(TABLES, tmp_path / "tables")
+    (tmp_path / "schema.yaml").write_text(chain_from("path: tables"), "utf-8")
+    file = pipeline_file(tmp_path)
+    file.write_text(file.read_text("utf-8").replace(str(CHAIN), "schema.yaml"), "utf-8")
+    (customers,) = (tmp_path / "tables").glob("customer.*")
+    customers.write_text(customers.read_text("utf-8").splitlines()[0] + "\n", "utf-8")
+    read = read_pipeline(file)
+    run = open_run(read, "r")
+    with pytest.raises(IsohopError, match=r"'customer' is without .* 'isohop check .*yaml'"):
+        run_stage(read, run, "build")
+    assert run.record("build") is None
+    assert Graph.open(run.graph).node_type("customer").count == 0
+
+
 def test_a_stage_says_what_it_needs(tmp_path):
     read = read_pipeline(pipeline_file(tmp_path))
     told = "needs the stage 'features' .* 'isohop stage features .*pipeline.yaml --run r' first"

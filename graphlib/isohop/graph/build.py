@@ -35,7 +35,7 @@ from isohop.hops.schema_file import (
 from isohop.hops.universal_row import needed_columns
 from isohop.relational.as_of import Known
 from isohop.relational.integrity import CleanTable, Integrity
-from isohop.relational.ledger import Ledger
+from isohop.relational.ledger import Finding, Ledger
 from isohop.relational.parts import united
 from isohop.relational.source import LandedTable, Source, open_source
 from isohop.yaml_file import YamlFile
@@ -44,6 +44,13 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from isohop.hops.nodes import Built
+
+EMPTY = "without a row that can be used"
+"""What is found of an entity."""
+NO_EDGE = (
+    "no entity has an edge: each is known by its own attributes alone. If tables refer to each "
+    "other, say so under 'references'; 'share: true' makes an attribute's values nodes."
+)
 
 
 @dataclass(frozen=True)
@@ -210,6 +217,7 @@ def _construct(planned: Planned, folder: Path, session: SparkSession, progress: 
     facts = Facts(session, planned.plan, clean, stage, quarantine, ledger)
     nodes, edges = construct(facts, folder, progress, _known_nodes(planned.before, session))
     ledger.close()
+    _tell_of_entities(planned, nodes, edges, ledger)
     _write_manifest(planned, nodes, edges, landed, folder)
     write_text_atomically(folder / "ledger.json", ledger.model_dump_json(indent=1))
     shutil.rmtree(stage)
@@ -221,6 +229,19 @@ def _construct(planned: Planned, folder: Path, session: SparkSession, progress: 
             "unused. This is a fault of Isohop; please report it with the schema file."
         )
     return ledger
+
+
+def _tell_of_entities(
+    planned: Planned, nodes: Mapping[str, Built], edges: Mapping[str, Built], ledger: Ledger
+) -> None:
+    entities = planned.schema.entities
+    for name in entities:
+        if not nodes[name].count:
+            ledger.findings.append(Finding(kind=EMPTY, where=f"entity '{name}'", count=0))
+    if not any(
+        edge.count and {edge.triple[0], edge.triple[2]} & set(entities) for edge in edges.values()
+    ):
+        planned.plan.warnings.append(NO_EDGE)
 
 
 def _known_nodes(before: Graph | None, session: SparkSession) -> dict[str, DataFrame]:

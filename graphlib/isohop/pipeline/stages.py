@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from isohop.embeddings.contract import version_number
 from isohop.engines.progress import Progress
+from isohop.errors import IsohopError
 from isohop.graph import Graph
 from isohop.graph.earlier import all_new, check_same_types, later_nodes
 from isohop.pipeline.pipeline_file import Pipeline
@@ -36,7 +37,7 @@ class Context:
 
 
 def _build(context: Context) -> list[Made]:
-    from isohop.graph.build import build
+    from isohop.graph.build import EMPTY, NO_EDGE, build
 
     pipeline, run, earlier = context.pipeline, context.run, context.earlier
     settings = pipeline.settings
@@ -50,12 +51,23 @@ def _build(context: Context) -> list[Made]:
     )
     if before is not None:
         check_same_types(before, graph)
+    for node in graph.node_types:
+        if not node.shared and not node.count:
+            table = pipeline.planned.schema.entities[node.name].table
+            of = "" if table is None else f" of its table '{table}'"
+            raise IsohopError(
+                f"The entity '{node.name}' is {EMPTY}{of}, so there is nothing to learn of it. "
+                f"'isohop check {pipeline.schema_path}' tells what became of all rows, and the "
+                f"graph is in {run.graph}. Mend the table, or remove the entity."
+            )
     nodes = sum(node.count for node in graph.node_types)
     edges = sum(edge.count for edge in graph.edge_types)
     made = [
         Made(what=f"graph of {nodes:,} nodes and {edges:,} edges", where=str(run.graph)),
         Made(what=f"certificate {graph.manifest.certificate}", where="graph.json"),
     ]
+    if NO_EDGE in graph.manifest.plan["warnings"]:
+        made.append(Made(what=NO_EDGE, where="graph.json"))
     if earlier is not None:
         made.append(Made(what=f"goes on from run '{earlier.id}'", where=str(earlier.place)))
     return made
