@@ -80,7 +80,7 @@ Instead = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="In place of what the pipeline file says: engine=spark, publish.path=/tmp/try.",
+        help="In place of what the pipeline file says: engine=spark, label=null for none.",
     ),
 ]
 

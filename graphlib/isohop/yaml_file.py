@@ -70,7 +70,7 @@ class YamlFile(Generic[M]):
     """A file read into ``model``, with the line of every key path and the problems so far.
 
     ``model`` is None only when too much was wrong to go on. Call `raise_problems` when all checks
-    have added theirs.
+    have added theirs. ``instead``: as in `read_yaml`.
     """
 
     path: Path
@@ -78,9 +78,14 @@ class YamlFile(Generic[M]):
     model: M | None
     lines: Mapping[KeyPath, int]
     problems: list[Problem] = field(default_factory=list)
+    instead: Mapping[str, str] = field(default_factory=dict)
 
     def where(self, *keys: str | int) -> str:
-        """``schema.yaml:12 tables.customer.key``: the nearest known line of a key path."""
+        """``schema.yaml:12 tables.customer.key``: the nearest known line of a key path. Of what
+        stands in no line ``--set distill.steps=0``."""
+        for place, value in self.instead.items():
+            if keys[: place.count(".") + 1] == tuple(place.split(".")):
+                return f"--set {place}={value}"
         line = next(
             (self.lines[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in self.lines),
             None,
@@ -114,7 +119,8 @@ def read_yaml(
 ) -> YamlFile[M]:
     """Read ``path`` as ``model``. Raises `InvalidInput` when it is missing or is no YAML at all.
 
-    ``instead``: texts in place of what the file says, by the place of a key (``publish.path``).
+    ``instead``: texts in place of what the file says, by the place of a key (``publish.path``), as
+    `--set` has them; ``null`` is YAML's.
 
     Mistakes of structure are gathered, then mended as far as is obvious (an unknown key that is
     near a known one is taken for it, other wrong entries are left out), so that later checks can
@@ -150,13 +156,14 @@ def read_yaml(
         raise InvalidInput(
             heading, [Problem(path.name, "must be a mapping of keys to values, and is not.")]
         )
-    for place, value in (instead or {}).items():
-        _put(raw, place.split("."), value)
+    file.instead = instead or {}
+    for place, value in file.instead.items():
+        _put(raw, place.split("."), None if value == "null" else value)
     file.model = _validate(raw, model, file)
     return file
 
 
-def _put(raw: dict[str, Any], keys: list[str], value: str) -> None:
+def _put(raw: dict[str, Any], keys: list[str], value: str | None) -> None:
     for key in keys[:-1]:
         inside = raw.get(key)
         if not isinstance(inside, dict):
@@ -204,18 +211,24 @@ def _construct(
 
 def _validate(raw: dict[str, Any], model: type[M], file: YamlFile[M]) -> M | None:
     raw = deepcopy(raw)
+    left_out: set[KeyPath] = set()
     for _ in range(20):
         try:
             return model.model_validate(raw)
         except ValidationError as error:
             for mistake in error.errors():
-                _report_and_mend(raw, mistake, model, file)
+                _report_and_mend(raw, mistake, model, file, left_out)
     return None
 
 
 def _report_and_mend(
-    raw: dict[str, Any], mistake: Any, model: type[BaseModel], file: YamlFile[M]
+    raw: dict[str, Any],
+    mistake: Any,
+    model: type[BaseModel],
+    file: YamlFile[M],
+    left_out: set[KeyPath],
 ) -> None:
+    """``left_out``: the keys whose values were wrong, which are missing now."""
     keys = _in_file(raw, mistake["loc"])
     kind = mistake["type"]
     parent = _at(raw, keys[:-1]) if keys else raw
@@ -230,7 +243,8 @@ def _report_and_mend(
                 parent.setdefault(meant, value)
         return
     if kind == "missing":
-        file.add(keys[:-1], f"the key '{mistake['loc'][-1]}' is missing.")
+        if keys not in left_out:
+            file.add(keys[:-1], f"the key '{mistake['loc'][-1]}' is missing.")
     else:
         message = str(mistake["msg"]).removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
@@ -238,6 +252,7 @@ def _report_and_mend(
         shown = "" if isinstance(got, dict | list) else f" Got {got!r}."
         file.add(keys, f"{message}.{shown}".replace("..", "."))
     if isinstance(parent, dict) and keys:
+        left_out.add(keys)
         parent.pop(str(keys[-1]), None)
     elif isinstance(parent, list) and keys and isinstance(keys[-1], int) and keys[-1] < len(parent):
         del parent[keys[-1]]

@@ -418,6 +418,43 @@ def test_a_command_may_say_otherwise_than_the_file(tmp_path):
     assert changed.settings.distill.steps == 7
 
 
+def test_a_command_may_say_that_there_is_none(tmp_path):
+    more = SMALL.replace("{path: published}", "{path: published, gates: {neighbours: 0.5}}")
+    file = pipeline_file(tmp_path, f"{more}label: customer.city\nas_of: 2026-01-01\n")
+    gates = ("publish.gates.neighbours", "publish.gates.rows")
+    said = dict.fromkeys(("label", "until", "as_of", "since", *gates), "null")
+    read = read_pipeline(file, said).settings
+    assert {read.label, read.until, read.as_of, read.since} == {None}
+    assert {read.publish.gates.neighbours, read.publish.gates.rows} == {None}
+    with pytest.raises(InvalidInput, match=r"--set name=null: .* valid string\. Got None"):
+        read_pipeline(file, {"name": "null"})
+
+
+def test_what_a_command_says_is_told_as_that_and_not_by_a_line_of_the_file(tmp_path):
+    file = pipeline_file(tmp_path)
+    with pytest.raises(InvalidInput) as told:
+        read_pipeline(file, {"distill.steps": "0", "label": "customer.town", "report": "x"})
+    places = [one.where for one in told.value.problems]
+    assert places == ["--set distill.steps=0", "--set report=x", "--set label=customer.town"]
+
+
+@pytest.mark.parametrize("name", ["a b", ".a", "a/b", "ä", "", "a\n"])
+def test_a_name_that_is_none_is_told_once_and_in_words(tmp_path, name):
+    file = pipeline_file(tmp_path)
+    said = file.read_text("utf-8").replace("name: shop", f"name: {json.dumps(name)}")
+    file.write_text(said, "utf-8")
+    with pytest.raises(InvalidInput) as told:
+        read_pipeline(file)
+    (problem,) = told.value.problems
+    assert "has letters, digits, '.', '-' and '_'" in problem.what
+
+
+def test_a_text_model_without_its_folder_is_told_as_missing(tmp_path):
+    more = SMALL.replace("features: {", "features: {encoder: transformers, ")
+    with pytest.raises(InvalidInput, match="features: 'model' is missing"):
+        read_pipeline(pipeline_file(tmp_path, more))
+
+
 def test_what_a_command_says_is_checked_as_the_file_is(tmp_path):
     file = pipeline_file(tmp_path)
     said = ["distill.step=7", "features.epochs=many", "engine=spork", "report=no"]
@@ -468,7 +505,7 @@ def test_a_window_that_no_time_bounds_is_refused(tmp_path):
     file = pipeline_file(tmp_path)
     file.write_text(file.read_text("utf-8").replace(str(CHAIN), "schema.yaml"), "utf-8")
     (tmp_path / "schema.yaml").write_text(schema, "utf-8")
-    with pytest.raises(InvalidInput, match="until: no table says when"):
+    with pytest.raises(InvalidInput, match="no table says when"):
         read_pipeline(file, {"until": "2026-01-05"})
     # Whether it holds times is seen once rows are read.
     timed = schema.replace(
@@ -530,7 +567,8 @@ def test_files_name_nothing_outside_of_what_is_allowed(tmp_path, monkeypatch):
     with pytest.raises(InvalidInput) as told:
         read_pipeline(file, instead | {"features.encoder": "transformers", "features.model": "/x"})
     outside = [one.where.split()[-1] for one in told.value.problems if "outside" in one.what]
-    assert outside == ["runs", "publish.path", "features.model", "source.path"]
+    said = ["runs=../runs", "publish.path=s3://bucket/published", "features.model=/x"]
+    assert outside == [*said, "source.path"]
     with pytest.raises(InvalidInput, match="outside"):
         read_pipeline(file, {"schema": str(elsewhere / "no-such-file.yaml")})
     monkeypatch.setenv("ISOHOP_ALLOWED", f"{home};{elsewhere / 'tables'}")

@@ -97,7 +97,12 @@ class FeatureSettings(StrictModel):
 
     @model_validator(mode="after")
     def _one_model(self) -> FeatureSettings:
-        if (self.model is not None) != (self.encoder == "transformers"):
+        if self.model is None and self.encoder == "transformers":
+            raise ValueError(
+                "'model' is missing: the encoder 'transformers' is the text model in a folder, "
+                "which it names"
+            )
+        if self.model is not None and self.encoder != "transformers":
             raise ValueError("'model' is the folder of the encoder 'transformers', and of no other")
         return self
 

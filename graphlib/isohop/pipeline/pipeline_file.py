@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 class PipelineFile(StrictModel):
     """The whole file."""
 
-    name: str = Field(pattern=_NAME)
+    name: str = Field(json_schema_extra={"pattern": _NAME})
     """Of the pipeline: its runs, and what it publishes unless that has a name of its own."""
     schema_file: str = Field(alias="schema")
     """The schema file: which tables there are, and which entities."""
@@ -75,10 +76,20 @@ class PipelineFile(StrictModel):
     report: ReportSettings = ReportSettings()
     schedule: ScheduleSettings = ScheduleSettings()
 
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if re.fullmatch(_NAME, name) is None:
+            raise ValueError(
+                "a pipeline's name has letters, digits, '.', '-' and '_', and begins with a letter "
+                "or a digit"
+            )
+        return name
+
     @field_validator("since")
     @classmethod
     def _nobody(cls, since: str | None) -> str | None:
-        """``none`` is said on a command line, which has no null."""
+        """``none`` is said on a command line, where it is plainer than null."""
         return None if since == "none" else since
 
 
