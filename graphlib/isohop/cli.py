@@ -527,7 +527,13 @@ def diff(
     """How one published version differs from another: rows, sources, neighbours, evaluation."""
     from isohop.embeddings.drift import drift, snapshot
 
-    print_drift(drift(snapshot(published, one), snapshot(published, other)))
+    before, now = snapshot(published, one), snapshot(published, other)
+    if before.folder == now.folder:
+        raise IsohopError(
+            f"{before.folder} would be compared with itself: '{other}' is version '{one}'. Name "
+            "another."
+        )
+    print_drift(drift(before, now))
 
 
 runs = typer.Typer(no_args_is_help=True, help="The runs of a pipeline: list, show, diff, prune.")
@@ -540,7 +546,12 @@ def list_runs(pipeline: PipelinePath) -> None:
     from isohop.pipeline.history import past_runs
     from isohop.pipeline.pipeline_file import home_of_runs
 
-    print_runs(past_runs(home_of_runs(pipeline)))
+    home = home_of_runs(pipeline)
+    found = past_runs(home)
+    if not found:
+        out.print(f"No runs in {escape(str(home))}.")
+        return
+    print_runs(found)
 
 
 @runs.command("show", epilog="Example: `isohop runs show examples/nycflights13.yaml current`")

@@ -323,5 +323,8 @@ def test_versions_are_compared_on_the_command_line(tmp_path, monkeypatch):
     assert "…" not in CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "2"]).output
     done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), "1", "7"])
     assert "there is no version 7" in str(done.exception)
+    for words in (["2"], ["1", "1"], ["2", "latest"]):
+        done = CliRunner().invoke(app, ["diff", str(home(tmp_path)), *words])
+        assert "would be compared with itself" in str(done.exception)
     with pytest.raises(IsohopError, match="was not published"):
         snapshot(tmp_path / "a")

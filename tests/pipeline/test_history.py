@@ -184,6 +184,8 @@ def test_what_is_newer_no_clock_decides(pipeline):
 
 def test_no_run_yet_is_an_empty_list(pipeline):
     assert past_runs(pipeline.runs) == []
+    told = CliRunner().invoke(app, ["runs", "list", str(pipeline.file.path)]).output
+    assert "".join(told.split()) == f"Norunsin{pipeline.runs}."
     assert prune(pipeline.runs, 1) == []
 
 
@@ -246,8 +248,32 @@ def test_a_run_that_others_go_on_from_is_not_pruned(pipeline):
     record = begun.record("build")
     begun.remember(record.model_copy(update={"depends": {"since.run": '"before"'}}))
     told = [made.what for made in prune(pipeline.runs, 1)]
-    assert told == ["left alone: a run goes on from it"] * 2 + ["removed run 'good'"]
+    assert told == [
+        "left alone: it is what 'since: latest' is",
+        "left alone: run 'begun' goes on from it",
+        "removed run 'good'",
+    ]
     assert {past.run.id for past in past_runs(pipeline.runs)} == {"begun", "newest", "before"}
+
+
+def test_a_run_that_is_removed_keeps_none_that_it_went_on_from(pipeline, held):
+    """Unlike one that another process is writing."""
+    whole = ("build", "features", "distill", "embed")
+    for day, name in enumerate(("before", "of held", "old", "good"), 2):
+        done(pipeline, name, day, *whole, *(("publish",) if name == "good" else ()))
+    begun = done(pipeline, "begun", 6, "build")
+    for run, since in ((begun, "before"), (held[0], "of held")):
+        record = run.record("build")
+        run.remember(record.model_copy(update={"depends": {"since.run": f'"{since}"'}}))
+    for day in (7, 8):
+        done(pipeline, f"refused{day}", day, *whole)
+    told = {Path(made.where).name: made.what for made in prune(pipeline.runs, 1)}
+    assert told["good"] == "left alone: it is what 'since: latest' is"
+    assert told["of held"] == "left alone: run 'held' goes on from it"
+    assert "is being written" in told["held"]
+    assert {past.run.id for past in past_runs(pipeline.runs)} == {
+        *("refused8", "good", "held", "of held")
+    }
 
 
 def test_the_run_that_the_latest_is_stays_though_newer_ones_were_refused(pipeline):

@@ -113,9 +113,10 @@ def _state(past: PastRun, stage: str) -> str:
 
 def prune(home: Path | StoredFolder, keep: int) -> list[Made]:
     """Remove all but the newest ``keep`` runs, and in those that stay what killed processes left
-    behind. Of the others stay those that an unfinished run goes on from, and the newest that a run
-    can go on from. What is being written stays as it is, and so does a run with a damaged record,
-    since nobody knows how new it is: these are told. Published versions are untouched."""
+    behind. Of the others stay those that an unfinished run which stays goes on from, the newest
+    that a run can go on from, and the one that ``since: latest`` is. What is being written stays as
+    it is, and so does a run with a damaged record, since nobody knows how new it is: these are
+    told. Published versions are untouched."""
     if keep < 1:
         raise IsohopError(f"Keep 1 run or more. Got {keep} instead.")
     found = past_runs(home)
@@ -124,23 +125,31 @@ def prune(home: Path | StoredFolder, keep: int) -> list[Made]:
         for p in found
         if p.damaged
     ]
-    needed = _needed(found)
-    for number, past in enumerate(past for past in found if not past.damaged):
-        if number >= keep and past.run.id in needed:
-            told.append(Made(what="left alone: a run goes on from it", where=str(past.run.place)))
-            continue
+    sound = [past for past in found if not past.damaged]
+    staying = [past for past in found if past.damaged] + sound[:keep]
+    for past in sound[:keep]:
         # Of one in an object store what was left behind lies in the copy that this machine wrote.
         run = Run.of(home, past.run.id)
-        if number < keep and not run.folder.is_dir():
+        if not run.folder.is_dir():
             continue
         try:
             with run.writing(tidying=True):
-                if number < keep:
-                    told += [_remove(path, "leftover") for path in _leftovers(run)]
-                else:
-                    told.append(_remove_run(run, past.run))
+                told += [_remove(path, "leftover") for path in _leftovers(run)]
         except IsohopError as error:
             told.append(Made(what=f"left alone: {error}", where=str(run.place)))
+    # Unfinished ones first: those that stay say which others have to.
+    for past in sorted(sound[keep:], key=_is_whole):
+        why = _needed(found, staying).get(past.run.id)
+        if why is None:
+            try:
+                run = Run.of(home, past.run.id)
+                with run.writing(tidying=True):
+                    told.append(_remove_run(run, past.run))
+                continue
+            except IsohopError as error:
+                why = str(error)
+        staying.append(past)
+        told.append(Made(what=f"left alone: {why}", where=str(past.run.place)))
     if isinstance(home, StoredFolder):
         return told
     # Runs whose removal was cut short.
@@ -148,15 +157,23 @@ def prune(home: Path | StoredFolder, keep: int) -> list[Made]:
     return told + [_remove(path, "leftover") for path in leftovers]
 
 
-def _needed(found: Sequence[PastRun]) -> set[str]:
-    """The runs that unfinished ones go on from, the newest that any can, and the one that any would
-    go on from rather than from that."""
-    whole = [past for past in found if _depends(past, "embed") is not None]
-    built = (_depends(past, "build") or {} for past in found if past not in whole)
-    begun = {json.loads(depends["since.run"]) for depends in built if "since.run" in depends}
-    first = max(whole, key=_precedence, default=None)
-    kept = {past.run.id for past in (*whole[:1], first) if past is not None}
-    return kept | begun
+def _needed(found: Sequence[PastRun], staying: Sequence[PastRun]) -> dict[str, str]:
+    """Why runs have to stay: the newest that any can go on from, the one that any would go on from
+    rather than from that, and those that unfinished ones of ``staying`` do."""
+    why = {}
+    whole = [past for past in found if _is_whole(past)]
+    if whole:
+        why[whole[0].run.id] = "it is the newest that a run can go on from"
+        why[max(whole, key=_precedence).run.id] = "it is what 'since: latest' is"
+    for past in staying:
+        built = _depends(past, "build") or {}
+        if not _is_whole(past) and "since.run" in built:
+            why[json.loads(built["since.run"])] = f"run '{past.run.id}' goes on from it"
+    return why
+
+
+def _is_whole(past: PastRun) -> bool:
+    return _depends(past, "embed") is not None
 
 
 def _precedence(whole: PastRun) -> tuple[Any, ...]:
