@@ -526,6 +526,19 @@ def test_a_stage_tells_its_record_in_a_file(tmp_path):
         assert record["made"][0]["where"] == str(tmp_path / "elsewhere/shop/current/graph")
 
 
+def test_of_what_was_moved_it_is_told_where_it_is(tmp_path):
+    (tmp_path / "here").mkdir()
+    read = read_pipeline(pipeline_file(tmp_path / "here"))
+    made, _ = run_stage(read, open_run(read, "r"), "build")
+    (tmp_path / "here").rename(tmp_path / "there")
+    read = read_pipeline(tmp_path / "there" / "pipeline.yaml")
+    found, is_new = run_stage(read, run := open_run(read, "r"), "build")
+    assert not is_new
+    assert [one.what for one in found.made] == [one.what for one in made.made]
+    assert found.made[0].where == str(run.graph)
+    assert found.made[1:] == made.made[1:]
+
+
 @pytest.mark.parametrize(
     "cron",
     [

@@ -186,12 +186,12 @@ def _done(
     # what was made is to be learned otherwise.
     latest = decides is not None and decides.asked == LATEST and _has_to_learn(run, learning)
     if record is not None and done and not latest:
-        return record, False
+        return _where_it_is(pipeline, run, stage, record), False
     if decides is not None and not stands(pipeline, run, decides, learning):
         decision, done = decide(pipeline, run, learning), False
         wanted = fingerprint_of(depends := dependencies(pipeline, run, stage))
     if record is not None and done:
-        return record, False
+        return _where_it_is(pipeline, run, stage, record), False
     if decides is not None and decision is not None:
         _tell_of_itself(run, decision)
     attempt = Attempt(pipeline.settings.name, run.id, name)
@@ -248,6 +248,19 @@ def _there(pipeline: Pipeline, run: Run, stage: Stage) -> bool:
         version = version_of(run)
         return version is not None and is_published(pipeline.published, version, run.id)
     return all((run.folder / output).exists() for output in stage.outputs)
+
+
+def _where_it_is(pipeline: Pipeline, run: Run, stage: Stage, record: StageRecord) -> StageRecord:
+    """The record, with the places of now: what was made may have been moved since, as a whole."""
+
+    def now(where: str) -> str:
+        name = where.rpartition("/")[2]
+        if name in stage.outputs:
+            return str(run.folder / name)
+        return str(pipeline.published / name) if stage.name == "publish" else where
+
+    made = tuple(one.model_copy(update={"where": now(one.where)}) for one in record.made)
+    return record.model_copy(update={"made": made})
 
 
 def _act(stage: Stage, context: Context) -> list[Made]:
