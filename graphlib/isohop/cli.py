@@ -1,7 +1,7 @@
 """The command line: `isohop`. Thin: each command reads its arguments, calls one function, prints.
 
-A mistake of the user's ends with exit code 2 (a bad file) or 1 (the work failed), a message, and
-never a traceback.
+A mistake of the user's ends with exit code 2 (mistakes, which are listed) or 1 (the work failed), a
+message, and never a traceback.
 """
 
 from __future__ import annotations

@@ -89,8 +89,9 @@ def read_embeddings(
 
     ``columns`` picks columns and their order; all are the key's columns under their logical names
     and types, ``node_id`` int64, ``embedding`` fixed_size_list<float32>[dimensions], ``source``
-    (``"teacher"``, ``"student"`` or ``"blend"``) and ``degree`` int64. ``verify`` compares the
-    entity's files with the manifest's checksums first.
+    (``"teacher"``, ``"student"`` or ``"blend"``), ``confidence`` float32 (from 0 to 1, null where
+    not known) and ``degree`` int64. ``verify`` compares the entity's files with the manifest's
+    checksums first.
 
     Returns an Arrow table, or with ``as_="pandas"`` a DataFrame whose ``embedding`` holds float32
     arrays. Raises `IsohopError` when there is nothing of the kind at ``path``.
