@@ -7,12 +7,15 @@ message, and never a traceback.
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -626,9 +629,23 @@ def version() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Prints what is wrong without a traceback when it is the user's to mend."""
+    """Entry point. Prints what is wrong without a traceback when it is the user's to mend. SIGTERM
+    ends it as Ctrl-C does, with exit code 143."""
+    terminated = []
+
+    def terminate(number: int, _: FrameType | None) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt  # the one error by which Ray, too, stops waiting
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
     try:
         app(args=None if arguments is None else list(arguments))
+    except (SystemExit, KeyboardInterrupt):
+        if not terminated:
+            raise
+        err.print("Ended by SIGTERM. What is done is not done twice.", style="red")
+        sys.exit(128 + signal.SIGTERM)
     except InvalidInput as error:
         err.print(escape(str(error)), style="red", highlight=False)
         sys.exit(2)

@@ -180,6 +180,27 @@ def test_options_of_new_rows_are_refused_without_rows(tmp_path):
     assert "its stage 'embed' is not done" in str(done.exception)
 
 
+def test_a_run_that_is_told_to_end_says_so_and_nothing_else(tmp_path):
+    """While Ray works, which would tell its own stack."""
+    process = subprocess.Popen(
+        command("run", pipeline_file(tmp_path)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "neighbourhood prediction" in line:
+            break
+    os.kill(process.pid, signal.SIGTERM)
+    said = process.stderr.read()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert "Ended by SIGTERM" in said
+    assert "***" not in said
+    assert "Traceback" not in said
+    process.stderr.close()
+
+
 def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path):
     file = pipeline_file(tmp_path)
     process = subprocess.Popen(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -60,6 +62,7 @@ def ray_session() -> Iterator[None]:
             "the cluster. Run this on a machine of the cluster with RAY_ADDRESS=host:6379, or as a "
             "job: ray job submit --address http://host:8265."
         )
+    ends = signal.getsignal(signal.SIGTERM)
     cores = len(os.sched_getaffinity(0))  # not all that the machine has
     logs = None
     for attempt in range(1, _ATTEMPTS + 1):
@@ -86,6 +89,8 @@ def ray_session() -> Iterator[None]:
                     "then run the same command again: what is done is not done twice."
                 ) from error
             os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112
+    if callable(ends) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ends)  # in place of Ray's, which prints its own stack first
     try:
         yield
     except BaseException:
