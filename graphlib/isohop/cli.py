@@ -637,14 +637,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         terminated.append(number)
         raise KeyboardInterrupt  # the one error by which Ray, too, stops waiting
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    former = signal.signal(signal.SIGTERM, terminate) if in_main_thread else None
     try:
         app(args=None if arguments is None else list(arguments))
     except (SystemExit, KeyboardInterrupt):
         if not terminated:
             raise
-        err.print("Ended by SIGTERM. What is done is not done twice.", style="red")
+        err.print("Ended by SIGTERM.", style="red")
         sys.exit(128 + signal.SIGTERM)
     except InvalidInput as error:
         err.print(escape(str(error)), style="red", highlight=False)
@@ -661,6 +661,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         err.print(escape(what), style="red", highlight=False)
         sys.exit(1)
+    finally:
+        if former is not None:
+            signal.signal(signal.SIGTERM, former)
 
 
 if __name__ == "__main__":

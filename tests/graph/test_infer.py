@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -175,6 +176,37 @@ def test_of_an_entity_without_a_key_it_is_told_what_comes_nearest_to_one(tmp_pat
     )
     found = infer(str(tmp_path / "own.yaml"), ["kunde"], base=tmp_path)
     assert built(found, tmp_path).node_type("kunde").count == 120
+
+
+def test_of_tables_in_parts_it_is_told_by_the_names_that_the_source_has(tmp_path):
+    """What is told can be said."""
+    tables = orders(0)
+    whole = tables.pop("orders")
+    for part, odd in (("orders_2023", 0), ("orders_2024", 1)):
+        tables[part] = {c: [v for i, v in enumerate(vs) if i % 2 == odd] for c, vs in whole.items()}
+    tables["customer"] = {"id": [1, *range(1, 100)], "name": ["n"] * 100}
+    with pytest.raises(InvalidInput) as refused:
+        infer(str(written(tmp_path / "data", tables)), ["customer"], base=tmp_path)
+    said = re.search(r"tables: \{.*\}(?=')", str(refused.value))
+    text = "source: {path: data}\n" + said[0].replace("COLUMN", "id")
+    (tmp_path / "own.yaml").write_text(text, "utf-8")
+    found = infer(str(tmp_path / "own.yaml"), ["customer"], base=tmp_path)
+    assert found.schema.tables["orders"].parts == ("orders_2023", "orders_2024")
+
+
+def test_what_numpy_and_r_write_in_place_of_whole_numbers_costs_no_row(tmp_path):
+    data = texts(tmp_path / "data")
+    rows = (data / "orders.csv").read_text("utf-8").splitlines()
+    for at, odd in ((3, "nan"), (5, "1e+03")):
+        first, _, *others = rows[at].split(",")
+        rows[at] = ",".join([first, odd, *others])
+    (data / "orders.csv").write_text("\n".join(rows), "utf-8")
+    found = infer(str(data), ["customer", "orders"], base=tmp_path)
+    assert found.schema.tables["orders"].types["customer_id"] == "integer"
+    built(found, tmp_path)
+    ledger = json.loads((tmp_path / "graph" / "ledger.json").read_text("utf-8"))
+    kinds = [one["kind"] for table in ledger["tables"] for one in table["findings"]]
+    assert "unreadable rows" not in kinds
 
 
 def test_the_file_and_the_report_are_written(tmp_path):

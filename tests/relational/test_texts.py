@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isohop.relational.landing import LandedTable, Notes, landing
-from isohop.relational.texts import TEXT_TYPES, TextTable, misfits, read_texts
+from isohop.relational.texts import TEXT_TYPES, TextTable, misfits, read_texts, read_times
 
 
 def _land(
@@ -199,6 +199,25 @@ def test_exactly_the_misfits_are_found(texts: list[str | None]) -> None:
     rows, reasons = misfits(pa.array(texts, pa.string()), "integer", "x")
     assert rows.tolist() == [row for row, text in enumerate(texts) if text == "x"]
     assert len(reasons) == len(rows)
+
+
+def test_whole_numbers_are_read_as_programs_write_them_that_keep_doubles() -> None:
+    texts = ["100000", "1e+05", "1E5", " 2.0", "nan", "-inf", None, "1.5e1"]
+    notes = Notes()
+    read = read_texts(pa.array(texts), "integer", "x", notes)
+    assert read.to_pylist() == [100_000, 100_000, 100_000, 2, None, None, None, 15]
+    (told,) = notes.sentences()
+    assert told.startswith("column 'x': 2 ")
+    wrong = ["1.5e0", "1e-3", "1e16", "1e300", "n.n."]
+    assert misfits(pa.array(wrong), "integer", "x")[0].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("stated", [None, "timestamp"])
+def test_a_day_among_times_is_a_day_whether_that_is_stated_or_not(stated: str | None) -> None:
+    """It has to be over; as midnight it would be known on that very day."""
+    times, days = read_times(pa.array(["2024-01-05", "2024-01-05T08:00:00", None]), stated)
+    assert times.to_pylist()[0] == dt.datetime(2024, 1, 5)
+    assert days.to_pylist() == [True, False, None]
 
 
 @pytest.mark.parametrize("type", list(TEXT_TYPES))

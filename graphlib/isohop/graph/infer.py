@@ -237,6 +237,16 @@ def _moved_path(path: str, here: Path, base: Path) -> str:
     return os.path.relpath(here / path, base)
 
 
+def _with_key(tables: Mapping[str, Table], name: str) -> str:
+    """How a file that infer goes on from says the key of a table that has none."""
+    said = []
+    for other, table in tables.items():
+        key = ("key: COLUMN",) if other == name else ()
+        parts = (f"parts: [{', '.join(table.parts)}]",) if table.parts else ()
+        said.append(f"{other}: {{{', '.join(key + parts)}}}")
+    return f"tables: {{{', '.join(said)}}}"
+
+
 class _Inference:
     """The steps, each of which leaves a schema that can be planned."""
 
@@ -293,9 +303,8 @@ class _Inference:
                 why += "; ".join(landed.first_reasons())
                 self.found.rejected.append(Rejected("unreadable rows", name, why))
         wanted = {name.lower() for name in entities}
-        needed = [name for name in clean if name.lower() in wanted]
         declared = dict(self.declared.tables)
-        physical = infer_physical(clean, declared, needed, self.source.takes_types)
+        physical = infer_physical(clean, declared, wanted, self.source.takes_types)
         for evidence in physical.evidence:
             if evidence.adopted:
                 self.found.notes[evidence.place] = evidence.why
@@ -320,9 +329,8 @@ class _Inference:
                 entities[entity_name(name)] = Entity(table=table)
             elif table is not None:
                 what = without_key(physical, table)
-                others = "".join(f", {other}: {{}}" for other in tables if other != table)
                 hint = "Mend that, or say the key in a schema file, and give that to infer: "
-                hint += f"'source' and 'tables: {{{table}: {{key: COLUMN}}{others}}}'."
+                hint += f"'source' and '{_with_key(tables, table)}'."
                 problems.append(Problem(f"entity '{name}'", what, hint))
             elif name in columns:
                 entities[entity_name(name)] = Entity(key=(name,))
@@ -415,8 +423,12 @@ class _Inference:
                 found[column.name] = stated[column.name]
             elif column.type is None and held.given and held.type in recognised:
                 found[column.name] = recognised[held.type]
-        if set(found) - set(self.declared.tables.get(name, Table()).types):
-            self.found.notes["tables", name, "types"] = _OF_TYPES
+        parts = physical.parts.get(name, (name,))
+        declared = {c for part in parts for c in self.declared.tables.get(part, Table()).types}
+        new = [column for column in found if column not in declared]
+        if new:
+            of = f"{', '.join(new)}: " if len(new) < len(found) else ""
+            self.found.notes["tables", name, "types"] = f"{of}{_OF_TYPES}"
         return found
 
     def _with_dependencies(self, facts: Facts, schema: SchemaFile) -> SchemaFile:

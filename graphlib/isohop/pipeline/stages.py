@@ -55,10 +55,12 @@ def _build(context: Context) -> list[Made]:
         if not node.shared and not node.count:
             table = pipeline.planned.schema.entities[node.name].table
             of = "" if table is None else f" of its table '{table}'"
+            as_of = settings.as_of
+            moment = "" if as_of is None else f" --as-of {as_of.isoformat()}"
             raise IsohopError(
                 f"The entity '{node.name}' is {EMPTY}{of}, so there is nothing to learn of it. "
-                f"'isohop check {pipeline.schema_path}' tells what became of all rows, and the "
-                f"graph is in {run.graph}. Mend the table, or remove the entity."
+                f"'isohop check {pipeline.schema_path}{moment}' tells what became of all rows, and "
+                f"the graph is in {run.graph}. Mend the table, or remove the entity."
             )
     nodes = sum(node.count for node in graph.node_types)
     edges = sum(edge.count for edge in graph.edge_types)

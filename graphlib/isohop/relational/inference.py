@@ -107,12 +107,12 @@ def infer_physical(
     refer by whole numbers: what has no NULL for whole numbers, as pandas, keeps them so.
 
     A database that declares keys is taken at its word, so a table without one stays without, unless
-    it is ``needed``; and one that declares references has no others.
+    it is ``needed`` (names in lower case); and one that declares references has no others.
     """
     united = unite(tables, declared)
     search = _Search(united.tables, united.declared, united.profiles, takes_types)
     if any(table.key for table in united.declared.values()):
-        search.with_keys = set(needed)
+        search.with_keys = {name for name in united.tables if name.lower() in needed}
     if any(table.references for table in united.declared.values()):
         search.with_references = False
     search.evidence += [
@@ -156,8 +156,9 @@ class _Search:
                 if column.spelling is None or column.name in self._declared(name).types:
                     continue
                 why = f"its values look like {column.spelling.kind}, as '{column.example}', but are"
-                why += f" read as texts: {column.spelling.instead}, or say 'types: "
-                why += f"{{{column.name}: string}}'"
+                why += f" read as texts: {column.spelling.instead}"
+                if self.takes_types:
+                    why += f", or say 'types: {{{column.name}: string}}'"
                 place = ("tables", name, "types", column.name)
                 where = f"{name}.{column.name}"
                 self.evidence.append(Evidence("type", where, place, False, why))
@@ -361,7 +362,8 @@ class _Search:
                 where = _Candidate(name, (column.name,), target, fit).where
                 place = ("tables", name, "references", column.name)
                 why = f"{_FITS[fit].removeprefix('and ')}, but it is {column.type} and the key is "
-                why += f"{held.type}; say one type for both under 'types'"
+                why += f"{held.type}; "
+                why += "say one type for both under 'types'" if self.takes_types else "mend one"
                 self.evidence.append(Evidence("reference", where, place, False, why))
 
     def _by_values(
@@ -566,6 +568,8 @@ def without_key(physical: Physical, name: str) -> str:
     (row,) = clean.frame.agg(F.count_distinct(F.col(clean.names[nearest]))).collect()
     what += f": '{nearest}' has {row[0]} distinct values in {held.rows} rows"
     nulls = held.columns[nearest].nulls
+    if row[0] == held.rows:
+        return f"its table has no key: '{nearest}' has no value twice, and nothing else says so."
     return f"{what}, {nulls} without any." if nulls else f"{what}."
 
 

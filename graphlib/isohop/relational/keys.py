@@ -38,7 +38,7 @@ def nearest_key(table: TableProfile, names: naming.TableNames) -> str | None:
     found = [
         (column.distinct >= NEARLY * table.rows, _key_name(table.name, column, names), column)
         for column in table.columns.values()
-        if column.integers or (is_text(column.type) and column.mean_length <= 64)
+        if column.integers or column.whole or (is_text(column.type) and column.mean_length <= 64)
     ]
     nearest = max(found, key=lambda one: (*one[:2], one[2].distinct, one[2].name), default=None)
     return nearest[2].name if nearest else None

@@ -51,6 +51,10 @@ _LOOSE_INTEGER = r"^[+-]?[0-9]+(\.0*)?$"
 _LOOSE_NUMBER = (
     r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(?i:nan|inf|infinity)$"
 )
+_POWERS = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]+$|^[+-]?(?i:nan|inf|infinity)$"
+"""Whole numbers as programs write them that keep them as doubles."""
+_WHOLE = 2**53
+"""Below it a double is the whole number that was meant, and no neighbour of it."""
 _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")
 _MIDNIGHT = r"[T ]00:00(:00(\.0+)?)?$"
@@ -65,16 +69,15 @@ _BEYOND_MICROSECONDS = r"(\.[0-9]{6})[0-9]+"
 def read_texts(texts: pa.Array, type: str, column: str, notes: Notes) -> pa.Array:
     """Texts of a stated type as its Arrow type.
 
-    Loose where no meaning is in doubt: spaces around, leading zeros, '5.0' for an integer, yes and
-    no for a boolean, midnight in a date. NaN and infinity are read as NULL, with a note. Raises
-    `pa.ArrowInvalid` when one of the texts is not of that type.
+    Loose where no meaning is in doubt: spaces around, leading zeros, '5.0' and '1e+05' for an
+    integer, yes and no for a boolean, midnight in a date. NaN and infinity are read as NULL, with a
+    note. Raises `pa.ArrowInvalid` when one of the texts is not of that type.
     """
     if type == "string":
         return texts
     texts = pc.utf8_trim_whitespace(texts)
     if type == "integer":
-        _require(pc.match_substring_regex(texts, _LOOSE_INTEGER))
-        texts = pc.replace_substring_regex(texts, r"^\+|\.0*$", "")
+        return _integers(texts, column, notes)
     elif type == "number":
         _require(pc.match_substring_regex(texts, _LOOSE_NUMBER))
     elif type == "boolean":
@@ -97,8 +100,9 @@ def read_times(texts: pa.Array, stated: str | None) -> tuple[pa.Array, pa.Array]
 
     texts = pc.if_else(pc.match_substring_regex(texts, _TIME), texts, None)
     times = convert(without(texts, refused(texts, convert)))
-    days = pc.match_substring_regex(texts, _DAY) if stated is None else pa.scalar(stated == "date")
-    return times, days
+    if stated == "date":
+        return times, pa.scalar(True)
+    return times, pc.match_substring_regex(pc.utf8_trim_whitespace(texts), _DAY)
 
 
 def misfits(texts: pa.Array, type: str, column: str) -> tuple[np.ndarray, list[str]]:
@@ -283,6 +287,18 @@ def _fitting(texts: pa.Array, candidates: Sequence[str]) -> set[str]:
         except pa.ArrowInvalid:
             pass  # it is no timestamp, which is what was asked
     return fitting
+
+
+def _integers(texts: pa.Array, column: str, notes: Notes) -> pa.Array:
+    doubles = pc.fill_null(pc.match_substring_regex(texts, _POWERS), False)
+    plain = pc.if_else(doubles, None, texts)
+    _require(pc.match_substring_regex(plain, _LOOSE_INTEGER))
+    found = pc.replace_substring_regex(plain, r"^\+|\.0*$", "").cast(pa.int64())
+    if not pc.any(doubles).as_py():
+        return found
+    read = notes.non_finite(column, pc.if_else(doubles, texts, None).cast(pa.float64()))
+    _require(pc.and_(pc.equal(pc.floor(read), read), pc.less(pc.abs(read), _WHOLE)))
+    return pc.coalesce(found, read.cast(pa.int64()))
 
 
 def _cast(texts: pa.Array, type: str, column: str, notes: Notes) -> pa.Array:
