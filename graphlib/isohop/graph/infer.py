@@ -416,14 +416,14 @@ class _Inference:
         if not self.source.takes_types:
             return stated
         recognised = {type_: told for told, type_ in TEXT_TYPES.items() if told != "string"}
+        parts = physical.parts.get(name, (name,))
         found: dict[str, str] = {}
-        for column in self.source.tables()[physical.parts.get(name, (name,))[0]].columns:
+        for column in self.source.tables()[parts[0]].columns:
             held = physical.profiles[name].columns[column.name]
             if column.name in stated:
                 found[column.name] = stated[column.name]
             elif column.type is None and held.given and held.type in recognised:
                 found[column.name] = recognised[held.type]
-        parts = physical.parts.get(name, (name,))
         declared = {c for part in parts for c in self.declared.tables.get(part, Table()).types}
         new = [column for column in found if column not in declared]
         if new:

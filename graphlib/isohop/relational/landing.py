@@ -36,6 +36,8 @@ from isohop.engines.storage import folder_atomically
 NON_FINITE = "NaN or infinite, read as NULL"
 ROW_GROUP_ROWS = 1 << 18
 ROW_GROUP_BYTES = 64 << 20
+EXACT = 2**53
+"""Below it a double is the whole number that was meant, and no neighbour of it."""
 _PART = "part-0.parquet"
 _HEXADECIMAL = np.array([f"{byte:02x}" for byte in range(256)], "S2")
 _REJECTED = pa.schema([("reason", pa.string()), ("row", pa.int64()), ("raw", pa.string())])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from isohop.relational.integrity import CleanTable
+from isohop.relational.landing import EXACT
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 NEARLY = 0.75
 """A column may be a key from this estimated share of distinct values on. The estimate errs by
 5 %, so that engines which estimate differently decide the same."""
-
-_EXACT = 2**53
-"""Below it a double is the whole number that was meant, and no neighbour of it."""
 
 # The forms a text can have, from free to strict: what all values have is their smallest one.
 _FREE, _CODE, _INTEGER, _DIGITS, _HEXADECIMAL, _UUID = range(6)
@@ -202,7 +200,7 @@ def _profile(column: str, name: str, type_: pa.DataType, row: Mapping[str, Any])
         return replace(found, integers=True, minimum=bounds[0], maximum=bounds[1])
     if pa.types.is_floating(type_) and not row[f"{name}_broken"]:
         low, high = row[f"{name}_min"], row[f"{name}_max"]
-        exact = max(-low, high) < _EXACT
+        exact = max(-low, high) < EXACT
         return replace(found, whole=True, minimum=int(low), maximum=int(high)) if exact else found
     if not is_text(type_):
         return found

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from isohop.relational.as_of import KNOWN, LATER, UNREADABLE, UNTOLD, Known
-from isohop.relational.landing import Landing, Misfits, Notes, refused
+from isohop.relational.landing import EXACT, Landing, Misfits, Notes, refused
 
 TEXT_TYPES: Mapping[str, pa.DataType] = {
     "string": pa.string(),
@@ -40,21 +40,20 @@ _HEAD = 64
 # whole numbers of more than 15 digits are identifiers, which a double would not hold exactly.
 _INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"
 _EXACT = 10**15
+_NON_FINITE = r"^[+-]?(?i:nan|inf|infinity)$"
 _NUMBER = (
     r"^-?((0|[1-9][0-9]{0,14})|(0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?[eE][+-]?[0-9]+)$"
-    r"|^[+-]?(?i:nan|inf|infinity)$"
+    rf"|{_NON_FINITE}"
 )
 _BOOLEANS = ("true", "false", "True", "False", "TRUE", "FALSE")
 
 # What a value of stated type may look like besides.
 _LOOSE_INTEGER = r"^[+-]?[0-9]+(\.0*)?$"
-_LOOSE_NUMBER = (
-    r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(?i:nan|inf|infinity)$"
-)
-_POWERS = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]+$|^[+-]?(?i:nan|inf|infinity)$"
+_DECIMAL = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)"
+_POWER = r"[eE][+-]?[0-9]+"
+_LOOSE_NUMBER = rf"^{_DECIMAL}({_POWER})?$|{_NON_FINITE}"
+_POWERS = rf"^{_DECIMAL}{_POWER}$|{_NON_FINITE}"
 """Whole numbers as programs write them that keep them as doubles."""
-_WHOLE = 2**53
-"""Below it a double is the whole number that was meant, and no neighbour of it."""
 _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")
 _MIDNIGHT = r"[T ]00:00(:00(\.0+)?)?$"
@@ -78,7 +77,7 @@ def read_texts(texts: pa.Array, type: str, column: str, notes: Notes) -> pa.Arra
     texts = pc.utf8_trim_whitespace(texts)
     if type == "integer":
         return _integers(texts, column, notes)
-    elif type == "number":
+    if type == "number":
         _require(pc.match_substring_regex(texts, _LOOSE_NUMBER))
     elif type == "boolean":
         texts = pc.utf8_lower(texts)
@@ -297,7 +296,7 @@ def _integers(texts: pa.Array, column: str, notes: Notes) -> pa.Array:
     if not pc.any(doubles).as_py():
         return found
     read = notes.non_finite(column, pc.if_else(doubles, texts, None).cast(pa.float64()))
-    _require(pc.and_(pc.equal(pc.floor(read), read), pc.less(pc.abs(read), _WHOLE)))
+    _require(pc.and_(pc.equal(pc.floor(read), read), pc.less(pc.abs(read), EXACT)))
     return pc.coalesce(found, read.cast(pa.int64()))
 
 
